@@ -1,0 +1,25 @@
+//! Identifiers. Newtypes, so that a version is never compared with a sequence number.
+
+use std::fmt;
+
+/// Counts the publications of one run's policy, from 1. Version 0 is "no policy yet": actions drawn
+/// from the untrained initial policy or from a uniform distribution.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyVersion(pub u64);
+
+impl fmt::Display for PolicyVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Names one writer of experience for its lifetime: 128 random bits, drawn anew by every process, so
+/// that a restarted actor can never reuse the sequence numbers of the one it replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WriterId(pub u128);
+
+impl fmt::Display for WriterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}

@@ -1,0 +1,15 @@
+//! Domain types shared by every crate: time steps, specs, columns, identifiers and seeds.
+//!
+//! Nothing here does I/O or knows a tensor library, a wire format or a simulator.
+
+mod column;
+mod ids;
+mod seed;
+mod spec;
+mod time_step;
+
+pub use column::{ColumnBatch, ColumnError, ColumnSpec, DType, Signature, transition};
+pub use ids::{PolicyVersion, WriterId};
+pub use seed::{Role, derive_seed};
+pub use spec::{ActionSpec, EnvironmentSpec, ObservationField, SpecDigest};
+pub use time_step::{StepType, TimeStep};

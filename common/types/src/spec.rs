@@ -1,0 +1,67 @@
+//! What an environment promises about its observations and actions. Follows `dm_env.specs`.
+
+use sha2::{Digest, Sha256};
+
+/// One named field of the flat observation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservationField {
+    /// The task's own name of the field, for example `orientations`.
+    pub name: String,
+    /// Number of scalars it takes in the flat observation.
+    pub size: usize,
+}
+
+/// Bounds of the action, element by element.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ActionSpec {
+    /// Lower bounds, `[action_size]`; may be infinite.
+    pub minimum: Vec<f64>,
+    /// Upper bounds, `[action_size]`; may be infinite.
+    pub maximum: Vec<f64>,
+}
+
+/// Specification of one task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EnvironmentSpec {
+    /// `domain-task`, with dashes for underscores.
+    pub task: String,
+    /// Fields of the flat observation, in order.
+    pub observation: Vec<ObservationField>,
+    /// Action bounds.
+    pub action: ActionSpec,
+    /// Seconds of simulated time a control step takes.
+    pub control_timestep: f64,
+    /// Control steps until the time limit; `None` for a task without one.
+    pub step_limit: Option<usize>,
+}
+
+/// Digest of everything a policy must agree on with its environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecDigest(pub [u8; 32]);
+
+impl EnvironmentSpec {
+    /// Length of the flat observation.
+    pub fn observation_size(&self) -> usize {
+        self.observation.iter().map(|field| field.size).sum()
+    }
+
+    /// Length of an action.
+    pub fn action_size(&self) -> usize {
+        self.action.minimum.len()
+    }
+
+    /// SHA-256 over the task's name, its observation fields and its action bounds.
+    pub fn digest(&self) -> SpecDigest {
+        let mut hash = Sha256::new();
+        hash.update(self.task.as_bytes());
+        for field in &self.observation {
+            hash.update([0]);
+            hash.update(field.name.as_bytes());
+            hash.update((field.size as u64).to_le_bytes());
+        }
+        for bound in self.action.minimum.iter().chain(&self.action.maximum) {
+            hash.update(bound.to_le_bytes());
+        }
+        SpecDigest(hash.finalize().into())
+    }
+}

@@ -1,0 +1,21 @@
+//! The wire protocol: generated messages and services, and the only code that converts between wire
+//! and domain types. Conversions from the wire validate; their errors name the field and what was
+//! expected, and become `INVALID_ARGUMENT` through [`WireError`]'s conversion into [`tonic::Status`].
+
+mod convert;
+mod error;
+
+pub use convert::{
+    batch_from_wire, batch_to_wire, digest_from_wire, signature_from_wire, signature_to_wire,
+    writer_id_from_wire, writer_id_to_wire,
+};
+pub use error::WireError;
+
+/// Generated from `proto/pmpo/v1/*.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("pmpo.v1");
+}
+
+/// Largest gRPC message that either side accepts, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
