@@ -17,7 +17,9 @@ pub fn signature_to_wire(signature: &Signature) -> v1::Signature {
         dtype: dtype_to_wire(column.dtype).into(),
         shape: shape_to_wire(&column.shape),
     });
-    v1::Signature { columns: columns.collect() }
+    v1::Signature {
+        columns: columns.collect(),
+    }
 }
 
 /// Reads a signature.
@@ -40,7 +42,11 @@ pub fn signature_from_wire(wire: Option<v1::Signature>) -> Result<Signature, Wir
     for (i, column) in wire.columns.into_iter().enumerate() {
         let field = |name: &str| format!("signature.columns[{i}].{name}");
         if column.name.is_empty() || !names.insert(column.name.clone()) {
-            return Err(WireError::field(field("name"), "a unique name", column.name));
+            return Err(WireError::field(
+                field("name"),
+                "a unique name",
+                column.name,
+            ));
         }
         let dtype = dtype_from_wire(column.dtype, || field("dtype"))?;
         let bytes = column
@@ -59,10 +65,18 @@ pub fn signature_from_wire(wire: Option<v1::Signature>) -> Result<Signature, Wir
         })?;
         // Bounded by MAX_ITEM_BYTES unless another axis is zero; such a column holds nothing.
         let shape = column.shape.iter().map(|&axis| axis as usize).collect();
-        columns.push(ColumnSpec { name: column.name, dtype, shape });
+        columns.push(ColumnSpec {
+            name: column.name,
+            dtype,
+            shape,
+        });
     }
     if item_bytes == 0 {
-        return Err(WireError::field("signature", "an item of at least one byte", "0 bytes"));
+        return Err(WireError::field(
+            "signature",
+            "an item of at least one byte",
+            "0 bytes",
+        ));
     }
     Ok(Signature { columns })
 }
@@ -76,7 +90,9 @@ pub fn batch_to_wire(signature: &Signature, batch: ColumnBatch) -> Vec<v1::Tenso
         .zip(batch.into_columns())
         .map(|(spec, data)| v1::Tensor {
             dtype: dtype_to_wire(spec.dtype).into(),
-            shape: std::iter::once(len as u64).chain(shape_to_wire(&spec.shape)).collect(),
+            shape: std::iter::once(len as u64)
+                .chain(shape_to_wire(&spec.shape))
+                .collect(),
             data,
         })
         .collect()
@@ -104,9 +120,15 @@ pub fn batch_from_wire(
         let field = |name: &str| format!("items.column `{}`.{name}", spec.name);
         let dtype = dtype_from_wire(tensor.dtype, || field("dtype"))?;
         if dtype != spec.dtype {
-            return Err(WireError::field(field("dtype"), spec.dtype.as_str(), dtype.as_str()));
+            return Err(WireError::field(
+                field("dtype"),
+                spec.dtype.as_str(),
+                dtype.as_str(),
+            ));
         }
-        let expected: Vec<u64> = std::iter::once(len).chain(shape_to_wire(&spec.shape)).collect();
+        let expected: Vec<u64> = std::iter::once(len)
+            .chain(shape_to_wire(&spec.shape))
+            .collect();
         if tensor.shape != expected {
             return Err(WireError::field(
                 field("shape"),
@@ -161,9 +183,11 @@ fn dtype_from_wire(wire: i32, field: impl FnOnce() -> String) -> Result<DType, W
     match v1::DType::try_from(wire) {
         Ok(v1::DType::F32) => Ok(DType::F32),
         Ok(v1::DType::I64) => Ok(DType::I64),
-        Ok(v1::DType::Unspecified) | Err(_) => {
-            Err(WireError::field(field(), "f32 or i64", format!("dtype {wire}")))
-        }
+        Ok(v1::DType::Unspecified) | Err(_) => Err(WireError::field(
+            field(),
+            "f32 or i64",
+            format!("dtype {wire}"),
+        )),
     }
 }
 
@@ -175,9 +199,15 @@ mod tests {
     use super::*;
 
     fn items(signature: &Signature, len: usize) -> Vec<v1::Tensor> {
-        let columns =
-            signature.columns.iter().map(|c| vec![1; c.item_bytes() * len].into()).collect();
-        batch_to_wire(signature, ColumnBatch::new(signature, len, columns).unwrap())
+        let columns = signature
+            .columns
+            .iter()
+            .map(|c| vec![1; c.item_bytes() * len].into())
+            .collect();
+        batch_to_wire(
+            signature,
+            ColumnBatch::new(signature, len, columns).unwrap(),
+        )
     }
 
     #[test]
@@ -187,7 +217,10 @@ mod tests {
         let back = v1::Signature::decode(&wire[..]).unwrap();
         assert_eq!(signature_from_wire(Some(back)).unwrap(), signature);
 
-        let sent = v1::Items { first_sequence: 7, columns: items(&signature, 5) };
+        let sent = v1::Items {
+            first_sequence: 7,
+            columns: items(&signature, 5),
+        };
         let received = v1::Items::decode(&sent.encode_to_vec()[..]).unwrap();
         let batch = batch_from_wire(&signature, received.columns).unwrap();
         assert_eq!(batch.len(), 5);
@@ -200,10 +233,15 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Vec<v1::Tensor>)| {
             let mut columns = items(&signature, 2);
             change(&mut columns);
-            batch_from_wire(&signature, columns).unwrap_err().to_string()
+            batch_from_wire(&signature, columns)
+                .unwrap_err()
+                .to_string()
         };
         let cases: [(String, &str); 6] = [
-            (refused(&|c| drop(c.pop())), "items.columns: expected 6 columns, got 5"),
+            (
+                refused(&|c| drop(c.pop())),
+                "items.columns: expected 6 columns, got 5",
+            ),
             (
                 refused(&|c| c[1].dtype = v1::DType::I64.into()),
                 "items.column `action`.dtype: expected f32, got i64",

@@ -28,7 +28,11 @@ impl WireError {
         expected: impl Into<String>,
         got: impl ToString,
     ) -> Self {
-        Self::Field { field: field.into(), expected: expected.into(), got: got.to_string() }
+        Self::Field {
+            field: field.into(),
+            expected: expected.into(),
+            got: got.to_string(),
+        }
     }
 }
 

@@ -1,1 +1,10 @@
-//! Placeholder.
+//! The shell every process wears: configuration, logs, metrics, gRPC defaults, backoff, shutdown and
+//! files. No role's logic is here.
+
+pub mod announce;
+pub mod backoff;
+pub mod config;
+pub mod files;
+pub mod grpc;
+pub mod shutdown;
+pub mod telemetry;

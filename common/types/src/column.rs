@@ -217,14 +217,19 @@ impl ColumnBatch {
             let row = data.len().checked_div(self.len).unwrap_or(0);
             data.slice(start * row..)
         });
-        Self { len: self.len - start, columns: columns.collect() }
+        Self {
+            len: self.len - start,
+            columns: columns.collect(),
+        }
     }
 }
 
 fn check_finite(spec: &ColumnSpec, data: &[u8]) -> Result<(), ColumnError> {
     let value = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("chunks of four"));
     // The sum over `x * 0` is 0 or NaN, and unlike an early exit it vectorises.
-    let all = data.chunks_exact(4).fold(0.0, |sum, bytes| sum + value(bytes) * 0.0);
+    let all = data
+        .chunks_exact(4)
+        .fold(0.0, |sum, bytes| sum + value(bytes) * 0.0);
     if all == 0.0 {
         return Ok(());
     }
@@ -247,10 +252,14 @@ mod tests {
 
     fn batch(len: usize, reward: f32) -> Result<ColumnBatch, ColumnError> {
         let signature = transition::signature(2, 1);
-        let mut columns: Vec<Bytes> =
-            signature.columns.iter().map(|c| vec![0; c.item_bytes() * len].into()).collect();
-        columns[transition::REWARD] =
-            (0..len).flat_map(|i| (if i == 1 { reward } else { 0.0 }).to_le_bytes()).collect();
+        let mut columns: Vec<Bytes> = signature
+            .columns
+            .iter()
+            .map(|c| vec![0; c.item_bytes() * len].into())
+            .collect();
+        columns[transition::REWARD] = (0..len)
+            .flat_map(|i| (if i == 1 { reward } else { 0.0 }).to_le_bytes())
+            .collect();
         ColumnBatch::new(&signature, len, columns)
     }
 
@@ -280,7 +289,10 @@ mod tests {
         ));
         assert_eq!(
             ColumnBatch::new(&signature, 2, good[1..].to_vec()),
-            Err(ColumnError::Count { expected: 6, got: 5 })
+            Err(ColumnError::Count {
+                expected: 6,
+                got: 5
+            })
         );
     }
 

@@ -1,0 +1,191 @@
+//! Layered configuration: defaults < file < environment (`PMPO__SECTION__KEY`) < `key=value` from the
+//! command line. Unknown keys are refused, and every message names the layer a value came from.
+
+use std::path::{Path, PathBuf};
+
+use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+/// Prefix of environment variables that set configuration keys.
+pub const ENV_PREFIX: &str = "PMPO__";
+
+/// Configuration that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file is not there.
+    #[error("config file {}: no such file", .0.display())]
+    Missing(PathBuf),
+    /// An argument of `--set` is not `key=value`.
+    #[error("--set {0}: expected key=value, for example learner.batch_size=128")]
+    Assignment(String),
+    /// A key is unknown or a value has the wrong type.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Resolves the layers into a `T`.
+///
+/// # Errors
+/// The file is missing or not TOML, an assignment is not `key=value`, a key is unknown, or a value
+/// does not fit; the message names key, value and place.
+pub fn load<T>(file: Option<&Path>, assignments: &[String]) -> Result<T, ConfigError>
+where
+    T: Default + Serialize + DeserializeOwned,
+{
+    let mut figment = Figment::from(Serialized::defaults(T::default()));
+    if let Some(path) = file {
+        if !path.is_file() {
+            return Err(ConfigError::Missing(path.to_owned()));
+        }
+        figment = figment.merge(Toml::file_exact(path));
+    }
+    figment = figment.merge(Env::prefixed(ENV_PREFIX).split("__"));
+    for assignment in assignments {
+        figment = figment.merge(Assignment::parse(assignment)?);
+    }
+    figment.extract().map_err(|errors| {
+        let lines: Vec<String> = errors.into_iter().map(|error| describe(&error)).collect();
+        ConfigError::Invalid(lines.join("; "))
+    })
+}
+
+fn describe(error: &figment::Error) -> String {
+    let place = error
+        .metadata
+        .as_ref()
+        .map(|metadata| match &metadata.source {
+            Some(source) => format!(" in {} {source}", metadata.name),
+            None => format!(" in {}", metadata.name),
+        });
+    let path = error.path.join(".");
+    let key = if path.is_empty() {
+        String::new()
+    } else {
+        format!("{path}: ")
+    };
+    format!("{key}{}{}", error.kind, place.unwrap_or_default())
+}
+
+/// One `section.key=value`; the value is TOML, or a bare string where it is not.
+struct Assignment {
+    text: String,
+    key: String,
+    value: Value,
+}
+
+impl Assignment {
+    fn parse(text: &str) -> Result<Self, ConfigError> {
+        let (key, value) = text
+            .split_once('=')
+            .filter(|(key, _)| !key.trim().is_empty())
+            .ok_or_else(|| ConfigError::Assignment(text.to_owned()))?;
+        let value = value.trim();
+        let parsed = toml::from_str::<Map<String, Value>>(&format!("value = {value}"))
+            .ok()
+            .and_then(|mut table| table.remove("value"))
+            .unwrap_or_else(|| Value::from(value));
+        Ok(Self {
+            text: text.to_owned(),
+            key: key.trim().to_owned(),
+            value: parsed,
+        })
+    }
+}
+
+impl Provider for Assignment {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(format!("--set {}", self.text))
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let mut value = self.value.clone();
+        for segment in self.key.rsplit('.') {
+            value = Value::from(Dict::from([(segment.to_owned(), value)]));
+        }
+        let dict = value.into_dict().expect("a key has at least one segment");
+        Ok(Profile::Default.collect(dict))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Config {
+        learner: Learner,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Learner {
+        batch_size: usize,
+        name: String,
+        hidden: Vec<usize>,
+    }
+
+    impl Default for Learner {
+        fn default() -> Self {
+            Self {
+                batch_size: 256,
+                name: "a".to_owned(),
+                hidden: vec![128],
+            }
+        }
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn later_layers_win_and_types_follow_toml() {
+        let file = file("[learner]\nbatch_size = 64\nname = \"file\"");
+        let set = ["learner.batch_size=32", "learner.hidden=[4, 5]"].map(str::to_owned);
+        let config: Config = load(Some(file.path()), &set).unwrap();
+        let expected = Learner {
+            batch_size: 32,
+            name: "file".to_owned(),
+            hidden: vec![4, 5],
+        };
+        assert_eq!(config.learner, expected);
+        let bare: Config = load(None, &["learner.name=bare word".to_owned()]).unwrap();
+        assert_eq!(bare.learner.name, "bare word");
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_are_refused_with_their_place() {
+        let bad = file("[learner]\nbatchsize = 64");
+        let message = load::<Config>(Some(bad.path()), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("batchsize") && message.contains("TOML file"),
+            "{message}"
+        );
+        let message = load::<Config>(None, &["learner.batch_size=many".to_owned()])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("learner.batch_size") && message.contains("--set"),
+            "{message}"
+        );
+        assert!(matches!(
+            load::<Config>(None, &["learner".to_owned()]),
+            Err(ConfigError::Assignment(_))
+        ));
+        assert!(matches!(
+            load::<Config>(Some(Path::new("/no/such.toml")), &[]),
+            Err(ConfigError::Missing(_))
+        ));
+    }
+}
