@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature, SpecDigest, WriterId};
+use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature, SpecDigest, TableCounters, WriterId};
 
 use crate::{WireError, v1};
 
@@ -156,6 +156,37 @@ pub fn writer_id_from_wire(wire: &[u8]) -> Result<WriterId, WireError> {
     wire.try_into()
         .map(|bytes| WriterId(u128::from_le_bytes(bytes)))
         .map_err(|_| WireError::field("writer_id", "16 bytes", format!("{} bytes", wire.len())))
+}
+
+/// The wire's form of a table's counters.
+pub fn counters_to_wire(counters: TableCounters) -> v1::TableCounters {
+    let TableCounters {
+        size,
+        inserts,
+        samples,
+    } = counters;
+    v1::TableCounters {
+        size,
+        inserts,
+        samples,
+    }
+}
+
+/// Reads a table's counters.
+///
+/// # Errors
+/// They are absent.
+pub fn counters_from_wire(wire: Option<v1::TableCounters>) -> Result<TableCounters, WireError> {
+    let v1::TableCounters {
+        size,
+        inserts,
+        samples,
+    } = wire.ok_or_else(|| WireError::field("counters", "a table's counters", "nothing"))?;
+    Ok(TableCounters {
+        size,
+        inserts,
+        samples,
+    })
 }
 
 /// Reads a spec digest.

@@ -23,7 +23,8 @@ pub enum WireError {
 }
 
 impl WireError {
-    pub(crate) fn field(
+    /// A field that is absent or has the wrong value.
+    pub fn field(
         field: impl Into<String>,
         expected: impl Into<String>,
         got: impl ToString,

@@ -6,8 +6,8 @@ mod convert;
 mod error;
 
 pub use convert::{
-    batch_from_wire, batch_to_wire, digest_from_wire, signature_from_wire, signature_to_wire,
-    writer_id_from_wire, writer_id_to_wire,
+    batch_from_wire, batch_to_wire, counters_from_wire, counters_to_wire, digest_from_wire,
+    signature_from_wire, signature_to_wire, writer_id_from_wire, writer_id_to_wire,
 };
 pub use error::WireError;
 

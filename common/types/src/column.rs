@@ -4,6 +4,8 @@
 //! row-major, little-endian array `[len, ..shape]`. The same bytes go over the wire, into the replay
 //! table and to the learner's device, so no station parses what another has laid out.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -206,23 +208,37 @@ impl ColumnBatch {
         self.columns
     }
 
+    /// The items in `range`, without copying.
+    ///
+    /// # Panics
+    /// If the range ends beyond `len` or before it starts.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "slice {range:?} of {} items",
+            self.len
+        );
+        let columns = self.columns.iter().map(|data| {
+            // Every column holds `len` rows of equal size.
+            let row = data.len().checked_div(self.len).unwrap_or(0);
+            data.slice(range.start * row..range.end * row)
+        });
+        Self {
+            len: range.len(),
+            columns: columns.collect(),
+        }
+    }
+
     /// The items from `start` on, without copying.
     ///
     /// # Panics
     /// If `start > len`.
     pub fn skip(&self, start: usize) -> Self {
-        assert!(start <= self.len, "skip {start} of {} items", self.len);
-        let columns = self.columns.iter().map(|data| {
-            // Every column holds `len` rows of equal size.
-            let row = data.len().checked_div(self.len).unwrap_or(0);
-            data.slice(start * row..)
-        });
-        Self {
-            len: self.len - start,
-            columns: columns.collect(),
-        }
+        self.slice(start..self.len)
     }
 }
+
+const EXPONENT_BITS: u32 = 0x7f80_0000;
 
 fn check_finite(spec: &ColumnSpec, data: &[u8]) -> Result<(), ColumnError> {
     let value = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("chunks of four"));
@@ -238,7 +254,7 @@ fn check_finite(spec: &ColumnSpec, data: &[u8]) -> Result<(), ColumnError> {
         .map(value)
         .enumerate()
         .find(|(_, value)| !value.is_finite())
-        .expect("a sum of zeros is NaN only where an element is not finite");
+        .expect("an element's exponent bits are all set");
     Err(ColumnError::NotFinite {
         column: spec.name.clone(),
         item: position / spec.elements().max(1),
@@ -302,5 +318,18 @@ mod tests {
         assert_eq!(rest.len(), 2);
         assert_eq!(rest.columns()[transition::REWARD][..4], 7f32.to_le_bytes());
         assert_eq!(rest.columns()[transition::OBSERVATION].len(), 2 * 2 * 4);
+    }
+
+    #[test]
+    fn slice_keeps_the_items_of_its_range() {
+        let batch = batch(4, 7.0).unwrap();
+        let middle = batch.slice(1..3);
+        assert_eq!(middle.len(), 2);
+        assert_eq!(
+            middle.columns()[transition::REWARD][..4],
+            7f32.to_le_bytes()
+        );
+        assert_eq!(middle.columns()[transition::ACTION].len(), 2 * 4);
+        assert!(batch.slice(4..4).is_empty());
     }
 }

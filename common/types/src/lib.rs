@@ -4,12 +4,14 @@
 
 mod column;
 mod ids;
+mod replay;
 mod seed;
 mod spec;
 mod time_step;
 
 pub use column::{ColumnBatch, ColumnError, ColumnSpec, DType, Signature, transition};
 pub use ids::{PolicyVersion, WriterId};
+pub use replay::{SampledBatch, TableCounters};
 pub use seed::{Role, derive_seed};
 pub use spec::{ActionSpec, EnvironmentSpec, ObservationField, SpecDigest};
 pub use time_step::{StepType, TimeStep};
