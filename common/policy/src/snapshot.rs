@@ -1,0 +1,241 @@
+//! Snapshots: a policy network's tensors and description as safetensors bytes.
+//!
+//! The metadata entry `pmpo.policy` holds the network's configuration and sizes as JSON. Matrices are
+//! `[in, out]`, row-major: `y = x W + b`. [`expected_tensors`] alone owns names and shapes; writing
+//! and reading both check against it, and that every value is finite.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use pmpo_types::{PolicyVersion, SpecDigest};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::config::validate_sizes;
+use crate::{HeadConfig, NetworkConfig, SnapshotError};
+
+const METADATA_KEY: &str = "pmpo.policy";
+
+/// One publication of the policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicySnapshot {
+    /// Counts publications, from 1.
+    pub version: PolicyVersion,
+    /// Updates of the learner when it was published.
+    pub learner_step: u64,
+    /// The environment it acts in.
+    pub spec_digest: SpecDigest,
+    /// The encoded network, see [`encode`].
+    pub weights: Bytes,
+}
+
+/// A tensor with its name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedTensor {
+    /// Name, for example `torso.0.weight`.
+    pub name: String,
+    /// Shape; matrices are `[in, out]`.
+    pub shape: Vec<usize>,
+    /// Values, row-major.
+    pub values: Vec<f32>,
+}
+
+/// A decoded snapshot: the network and its tensors, in the order of [`expected_tensors`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyWeights {
+    /// The network.
+    pub network: NetworkConfig,
+    /// Length of an observation.
+    pub observation_size: usize,
+    /// Length of an action.
+    pub action_size: usize,
+    /// The tensors.
+    pub tensors: Vec<NamedTensor>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    network: NetworkConfig,
+    observation_size: usize,
+    action_size: usize,
+}
+
+/// Names and shapes of the torso's tensors over inputs of `input_size`; a critic has the same ones.
+pub fn torso_tensors(network: &NetworkConfig, input_size: usize) -> Vec<(String, Vec<usize>)> {
+    let mut tensors = Vec::with_capacity(2 * network.hidden_sizes.len() + 2);
+    let mut inputs = input_size;
+    for (i, &size) in network.hidden_sizes.iter().enumerate() {
+        tensors.push((format!("torso.{i}.weight"), vec![inputs, size]));
+        tensors.push((format!("torso.{i}.bias"), vec![size]));
+        if i == 0 {
+            tensors.push(("torso.norm.gamma".to_owned(), vec![size]));
+            tensors.push(("torso.norm.beta".to_owned(), vec![size]));
+        }
+        inputs = size;
+    }
+    tensors
+}
+
+/// Names and shapes of the policy network's tensors: the one place that owns them.
+pub fn expected_tensors(
+    network: &NetworkConfig,
+    observation_size: usize,
+    action_size: usize,
+) -> Vec<(String, Vec<usize>)> {
+    let mut tensors = torso_tensors(network, observation_size);
+    let features = network
+        .hidden_sizes
+        .last()
+        .copied()
+        .unwrap_or(observation_size);
+    match &network.head {
+        HeadConfig::Gaussian(_) => {
+            for name in ["mean", "std"] {
+                tensors.push((format!("head.{name}.weight"), vec![features, action_size]));
+                tensors.push((format!("head.{name}.bias"), vec![action_size]));
+            }
+        }
+    }
+    tensors
+}
+
+/// Writes a snapshot. The tensors may come in any order.
+///
+/// # Errors
+/// The network is refused, or a tensor is missing, unknown, of another shape or not finite.
+pub fn encode(
+    network: &NetworkConfig,
+    observation_size: usize,
+    action_size: usize,
+    tensors: &[NamedTensor],
+) -> Result<Bytes, SnapshotError> {
+    network.validate()?;
+    validate_sizes(observation_size, action_size)?;
+    let expected = expected_tensors(network, observation_size, action_size);
+    let data: HashMap<&str, (&[usize], Vec<u8>)> = tensors
+        .iter()
+        .map(|t| (t.name.as_str(), (&t.shape[..], to_little_endian(&t.values))))
+        .collect();
+    let mut views = Vec::with_capacity(expected.len());
+    for (name, shape) in &expected {
+        let (got, bytes) = data
+            .get(name.as_str())
+            .ok_or_else(|| SnapshotError::tensor(name, format!("f32 {shape:?}"), "nothing"))?;
+        check_shape(name, shape, got)?;
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes)?;
+        from_little_endian(name, view.data())?;
+        views.push((name.as_str(), view));
+    }
+    refuse_unknown(&expected, tensors.iter().map(|t| t.name.as_str()))?;
+    let description = Description {
+        network: network.clone(),
+        observation_size,
+        action_size,
+    };
+    let json = serde_json::to_string(&description).map_err(unreadable)?;
+    let metadata = HashMap::from([(METADATA_KEY.to_owned(), json)]);
+    Ok(safetensors::serialize(views, Some(metadata))?.into())
+}
+
+/// Reads a snapshot.
+///
+/// # Errors
+/// The bytes are no safetensors file, do not describe a network, or a tensor is missing, unknown, of
+/// another shape or type, or not finite.
+pub fn decode(snapshot: &[u8]) -> Result<PolicyWeights, SnapshotError> {
+    let (_, metadata) = SafeTensors::read_metadata(snapshot)?;
+    let json = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|entries| entries.get(METADATA_KEY))
+        .ok_or_else(|| unreadable("absent"))?;
+    let Description {
+        network,
+        observation_size,
+        action_size,
+    } = serde_json::from_str(json).map_err(unreadable)?;
+    network.validate()?;
+    validate_sizes(observation_size, action_size)?;
+
+    let file = SafeTensors::deserialize(snapshot)?;
+    let expected = expected_tensors(&network, observation_size, action_size);
+    refuse_unknown(&expected, file.names())?;
+    let mut tensors = Vec::with_capacity(expected.len());
+    for (name, shape) in expected {
+        let view = file
+            .tensor(&name)
+            .map_err(|_| SnapshotError::tensor(&name, format!("f32 {shape:?}"), "nothing"))?;
+        if view.dtype() != Dtype::F32 {
+            return Err(SnapshotError::tensor(
+                &name,
+                "F32",
+                format!("{:?}", view.dtype()),
+            ));
+        }
+        check_shape(&name, &shape, view.shape())?;
+        let values = from_little_endian(&name, view.data())?;
+        tensors.push(NamedTensor {
+            name,
+            shape,
+            values,
+        });
+    }
+    Ok(PolicyWeights {
+        network,
+        observation_size,
+        action_size,
+        tensors,
+    })
+}
+
+fn check_shape(name: &str, expected: &[usize], got: &[usize]) -> Result<(), SnapshotError> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(SnapshotError::tensor(
+        name,
+        format!("shape {expected:?}"),
+        format!("{got:?}"),
+    ))
+}
+
+fn refuse_unknown<'a>(
+    expected: &[(String, Vec<usize>)],
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<(), SnapshotError> {
+    for name in names {
+        if !expected.iter().any(|(known, _)| known == name) {
+            return Err(SnapshotError::tensor(name, "no tensor of this name", "one"));
+        }
+    }
+    Ok(())
+}
+
+fn to_little_endian(values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
+fn from_little_endian(name: &str, data: &[u8]) -> Result<Vec<f32>, SnapshotError> {
+    let values: Vec<f32> = data
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of four")))
+        .collect();
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(values),
+        Some(i) => {
+            let got = format!("{} at element {i}", values[i]);
+            Err(SnapshotError::tensor(name, "finite values", got))
+        }
+    }
+}
+
+fn unreadable(reason: impl ToString) -> SnapshotError {
+    SnapshotError::Metadata {
+        key: METADATA_KEY,
+        reason: reason.to_string(),
+    }
+}
