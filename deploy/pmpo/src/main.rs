@@ -1,1 +1,51 @@
-fn main() {}
+//! `pmpo`: any role of the system as a service, a whole cluster on one machine, and the tools around
+//! a run.
+
+mod cli;
+mod commands;
+mod config;
+mod failure;
+mod roles;
+mod train;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::cli::{Cli, Command, ConfigCommand};
+use crate::config::Config;
+
+// Tensors of a megabyte come and go at every learner step; the system's allocator gives such blocks
+// back to the kernel each time and pays for it in page faults.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let format = cli.log_format;
+    match cli.command {
+        Command::Train(args) => train::run(&args, format),
+        Command::Replay(args) => roles::replay(&args, format),
+        Command::Learner(args) => roles::learner(&args, format),
+        Command::Actor(args) => roles::actor(&args, format),
+        Command::Evaluator(args) => roles::evaluator(&args, format),
+        Command::Tasks { json } => commands::tasks(json),
+        Command::Eval(args) => commands::eval(&args),
+        Command::Plot { run_dirs, out } => commands::plot(&run_dirs, &out),
+        Command::Trace { task, seed, actions, out } => {
+            commands::trace(&task, seed, &actions, &out)
+        }
+        Command::Bench(command) => commands::bench(command),
+        Command::Config(ConfigCommand::Print(args)) => {
+            print!("{}", Config::load(&args)?.to_toml()?);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The command line. Flags that have a configuration key become `key=value` assignments, so that one
+//! rule of precedence holds: defaults < file < environment < command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use pmpo_service::telemetry::LogFormat;
+
+/// Distributed actor-learner reinforcement learning with PMPO.
+#[derive(Debug, Parser)]
+#[command(name = "pmpo", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Form of the log lines on standard error.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the tasks: name, observation and action sizes, control timestep, episode length.
+    Tasks {
+        /// One JSON array instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Train on this machine: replay, learner, actors and an evaluator as child processes.
+    Train(TrainArgs),
+    /// Serve a replay table.
+    Replay(ReplayArgs),
+    /// Learn from a replay service and serve the policy.
+    Learner(LearnerArgs),
+    /// Act with the learner's newest policy and write experience to a replay service.
+    Actor(ActorArgs),
+    /// Evaluate the learner's newest policy and report the returns to it.
+    Evaluator(EvaluatorArgs),
+    /// Evaluate the newest checkpoint of a run with the mode of its policy.
+    Eval(EvalArgs),
+    /// Draw the learning curves of one or more runs.
+    Plot {
+        /// Folders of runs.
+        #[arg(required = true)]
+        run_dirs: Vec<PathBuf>,
+        /// File to write; its ending chooses the format, svg or png.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Step one episode with given actions and write what the environment returned.
+    Trace {
+        /// Task, as `domain-task`.
+        task: String,
+        /// Seed of the environment, as in dm_control's `task_kwargs={'random': seed}`.
+        #[arg(long)]
+        seed: u32,
+        /// CSV without a header: a row a control step, unclipped.
+        #[arg(long)]
+        actions: PathBuf,
+        /// CSV to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Measure one station on this machine.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the resolved configuration as TOML, every key with its value.
+    Print(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set one key, for example `learner.batch_size=128`; repeatable.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+/// What `train` and `learner` share.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Task, as `domain-task`; with `--resume` the run's own.
+    pub(crate) task: Option<String>,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Folder of the run; default: a new one under `runs/`.
+    #[arg(long)]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Seed of the run.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// End after this many environment steps.
+    #[arg(long)]
+    env_steps: Option<u64>,
+    /// End after this many learner steps.
+    #[arg(long)]
+    learner_steps: Option<u64>,
+    /// End after this many minutes of training.
+    #[arg(long)]
+    max_minutes: Option<f64>,
+    /// End when an evaluation's mean return reaches this.
+    #[arg(long)]
+    stop_at_return: Option<f64>,
+    /// Device of the learner: cpu, cuda or cuda:N.
+    #[arg(long)]
+    device: Option<String>,
+    /// Go on from the newest checkpoint in the run's folder.
+    #[arg(long)]
+    pub(crate) resume: bool,
+}
+
+impl RunArgs {
+    /// The flags as assignments, after those of `--set`.
+    pub(crate) fn assignments(&self) -> Vec<String> {
+        let flags = [
+            ("run.task", self.task.as_ref().map(|v| format!("\"{v}\""))),
+            ("run.seed", self.seed.map(|v| v.to_string())),
+            ("run.env_steps", self.env_steps.map(|v| v.to_string())),
+            ("run.learner_steps", self.learner_steps.map(|v| v.to_string())),
+            ("run.max_minutes", self.max_minutes.map(|v| format!("{v:?}"))),
+            ("run.stop_at_return", self.stop_at_return.map(|v| format!("{v:?}"))),
+            ("run.device", self.device.as_ref().map(|v| format!("\"{v}\""))),
+        ];
+        let flags = flags.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?)));
+        self.config.set.iter().cloned().chain(flags).collect()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Number of actor processes.
+    #[arg(long)]
+    pub(crate) actors: Option<u64>,
+}
+
+/// What every role as a service takes.
+#[derive(Debug, Args)]
+pub(crate) struct ServiceArgs {
+    /// Address to serve Prometheus' `/metrics` on; port 0 lets the system choose.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
+    pub(crate) metrics: SocketAddr,
+    /// Write pid and addresses to this JSON file once they are known.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) announce: Option<PathBuf>,
+    /// Stop when the process with this id, which must be the parent, ends.
+    #[arg(long, hide = true)]
+    pub(crate) parent: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+    /// Address to serve gRPC on; port 0 lets the system choose.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
+    pub(crate) listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LearnerArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+    /// Address to serve gRPC on; port 0 lets the system choose.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7002")]
+    pub(crate) listen: SocketAddr,
+    /// Address of the replay service.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
+    pub(crate) replay: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ActorArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+    /// Address of the replay service.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
+    pub(crate) replay: String,
+    /// Address of the learner.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7002")]
+    pub(crate) learner: String,
+    /// Number of this actor in the run; no two running actors share one.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) index: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvaluatorArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+    /// Address of the learner.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7002")]
+    pub(crate) learner: String,
+    /// Number of this evaluator in the run.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) index: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    /// Folder of the run.
+    pub(crate) run_dir: PathBuf,
+    /// Number of episodes.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) episodes: usize,
+    /// Seed of the environment.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u32,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// The environment alone, beside a raw `mj_step` loop on the same model.
+    Env {
+        /// Task, as `domain-task`.
+        #[arg(long, default_value = "cartpole-swingup")]
+        task: String,
+        /// Environments in all.
+        #[arg(long, default_value_t = 1)]
+        envs: usize,
+        /// Threads they are shared among.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+        /// Seconds to measure.
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        /// One JSON object on the last line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// One full PMPO step of the learner.
+    Learner {
+        /// Sizes: walker, humanoid or large.
+        #[arg(long, default_value = "walker")]
+        case: String,
+        /// Threads of the learner.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+        /// Seconds to measure.
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        /// Device: cpu, cuda or cuda:N.
+        #[arg(long, default_value = "cpu")]
+        device: String,
+        /// One JSON object on the last line.
+        #[arg(long)]
+        json: bool,
+    },
+}

@@ -1,0 +1,178 @@
+//! One role as a process: logs, metrics, sockets and signals around a service's `run`.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use pmpo_learner::LearnerOptions;
+use pmpo_service::announce::Announcement;
+use pmpo_service::shutdown;
+use pmpo_service::telemetry::{self, LogFormat};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{ActorArgs, EvaluatorArgs, LearnerArgs, ReplayArgs, ServiceArgs};
+use crate::commands;
+use crate::config::Config;
+use crate::failure::Usage;
+
+/// Serves a replay table until a signal.
+pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
+    let config = Config::load(&args.config)?;
+    let process = Process { role: "replay", index: 0, args: &args.service, format };
+    process.run(Some(args.listen), async |listener, shutdown| {
+        let listener = listener.context("no listener")?;
+        pmpo_replay::run(config.replay, config.run.seed, listener, shutdown).await?;
+        Ok(())
+    })
+}
+
+/// Learns until a limit or a signal, then prints how the run ended as one JSON line.
+pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
+    let run_dir = match &args.run.run_dir {
+        Some(run_dir) => run_dir.clone(),
+        None => return Err(Usage::new(anyhow::anyhow!("--run-dir: expected a folder")).into()),
+    };
+    let stored = run_dir.join("config.toml");
+    let file = match (&args.run.config.config, args.run.resume) {
+        (None, true) => Some(stored.as_path()),
+        (file, _) => file.as_deref(),
+    };
+    let config = Config::from_layers(file, &args.run.assignments())?;
+    let options = learner_options(config, run_dir, args)?;
+    let process = Process { role: "learner", index: 0, args: &args.service, format };
+    process.run(Some(args.listen), async |listener, shutdown| {
+        let listener = listener.context("no listener")?;
+        let outcome = pmpo_learner::run(options, listener, shutdown).await?;
+        println!("{}", serde_json::to_string(&outcome)?);
+        Ok(())
+    })
+}
+
+fn learner_options(config: Config, run_dir: PathBuf, args: &LearnerArgs) -> Result<LearnerOptions> {
+    let environment = commands::load_task(&config.run.task, 0)?;
+    std::fs::create_dir_all(&run_dir)
+        .with_context(|| format!("run folder {}", run_dir.display()))?;
+    let resolved = run_dir.join("config.toml");
+    pmpo_service::files::write_atomically(&resolved, config.to_toml()?.as_bytes())
+        .with_context(|| resolved.display().to_string())?;
+    let run_id = run_dir
+        .canonicalize()?
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .context("--run-dir: expected a folder with a name")?;
+    Ok(LearnerOptions {
+        run_id,
+        task: config.run.task.clone(),
+        seed: config.run.seed,
+        spec: environment.spec().clone(),
+        limits: config.run.limits(),
+        device: config.run.device()?,
+        policy: config.policy,
+        learner: config.learner,
+        replay_address: args.replay.clone(),
+        run_dir,
+        resume: args.run.resume,
+    })
+}
+
+/// Acts until a signal.
+pub(crate) fn actor(args: &ActorArgs, format: LogFormat) -> Result<()> {
+    let config = Config::load(&args.config)?;
+    let addresses = pmpo_actor::Addresses {
+        learner: args.learner.clone(),
+        replay: args.replay.clone(),
+    };
+    let process = Process { role: "actor", index: args.index, args: &args.service, format };
+    process.run(None, async |_, shutdown| {
+        pmpo_actor::run(config.actor, addresses, args.index, shutdown).await?;
+        Ok(())
+    })
+}
+
+/// Evaluates until a signal.
+pub(crate) fn evaluator(args: &EvaluatorArgs, format: LogFormat) -> Result<()> {
+    let config = Config::load(&args.config)?;
+    let process = Process { role: "evaluator", index: args.index, args: &args.service, format };
+    process.run(None, async |_, shutdown| {
+        pmpo_actor::evaluator::run(config.evaluator, &args.learner, args.index, shutdown).await?;
+        Ok(())
+    })
+}
+
+/// What every role's process has.
+struct Process<'a> {
+    role: &'static str,
+    index: u64,
+    args: &'a ServiceArgs,
+    format: LogFormat,
+}
+
+impl Process<'_> {
+    /// Runs `service` on a runtime, with metrics served, the process announced and signals watched.
+    fn run<S, F>(&self, listen: Option<SocketAddr>, service: S) -> Result<()>
+    where
+        S: FnOnce(Option<TcpListener>, CancellationToken) -> F,
+        F: Future<Output = Result<()>>,
+    {
+        telemetry::init_logging(self.format);
+        if let Some(parent) = self.args.parent {
+            die_with(parent)?;
+        }
+        let handle = telemetry::install_metrics()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let shutdown = shutdown::on_signals()?;
+            let metrics = bind(self.args.metrics).await.context("--metrics")?;
+            let listener = match listen {
+                Some(address) => Some(bind(address).await.context("--listen")?),
+                None => None,
+            };
+            self.announce(listener.as_ref(), &metrics)?;
+            let serving = telemetry::serve_metrics(metrics, handle, shutdown.child_token());
+            let serving = tokio::spawn(serving);
+            let result = service(listener, shutdown.clone()).await;
+            shutdown.cancel();
+            serving.await?.context("metrics")?;
+            result
+        })
+    }
+
+    fn announce(&self, listener: Option<&TcpListener>, metrics: &TcpListener) -> Result<()> {
+        let announcement = Announcement {
+            role: self.role.to_owned(),
+            index: self.index,
+            pid: std::process::id(),
+            listen: listener.map(TcpListener::local_addr).transpose()?,
+            metrics: Some(metrics.local_addr()?),
+        };
+        tracing::info!(
+            role = self.role,
+            index = self.index,
+            listen = announcement.listen.map(tracing::field::display),
+            metrics = announcement.metrics.map(tracing::field::display),
+            "started"
+        );
+        if let Some(path) = &self.args.announce {
+            announcement.write(path).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Has the kernel send SIGTERM when the process `parent`, which started this one, ends.
+fn die_with(parent: u32) -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    let alive = rustix::process::getppid()
+        .is_some_and(|pid| u32::try_from(pid.as_raw_nonzero().get()) == Ok(parent));
+    if !alive {
+        return Err(io::Error::other(format!("parent process {parent} has ended")).into());
+    }
+    Ok(())
+}

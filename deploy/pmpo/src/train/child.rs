@@ -1,0 +1,220 @@
+//! One role as a child process: started from this very binary, announced through a file, its log in
+//! the run's folder, ended with SIGTERM and, after a grace period, SIGKILL.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use pmpo_service::announce::Announcement;
+use pmpo_service::config::ENV_PREFIX;
+use pmpo_service::telemetry::LogFormat;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio_util::sync::CancellationToken;
+
+const POLL: Duration = Duration::from_millis(20);
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A worker that lived this long is not failing at its start.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+const RESTART_DELAY: Duration = Duration::from_millis(250);
+/// Deaths in a row, none after a healthy life, that end the run.
+const MAX_FAILED_STARTS: u32 = 6;
+
+/// Starts children of one run.
+pub(crate) struct Launcher {
+    program: PathBuf,
+    run_dir: PathBuf,
+    format: LogFormat,
+}
+
+impl Launcher {
+    pub(crate) fn new(run_dir: &Path, format: LogFormat) -> Result<Self> {
+        let program = std::env::current_exe().context("path of this program")?;
+        Ok(Self { program, run_dir: run_dir.to_owned(), format })
+    }
+
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    pub(crate) fn run_dir_flag(&self) -> [String; 2] {
+        ["--run-dir".to_owned(), self.run_dir.display().to_string()]
+    }
+
+    /// Starts `pmpo <role>` with the run's configuration and `flags`.
+    pub(crate) fn start(&self, role: &'static str, index: u64, flags: &[String]) -> Result<Child> {
+        let name = format!("{role}-{index}");
+        let announcement = self.run_dir.join("roles").join(format!("{name}.json"));
+        if announcement.exists() {
+            std::fs::remove_file(&announcement)
+                .with_context(|| announcement.display().to_string())?;
+        }
+        let log = self.run_dir.join("logs").join(format!("{name}.log"));
+        let stderr = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| log.display().to_string())?;
+        let mut command = Command::new(&self.program);
+        command.arg(role).arg("--config").arg(self.run_dir.join("config.toml"));
+        command.arg("--announce").arg(&announcement);
+        command.arg("--parent").arg(std::process::id().to_string());
+        command.arg("--log-format").arg(self.format.as_str());
+        if matches!(role, "actor" | "evaluator") {
+            command.arg("--index").arg(index.to_string());
+        }
+        command.args(flags);
+        // The run's file holds what the environment has set already, and what the command line set
+        // over it.
+        for (key, _) in std::env::vars_os() {
+            if key.to_string_lossy().starts_with(ENV_PREFIX) {
+                command.env_remove(key);
+            }
+        }
+        // A process group of its own: Ctrl-C at the terminal reaches this process alone, which then
+        // ends its children in order.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        let process = command.spawn().with_context(|| format!("starting {name}"))?;
+        Ok(Child {
+            role,
+            index,
+            name,
+            flags: flags.to_vec(),
+            announcement,
+            log,
+            process,
+            exit: None,
+            started: Instant::now(),
+            failed_starts: 0,
+        })
+    }
+}
+
+/// A child process.
+pub(crate) struct Child {
+    role: &'static str,
+    index: u64,
+    name: String,
+    flags: Vec<String>,
+    announcement: PathBuf,
+    log: PathBuf,
+    process: std::process::Child,
+    exit: Option<ExitStatus>,
+    started: Instant,
+    failed_starts: u32,
+}
+
+impl Child {
+    /// Waits until the child serves; `None` on shutdown.
+    pub(crate) async fn address(
+        &mut self,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<SocketAddr>> {
+        while self.started.elapsed() < START_LIMIT {
+            if let Some(exit) = self.exited()? {
+                bail!("{}", self.describe(exit));
+            }
+            if let Some(announcement) = Announcement::read(&self.announcement)? {
+                let address = announcement.listen.context("announced no address")?;
+                return Ok(Some(address));
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(None),
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+        bail!("{} did not serve within {START_LIMIT:?}; see {}", self.name, self.log.display())
+    }
+
+    /// The exit status once the child has ended.
+    pub(crate) fn exited(&mut self) -> Result<Option<ExitStatus>> {
+        if self.exit.is_none() {
+            self.exit = self.process.try_wait().with_context(|| self.name.clone())?;
+        }
+        Ok(self.exit)
+    }
+
+    /// How the child ended, with the last line of its log.
+    pub(crate) fn describe(&self, exit: ExitStatus) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let last = log.lines().rev().find(|line| !line.trim().is_empty());
+        let said = last.map(|line| format!(", its last words: {line}")).unwrap_or_default();
+        format!("{} ended with {exit}{said} (log: {})", self.name, self.log.display())
+    }
+
+    /// Starts the child again if it has ended; returns what to tell the user.
+    pub(crate) fn keep_alive(&mut self, launcher: &Launcher) -> Result<Option<String>> {
+        let Some(exit) = self.exited()? else { return Ok(None) };
+        let failed_starts =
+            if self.started.elapsed() > HEALTHY_AFTER { 0 } else { self.failed_starts + 1 };
+        if failed_starts >= MAX_FAILED_STARTS {
+            bail!("{} ({failed_starts} times in a row)", self.describe(exit));
+        }
+        if self.started.elapsed() < RESTART_DELAY * 2u32.pow(failed_starts.min(MAX_FAILED_STARTS)) {
+            return Ok(None);
+        }
+        let notice = format!("{}; started again", self.describe(exit));
+        let mut next = launcher.start(self.role, self.index, &self.flags)?;
+        next.failed_starts = failed_starts;
+        *self = next;
+        Ok(Some(notice))
+    }
+
+    /// What the child wrote to standard output; call it once, after the child has ended.
+    pub(crate) fn output(&mut self) -> Result<String> {
+        let mut text = String::new();
+        if let Some(mut stdout) = self.process.stdout.take() {
+            stdout.read_to_string(&mut text).with_context(|| self.name.clone())?;
+        }
+        Ok(text)
+    }
+
+    fn terminate(&mut self) -> Result<()> {
+        if self.exited()?.is_none()
+            && let Some(pid) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw)
+        {
+            kill_process(pid, Signal::TERM).with_context(|| self.name.clone())?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Child {
+    /// Leaves no process behind, whichever way the launcher ends.
+    fn drop(&mut self) {
+        if matches!(self.process.try_wait(), Ok(None)) {
+            let killed = self.process.kill().and_then(|()| self.process.wait().map(drop));
+            if let Err(error) = killed {
+                tracing::warn!(%error, name = self.name, "could not be killed");
+            }
+        }
+    }
+}
+
+/// Sends SIGTERM to each child, waits until all have ended, and kills those that outlive `grace`.
+pub(crate) async fn stop_all(
+    children: impl Iterator<Item = &mut Child>,
+    grace: Duration,
+) -> Result<()> {
+    let mut children: Vec<&mut Child> = children.collect();
+    for child in &mut children {
+        child.terminate()?;
+    }
+    let deadline = Instant::now() + grace;
+    for child in children {
+        while child.exited()?.is_none() {
+            if Instant::now() > deadline {
+                eprintln!("{} did not end within {grace:?} and is killed", child.name);
+                child.process.kill().with_context(|| child.name.clone())?;
+                child.exit = Some(child.process.wait().with_context(|| child.name.clone())?);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! What a user sees while a run goes on: a live line on a terminal, plain lines elsewhere.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use pmpo_proto::v1::{RunState, RunStatus};
+
+use crate::config::RunConfig;
+
+const PLAIN_PERIOD: Duration = Duration::from_secs(10);
+/// Rates are taken over about this long.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
+
+/// Progress of a run.
+pub(crate) struct Display {
+    bar: ProgressBar,
+    limits: RunConfig,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Start of the window that rates are taken over, and the status then.
+    window: Option<(Instant, RunStatus)>,
+    rates: (f64, f64),
+    printed: Option<Instant>,
+    evaluations: u64,
+}
+
+impl Display {
+    pub(crate) fn new(limits: &RunConfig) -> Self {
+        let bar = ProgressBar::new_spinner();
+        let style = ProgressStyle::with_template("{spinner} {wide_msg}")
+            .expect("the template is constant and valid");
+        bar.set_style(style);
+        Self { bar, limits: limits.clone(), state: RefCell::default() }
+    }
+
+    /// Tells of something out of the ordinary.
+    pub(crate) fn notice(&self, text: &str) {
+        self.line(text);
+    }
+
+    /// Shows the newest status; each evaluation gets a line that stays.
+    pub(crate) fn update(&self, status: &RunStatus) {
+        let mut state = self.state.borrow_mut();
+        state.measure(status);
+        let line = self.describe(status, state.rates);
+        let evaluated = status.evaluations > state.evaluations;
+        let due = state.printed.is_none_or(|printed| printed.elapsed() > PLAIN_PERIOD);
+        if evaluated || (self.bar.is_hidden() && due) {
+            state.printed = Some(Instant::now());
+            self.line(&line);
+        }
+        state.evaluations = status.evaluations;
+        self.bar.set_message(line);
+        self.bar.tick();
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn line(&self, text: &str) {
+        if self.bar.is_hidden() {
+            println!("{text}");
+        } else {
+            self.bar.println(text);
+        }
+    }
+
+    fn describe(&self, status: &RunStatus, (env_rate, learner_rate): (f64, f64)) -> String {
+        let evaluation = match &status.last_evaluation {
+            Some(evaluation) => format!(
+                "eval return {:.1} ± {:.1} at step {}",
+                evaluation.return_mean, evaluation.return_std, evaluation.learner_step
+            ),
+            None => "no evaluation yet".to_owned(),
+        };
+        let waiting = match status.state() {
+            RunState::WaitingForData => " · waiting for experience",
+            RunState::Unspecified | RunState::Training | RunState::Finished => "",
+        };
+        let left = match self.seconds_left(status, env_rate, learner_rate) {
+            Some(seconds) => format!(" · at most {} left", HumanDuration(seconds)),
+            None => String::new(),
+        };
+        format!(
+            "{:>5.0} s · env {} ({env_rate:.0}/s) · learner {} ({learner_rate:.0}/s) · \
+             replay {} · {evaluation}{waiting}{left}",
+            status.training_seconds,
+            HumanCount(status.environment_steps),
+            HumanCount(status.learner_steps),
+            HumanCount(status.replay_size),
+        )
+    }
+
+    /// Time until the first of the limits, at the present rates.
+    fn seconds_left(&self, status: &RunStatus, env_rate: f64, learner_rate: f64) -> Option<Duration> {
+        let steps_left = |limit: Option<u64>, done: u64, rate: f64| {
+            limit.filter(|_| rate > 0.0).map(|limit| limit.saturating_sub(done) as f64 / rate)
+        };
+        let minutes = self.limits.max_minutes.map(|m| m * 60.0 - status.training_seconds);
+        [
+            steps_left(self.limits.env_steps, status.environment_steps, env_rate),
+            steps_left(self.limits.learner_steps, status.learner_steps, learner_rate),
+            minutes,
+        ]
+        .into_iter()
+        .flatten()
+        .min_by(f64::total_cmp)
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0).round()).ok())
+    }
+}
+
+impl State {
+    fn measure(&mut self, status: &RunStatus) {
+        let Some((start, before)) = &self.window else {
+            self.window = Some((Instant::now(), *status));
+            return;
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        if seconds <= 0.0 {
+            return;
+        }
+        let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+        self.rates = (
+            rate(status.environment_steps, before.environment_steps),
+            rate(status.learner_steps, before.learner_steps),
+        );
+        if start.elapsed() > RATE_WINDOW {
+            self.window = Some((Instant::now(), *status));
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! `pmpo train`: a whole cluster on this machine. The roles are child processes of this binary that
+//! talk gRPC on loopback, the same code as on many machines; this process starts them, restarts
+//! actors and evaluators that die, shows progress and ends all of it in order.
+
+mod child;
+mod display;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use pmpo_learner::RunOutcome;
+use pmpo_proto::v1;
+use pmpo_proto::v1::run_client::RunClient;
+use pmpo_service::grpc;
+use pmpo_service::shutdown;
+use pmpo_service::telemetry::LogFormat;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::cli::TrainArgs;
+use crate::commands;
+use crate::config::Config;
+use crate::failure::Usage;
+use child::{Child, Launcher};
+use display::Display;
+
+const TICK: Duration = Duration::from_millis(250);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long each role may take to end after SIGTERM before it is killed.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Trains until a limit, Ctrl-C, or a death that cannot be mended.
+pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
+    let (config, run_dir) = prepare(args)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = shutdown::on_signals()?;
+        let launcher = Launcher::new(&run_dir, format)?;
+        let display = Display::new(&config.run);
+        println!("training {} in {}", config.run.task, run_dir.display());
+        let mut cluster = Cluster::default();
+        let ended = match cluster.start(&launcher, &config, args.run.resume, &shutdown).await {
+            Ok(()) => cluster.supervise(&launcher, &shutdown, &display).await,
+            Err(error) => Err(error),
+        };
+        display.finish();
+        let stopped = cluster.stop().await;
+        summarise(ended.and_then(|()| stopped), &run_dir)
+    })
+}
+
+/// Resolves the configuration and makes the run's folder.
+fn prepare(args: &TrainArgs) -> Result<(Config, PathBuf)> {
+    let mut assignments = args.run.assignments();
+    assignments.extend(args.actors.map(|actors| format!("run.actors={actors}")));
+    let stored = args.run.run_dir.as_ref().map(|folder| folder.join("config.toml"));
+    let file = match (&args.run.config.config, args.run.resume) {
+        (None, true) => stored.clone(),
+        (file, _) => file.clone(),
+    };
+    if args.run.resume && !stored.as_ref().is_some_and(|path| path.is_file()) {
+        return Err(Usage::new(anyhow::anyhow!(
+            "--resume: expected --run-dir with the folder of a run (one that holds config.toml)"
+        ))
+        .into());
+    }
+    let config = Config::from_layers(file.as_deref(), &assignments)?;
+    commands::load_task(&config.run.task, 0)?;
+    let run_dir = match &args.run.run_dir {
+        Some(run_dir) => run_dir.clone(),
+        None => new_run_dir(&config),
+    };
+    if !args.run.resume && run_dir.join("checkpoints").exists() {
+        return Err(Usage::new(anyhow::anyhow!(
+            "--run-dir {}: holds a run already; go on with --resume or choose another folder",
+            run_dir.display()
+        ))
+        .into());
+    }
+    for folder in [&run_dir, &run_dir.join("logs"), &run_dir.join("roles")] {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("run folder {}", folder.display()))?;
+    }
+    let path = run_dir.join("config.toml");
+    pmpo_service::files::write_atomically(&path, config.to_toml()?.as_bytes())
+        .with_context(|| path.display().to_string())?;
+    Ok((config, run_dir))
+}
+
+fn new_run_dir(config: &Config) -> PathBuf {
+    let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    let now: String = now.chars().filter(|c| !matches!(c, ':' | '-' | '.')).collect();
+    Path::new("runs").join(format!("{}-seed{}-{now}", config.run.task, config.run.seed))
+}
+
+/// The child processes of a run.
+#[derive(Default)]
+struct Cluster {
+    replay: Option<Child>,
+    learner: Option<Child>,
+    /// Actors and evaluators: started again when they die.
+    workers: Vec<Child>,
+    status: Option<RunClient<Channel>>,
+}
+
+impl Cluster {
+    async fn start(
+        &mut self,
+        launcher: &Launcher,
+        config: &Config,
+        resume: bool,
+        shutdown: &CancellationToken,
+    ) -> Result<()> {
+        let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
+        let replay = self.replay.insert(launcher.start("replay", 0, &listen)?);
+        let Some(replay) = replay.address(shutdown).await? else { return Ok(()) };
+        let replay = ["--replay".to_owned(), replay.to_string()];
+
+        let mut flags = [&listen[..], &replay[..], &launcher.run_dir_flag()[..]].concat();
+        if resume {
+            flags.push("--resume".to_owned());
+        }
+        let learner = self.learner.insert(launcher.start("learner", 0, &flags)?);
+        let Some(address) = learner.address(shutdown).await? else { return Ok(()) };
+        let learner = ["--learner".to_owned(), address.to_string()];
+        self.status = Some(RunClient::new(grpc::connect_lazy(&address.to_string())?));
+
+        let actor_flags = [&replay[..], &learner[..]].concat();
+        for index in 0..config.run.actors {
+            self.workers.push(launcher.start("actor", index, &actor_flags)?);
+        }
+        self.workers.push(launcher.start("evaluator", 0, &learner)?);
+        Ok(())
+    }
+
+    /// Watches the children until the run ends; an error says which death ended it.
+    async fn supervise(
+        &mut self,
+        launcher: &Launcher,
+        shutdown: &CancellationToken,
+        display: &Display,
+    ) -> Result<()> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = None;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                _ = tick.tick() => {}
+            }
+            if let Some(learner) = &mut self.learner
+                && let Some(exit) = learner.exited()?
+            {
+                if exit.success() {
+                    return Ok(());
+                }
+                bail!("{}", learner_death(&learner.describe(exit), last.as_ref(), launcher));
+            }
+            if let Some(replay) = &mut self.replay
+                && let Some(exit) = replay.exited()?
+            {
+                bail!("{}; its items are gone and the run ends", replay.describe(exit));
+            }
+            for worker in &mut self.workers {
+                if let Some(notice) = worker.keep_alive(launcher)? {
+                    display.notice(&notice);
+                }
+            }
+            if let Some(status) = self.status().await {
+                display.update(&status);
+                last = Some(status);
+            }
+        }
+    }
+
+    /// The learner's account of the run; `None` while it does not answer.
+    async fn status(&mut self) -> Option<v1::RunStatus> {
+        let mut request = tonic::Request::new(v1::GetStatusRequest {});
+        request.set_timeout(STATUS_TIMEOUT);
+        match self.status.as_mut()?.get_status(request).await {
+            Ok(response) => Some(response.into_inner()),
+            Err(error) => {
+                tracing::debug!(%error, "no status");
+                None
+            }
+        }
+    }
+
+    /// Ends the children in the order of the data: actors and evaluators, learner (which writes its
+    /// last checkpoint), replay.
+    async fn stop(&mut self) -> Result<Option<RunOutcome>> {
+        child::stop_all(self.workers.iter_mut(), GRACE).await?;
+        child::stop_all(self.learner.iter_mut(), GRACE).await?;
+        let outcome = self.learner.as_mut().map(Child::output).transpose()?;
+        child::stop_all(self.replay.iter_mut(), GRACE).await?;
+        match outcome.as_deref().map(str::trim) {
+            None | Some("") => Ok(None),
+            Some(json) => Ok(Some(serde_json::from_str(json).context("the learner's last line")?)),
+        }
+    }
+}
+
+fn learner_death(death: &str, last: Option<&v1::RunStatus>, launcher: &Launcher) -> String {
+    let step = last.map(|status| format!(" after learner step {}", status.learner_steps));
+    format!(
+        "{death}{}; go on from the last checkpoint with: pmpo train --run-dir {} --resume",
+        step.unwrap_or_default(),
+        launcher.run_dir().display()
+    )
+}
+
+fn summarise(ended: Result<Option<RunOutcome>>, run_dir: &Path) -> Result<()> {
+    let outcome = ended?;
+    match outcome {
+        Some(outcome) => println!("{outcome}"),
+        None => println!("ended before the learner was ready"),
+    }
+    ensure!(run_dir.is_dir(), "run folder {} has vanished", run_dir.display());
+    println!("run folder: {}", run_dir.display());
+    Ok(())
+}
