@@ -9,7 +9,7 @@ use pmpo_service::telemetry::LogFormat;
 
 /// Distributed actor-learner reinforcement learning with PMPO.
 #[derive(Debug, Parser)]
-#[command(name = "pmpo", version, propagate_version = true)]
+#[command(name = "pmpo", version, propagate_version = true, args_override_self = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -115,22 +115,22 @@ impl Display {
 }
 
 impl State {
+    /// Takes the rates over windows of [`RATE_WINDOW`], and over what there is of the first.
     fn measure(&mut self, status: &RunStatus) {
         let Some((start, before)) = &self.window else {
             self.window = Some((Instant::now(), *status));
             return;
         };
-        let seconds = start.elapsed().as_secs_f64();
-        if seconds <= 0.0 {
+        let elapsed = start.elapsed();
+        let first = self.rates == (0.0, 0.0) && elapsed > RATE_WINDOW / 5;
+        if !first && elapsed < RATE_WINDOW {
             return;
         }
-        let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+        let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / elapsed.as_secs_f64();
         self.rates = (
             rate(status.environment_steps, before.environment_steps),
             rate(status.learner_steps, before.learner_steps),
         );
-        if start.elapsed() > RATE_WINDOW {
-            self.window = Some((Instant::now(), *status));
-        }
+        self.window = Some((Instant::now(), *status));
     }
 }
