@@ -1,0 +1,36 @@
+//! Names of the client's metrics; several writers or samplers of a process add up.
+
+use ::metrics::{Unit, describe_counter, describe_gauge};
+
+/// Items pushed and not yet acknowledged.
+pub const IN_FLIGHT_ITEMS: &str = "pmpo_replay_client_in_flight_items";
+/// Items acknowledged.
+pub const ACKNOWLEDGED_ITEMS: &str = "pmpo_replay_client_acknowledged_items_total";
+/// Batches received and not yet taken.
+pub const PREFETCHED_BATCHES: &str = "pmpo_replay_client_prefetched_batches";
+/// Connections lost, or not made.
+pub const CONNECTION_FAILURES: &str = "pmpo_replay_client_connection_failures_total";
+
+/// Registers the descriptions with the installed recorder.
+pub fn describe() {
+    describe_gauge!(
+        IN_FLIGHT_ITEMS,
+        Unit::Count,
+        "Items pushed and not yet acknowledged"
+    );
+    describe_counter!(
+        ACKNOWLEDGED_ITEMS,
+        Unit::Count,
+        "Items the replay service acknowledged"
+    );
+    describe_gauge!(
+        PREFETCHED_BATCHES,
+        Unit::Count,
+        "Batches received and not yet taken"
+    );
+    describe_counter!(
+        CONNECTION_FAILURES,
+        Unit::Count,
+        "Connections to the replay service lost or not made"
+    );
+}

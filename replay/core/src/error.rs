@@ -1,0 +1,53 @@
+//! What a table refuses.
+
+use pmpo_types::WriterId;
+use thiserror::Error;
+
+/// Why a table does not do what it was asked. Being blocked by the rate limiter is not among it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Error {
+    /// A configuration value that cannot work.
+    #[error("{field}: expected {expected}, got {got}")]
+    Config {
+        /// The field's name.
+        field: &'static str,
+        /// What would have been accepted.
+        expected: String,
+        /// The value.
+        got: String,
+    },
+    /// Items of another signature than the table's.
+    #[error("signature.{field}: expected {expected} as in the table, got {got}")]
+    Signature {
+        /// Path of the first part that differs.
+        field: String,
+        /// The table's.
+        expected: String,
+        /// The caller's.
+        got: String,
+    },
+    /// A batch that can never be drawn.
+    #[error("batch_size: expected 1 to {max} ({reason}), got {got}")]
+    BatchSize {
+        /// The largest batch.
+        max: u64,
+        /// What bounds it.
+        reason: &'static str,
+        /// The batch asked for.
+        got: usize,
+    },
+    /// Items that do not follow those the writer has stored.
+    #[error("first_sequence: expected at most {expected}, got {got}")]
+    Gap {
+        /// The next sequence number.
+        expected: u64,
+        /// The number of the first item.
+        got: u64,
+    },
+    /// The writer has not been opened, or was forgotten.
+    #[error("writer_id: expected an open writer, got {0}")]
+    UnknownWriter(WriterId),
+    /// As many writers are connected as the table keeps account of.
+    #[error("max_writers: {0} writers are connected, no more fit")]
+    TooManyWriters(usize),
+}
