@@ -8,10 +8,15 @@
 mod config;
 mod error;
 pub mod heads;
+mod linear;
+mod math;
+mod network;
+mod simd;
 pub mod snapshot;
 pub mod torso;
 
 pub use config::{Activation, HeadConfig, NetworkConfig};
 pub use error::{ConfigError, SnapshotError};
-pub use heads::GaussianHead;
+pub use heads::{GaussianHead, GaussianOutput};
+pub use network::PolicyNetwork;
 pub use snapshot::{NamedTensor, PolicySnapshot, PolicyWeights};

@@ -113,21 +113,31 @@ pub fn encode(
     network.validate()?;
     validate_sizes(observation_size, action_size)?;
     let expected = expected_tensors(network, observation_size, action_size);
-    let data: HashMap<&str, (&[usize], Vec<u8>)> = tensors
-        .iter()
-        .map(|t| (t.name.as_str(), (&t.shape[..], to_little_endian(&t.values))))
-        .collect();
-    let mut views = Vec::with_capacity(expected.len());
-    for (name, shape) in &expected {
-        let (got, bytes) = data
-            .get(name.as_str())
-            .ok_or_else(|| SnapshotError::tensor(name, format!("f32 {shape:?}"), "nothing"))?;
-        check_shape(name, shape, got)?;
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes)?;
-        from_little_endian(name, view.data())?;
-        views.push((name.as_str(), view));
-    }
     refuse_unknown(&expected, tensors.iter().map(|t| t.name.as_str()))?;
+    let given = Tensors::new(tensors);
+    let data = expected
+        .iter()
+        .map(|(name, shape)| {
+            let tensor = given.get(name)?;
+            check_shape(name, shape, &tensor.shape)?;
+            check_finite(name, &tensor.values)?;
+            Ok(tensor
+                .values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect())
+        })
+        .collect::<Result<Vec<Vec<u8>>, SnapshotError>>()?;
+    let views = expected
+        .iter()
+        .zip(&data)
+        .map(|((name, shape), data)| {
+            Ok((
+                name.as_str(),
+                TensorView::new(Dtype::F32, shape.clone(), data)?,
+            ))
+        })
+        .collect::<Result<Vec<_>, SnapshotError>>()?;
     let description = Description {
         network: network.clone(),
         observation_size,
@@ -165,7 +175,7 @@ pub fn decode(snapshot: &[u8]) -> Result<PolicyWeights, SnapshotError> {
     for (name, shape) in expected {
         let view = file
             .tensor(&name)
-            .map_err(|_| SnapshotError::tensor(&name, format!("f32 {shape:?}"), "nothing"))?;
+            .map_err(|_| SnapshotError::tensor(&name, "a tensor of this name", "none"))?;
         if view.dtype() != Dtype::F32 {
             return Err(SnapshotError::tensor(
                 &name,
@@ -174,7 +184,12 @@ pub fn decode(snapshot: &[u8]) -> Result<PolicyWeights, SnapshotError> {
             ));
         }
         check_shape(&name, &shape, view.shape())?;
-        let values = from_little_endian(&name, view.data())?;
+        let values: Vec<f32> = view
+            .data()
+            .chunks_exact(4)
+            .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of four")))
+            .collect();
+        check_finite(&name, &values)?;
         tensors.push(NamedTensor {
             name,
             shape,
@@ -187,6 +202,38 @@ pub fn decode(snapshot: &[u8]) -> Result<PolicyWeights, SnapshotError> {
         action_size,
         tensors,
     })
+}
+
+/// Tensors by name.
+pub(crate) struct Tensors<'a>(HashMap<&'a str, &'a NamedTensor>);
+
+impl<'a> Tensors<'a> {
+    pub(crate) fn new(tensors: &'a [NamedTensor]) -> Self {
+        Self(
+            tensors
+                .iter()
+                .map(|tensor| (tensor.name.as_str(), tensor))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Result<&'a NamedTensor, SnapshotError> {
+        self.0
+            .get(name)
+            .copied()
+            .ok_or_else(|| SnapshotError::tensor(name, "a tensor of this name", "none"))
+    }
+
+    /// Weight and bias of the linear layer `name`.
+    pub(crate) fn linear(
+        &self,
+        name: &str,
+    ) -> Result<(&'a NamedTensor, &'a NamedTensor), SnapshotError> {
+        Ok((
+            self.get(&format!("{name}.weight"))?,
+            self.get(&format!("{name}.bias"))?,
+        ))
+    }
 }
 
 fn check_shape(name: &str, expected: &[usize], got: &[usize]) -> Result<(), SnapshotError> {
@@ -212,20 +259,9 @@ fn refuse_unknown<'a>(
     Ok(())
 }
 
-fn to_little_endian(values: &[f32]) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect()
-}
-
-fn from_little_endian(name: &str, data: &[u8]) -> Result<Vec<f32>, SnapshotError> {
-    let values: Vec<f32> = data
-        .chunks_exact(4)
-        .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of four")))
-        .collect();
+fn check_finite(name: &str, values: &[f32]) -> Result<(), SnapshotError> {
     match values.iter().position(|value| !value.is_finite()) {
-        None => Ok(values),
+        None => Ok(()),
         Some(i) => {
             let got = format!("{} at element {i}", values[i]);
             Err(SnapshotError::tensor(name, "finite values", got))

@@ -7,9 +7,14 @@
 
 use std::f64::consts::LN_2;
 
+use rand::{Rng, RngExt};
+use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
-use crate::ConfigError;
+use crate::linear::Linear;
+use crate::math::{softplus, tanh};
+use crate::snapshot::Tensors;
+use crate::{ConfigError, SnapshotError};
 
 /// Configuration of the Gaussian head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,5 +67,70 @@ impl GaussianHead {
             return Err(ConfigError::new("head.init_std", expected, self.init_std));
         }
         Ok(())
+    }
+}
+
+/// The head with its weights and its output for one observation.
+#[derive(Clone, Debug)]
+pub(crate) struct GaussianNetwork {
+    config: GaussianHead,
+    /// Mean and standard deviation side by side: one pass over the features.
+    linear: Linear,
+    raw: Vec<f32>,
+    mean: Vec<f32>,
+    std: Vec<f32>,
+}
+
+impl GaussianNetwork {
+    pub(crate) fn new(config: &GaussianHead, tensors: &Tensors<'_>) -> Result<Self, SnapshotError> {
+        let (mean, std) = (tensors.linear("head.mean")?, tensors.linear("head.std")?);
+        let action_size = mean.1.values.len();
+        let linear = Linear::new(&[mean, std]);
+        Ok(Self {
+            config: config.clone(),
+            raw: vec![0.0; linear.padded_outputs()],
+            mean: vec![0.0; action_size],
+            std: vec![0.0; action_size],
+            linear,
+        })
+    }
+
+    /// Computes [`Self::output`] from the torso's features.
+    #[inline(always)]
+    pub(crate) fn forward<const FMA: bool>(&mut self, features: &[f32]) {
+        self.linear.forward::<FMA>(features, &mut self.raw);
+        let (mean, rest) = self.raw.split_at(self.mean.len());
+        self.mean.copy_from_slice(mean);
+        if self.config.tanh_mean {
+            self.mean
+                .iter_mut()
+                .for_each(|mean| *mean = tanh::<FMA>(*mean));
+        }
+        let (floor, scale) = (self.config.min_std as f32, self.config.std_scale() as f32);
+        for (std, raw) in self.std.iter_mut().zip(rest) {
+            *std = floor + scale * softplus(*raw);
+        }
+    }
+
+    pub(crate) fn output(&self) -> GaussianOutput<'_> {
+        GaussianOutput {
+            mean: &self.mean,
+            std: &self.std,
+        }
+    }
+
+    /// Draws an action, clipped to [-1, 1].
+    pub(crate) fn sample<R: Rng + ?Sized>(&self, rng: &mut R, action: &mut [f32]) {
+        for ((action, mean), std) in action.iter_mut().zip(&self.mean).zip(&self.std) {
+            let noise: f32 = rng.sample(StandardNormal);
+            *action = (mean + std * noise).clamp(-1.0, 1.0);
+        }
+    }
+
+    /// The most likely action, clipped to [-1, 1].
+    pub(crate) fn mode(&self, action: &mut [f32]) {
+        for (action, mean) in action.iter_mut().zip(&self.mean) {
+            *action = mean.clamp(-1.0, 1.0);
+        }
     }
 }

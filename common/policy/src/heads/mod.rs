@@ -5,4 +5,5 @@
 
 mod gaussian;
 
+pub(crate) use gaussian::GaussianNetwork;
 pub use gaussian::{GaussianHead, GaussianOutput};

@@ -1,0 +1,107 @@
+//! Inference at batch 1, without allocation: what an actor runs between two steps.
+
+use rand::Rng;
+
+use crate::heads::GaussianNetwork;
+use crate::simd::{self, Kernel};
+use crate::snapshot::Tensors;
+use crate::torso::Torso;
+use crate::{GaussianOutput, HeadConfig, PolicyWeights, SnapshotError, snapshot};
+
+/// A policy network ready to act.
+#[derive(Clone, Debug)]
+pub struct PolicyNetwork {
+    observation_size: usize,
+    action_size: usize,
+    torso: Torso,
+    head: GaussianNetwork,
+}
+
+impl PolicyNetwork {
+    /// Decodes a snapshot, see [`snapshot::decode`].
+    ///
+    /// # Errors
+    /// The bytes are no valid snapshot.
+    pub fn from_snapshot(snapshot: &[u8]) -> Result<Self, SnapshotError> {
+        Self::from_weights(&snapshot::decode(snapshot)?)
+    }
+
+    fn from_weights(weights: &PolicyWeights) -> Result<Self, SnapshotError> {
+        let tensors = Tensors::new(&weights.tensors);
+        let network = &weights.network;
+        let HeadConfig::Gaussian(head) = &network.head;
+        Ok(Self {
+            observation_size: weights.observation_size,
+            action_size: weights.action_size,
+            torso: Torso::new(network.activation, &network.hidden_sizes, &tensors)?,
+            head: GaussianNetwork::new(head, &tensors)?,
+        })
+    }
+
+    /// Length of an observation.
+    pub fn observation_size(&self) -> usize {
+        self.observation_size
+    }
+
+    /// Length of an action.
+    pub fn action_size(&self) -> usize {
+        self.action_size
+    }
+
+    /// The distribution over actions given `observation`.
+    ///
+    /// # Panics
+    /// If `observation` has not [`Self::observation_size`] elements.
+    pub fn forward(&mut self, observation: &[f32]) -> GaussianOutput<'_> {
+        assert_eq!(
+            observation.len(),
+            self.observation_size,
+            "length of the observation"
+        );
+        simd::dispatch(Forward {
+            network: self,
+            observation,
+        });
+        self.head.output()
+    }
+
+    /// Draws an action given `observation`, clipped to [-1, 1].
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn sample<R: Rng + ?Sized>(
+        &mut self,
+        observation: &[f32],
+        rng: &mut R,
+        action: &mut [f32],
+    ) {
+        assert_eq!(action.len(), self.action_size, "length of the action");
+        self.forward(observation);
+        self.head.sample(rng, action);
+    }
+
+    /// The most likely action given `observation`, clipped to [-1, 1].
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn mode(&mut self, observation: &[f32], action: &mut [f32]) {
+        assert_eq!(action.len(), self.action_size, "length of the action");
+        self.forward(observation);
+        self.head.mode(action);
+    }
+}
+
+struct Forward<'a> {
+    network: &'a mut PolicyNetwork,
+    observation: &'a [f32],
+}
+
+impl Kernel for Forward<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        self.network.torso.forward::<FMA>(self.observation);
+        self.network
+            .head
+            .forward::<FMA>(self.network.torso.features());
+    }
+}
