@@ -1,0 +1,196 @@
+//! The environment loop. Source: dm_control's `rl/control.py`.
+//!
+//! Differs from it where an error would otherwise pass silently: actions are checked against their
+//! bounds, and after a [`PhysicsError`](crate::PhysicsError) the next step starts a new episode.
+
+use std::fmt;
+
+use mujoco_rs::mujoco_c::mjMAXVAL;
+use pmpo_types::{ActionSpec, EnvironmentSpec, StepType, TimeStep};
+
+use crate::error::SuiteError;
+use crate::numpy::RandomState;
+use crate::observation::Observation;
+use crate::physics::Physics;
+use crate::task::{Setup, Task};
+
+/// One task of the suite, with its simulation and its random generator.
+pub struct Environment {
+    physics: Physics,
+    task: Box<dyn Task>,
+    random: RandomState,
+    observation: Observation,
+    spec: EnvironmentSpec,
+    substeps: usize,
+    /// Control steps until the time limit; infinite for none. Not always whole: see
+    /// [`EnvironmentSpec::step_limit`].
+    step_limit: f64,
+    step_count: usize,
+    reset_next_step: bool,
+}
+
+impl Environment {
+    pub(crate) fn new(
+        name: &'static str,
+        setup: Setup,
+        random: RandomState,
+    ) -> Result<Self, SuiteError> {
+        let Setup {
+            mut physics,
+            task,
+            timing,
+        } = setup;
+        let timestep = physics.timestep();
+        let substeps = match timing.control_timestep {
+            Some(control) => (control / timestep).round() as usize,
+            None => 1,
+        };
+        let control_timestep = timestep * substeps as f64;
+        let step_limit = timing.time_limit / control_timestep;
+        physics.reset().unwrap_or_default();
+        let spec = EnvironmentSpec {
+            task: name.to_owned(),
+            observation: Vec::new(),
+            action: action_spec(&physics),
+            control_timestep,
+            step_limit: step_limit.is_finite().then(|| step_limit.ceil() as usize),
+        };
+        let observation = Observation::default();
+        let mut environment = Self {
+            physics,
+            task,
+            random,
+            observation,
+            spec,
+            substeps,
+            step_limit,
+            step_count: 0,
+            reset_next_step: true,
+        };
+        environment.observe();
+        environment.spec.observation = environment.observation.fields().to_vec();
+        Ok(environment)
+    }
+
+    /// What the environment promises about its observations and actions.
+    pub fn spec(&self) -> &EnvironmentSpec {
+        &self.spec
+    }
+
+    /// Starts a new episode.
+    ///
+    /// # Errors
+    /// [`SuiteError::Physics`] if the initial state is invalid; another reset draws another one.
+    pub fn reset(&mut self) -> Result<TimeStep<'_>, SuiteError> {
+        self.reset_next_step = true;
+        // This forward pass only prepares the task's initialisation: dm_control, too, ignores what
+        // MuJoCo warns of here.
+        self.physics.reset().unwrap_or_default();
+        self.task
+            .initialize_episode(&mut self.physics, &mut self.random)?;
+        self.physics.after_reset()?;
+        self.reset_next_step = false;
+        self.step_count = 0;
+        self.observe();
+        let observation = self.observation.values();
+        Ok(TimeStep {
+            step_type: StepType::First,
+            reward: None,
+            discount: None,
+            observation,
+        })
+    }
+
+    /// Advances by one control step; after the last step of an episode, starts the next episode
+    /// and ignores the action.
+    ///
+    /// # Errors
+    /// [`SuiteError::ActionSize`] and [`SuiteError::ActionValue`] leave the state as it was.
+    /// [`SuiteError::Physics`] voids the episode: the next step, or a reset, starts another.
+    pub fn step(&mut self, action: &[f64]) -> Result<TimeStep<'_>, SuiteError> {
+        if self.reset_next_step {
+            return self.reset();
+        }
+        self.check(action)?;
+        self.physics.ctrl_mut().copy_from_slice(action);
+        if let Err(error) = self.physics.step(self.substeps) {
+            self.reset_next_step = true;
+            return Err(error.into());
+        }
+        self.step_count += 1;
+        let reward = self.task.reward(&self.physics);
+        let end = if self.step_count as f64 >= self.step_limit {
+            Some(1.0)
+        } else {
+            self.task.termination(&self.physics)
+        };
+        self.reset_next_step = end.is_some();
+        self.observe();
+        Ok(TimeStep {
+            step_type: if end.is_some() {
+                StepType::Last
+            } else {
+                StepType::Mid
+            },
+            reward: Some(reward),
+            discount: Some(end.unwrap_or(1.0)),
+            observation: self.observation.values(),
+        })
+    }
+
+    fn check(&self, action: &[f64]) -> Result<(), SuiteError> {
+        let ActionSpec { minimum, maximum } = &self.spec.action;
+        let (found, expected) = (action.len(), minimum.len());
+        if found != expected {
+            return Err(SuiteError::ActionSize { found, expected });
+        }
+        let bounds = minimum.iter().zip(maximum);
+        for (index, (&value, (&minimum, &maximum))) in action.iter().zip(bounds).enumerate() {
+            if !(minimum <= value && value <= maximum) {
+                return Err(SuiteError::ActionValue {
+                    index,
+                    value,
+                    minimum,
+                    maximum,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn observe(&mut self) {
+        let Self {
+            physics,
+            task,
+            observation,
+            ..
+        } = self;
+        observation.rewrite(|observation| task.observe(physics, observation));
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment")
+            .field("task", &self.spec.task)
+            .field("step_count", &self.step_count)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bounds of the controls; MuJoCo's largest value stands for none, as in dm_control.
+fn action_spec(physics: &Physics) -> ActionSpec {
+    let model = physics.model();
+    let bounds = model
+        .actuator_ctrlrange()
+        .iter()
+        .zip(model.actuator_ctrllimited());
+    let unlimited = [-mjMAXVAL, mjMAXVAL];
+    let bounds: Vec<[f64; 2]> = bounds
+        .map(|(range, limited)| if *limited { *range } else { unlimited })
+        .collect();
+    ActionSpec {
+        minimum: bounds.iter().map(|bound| bound[0]).collect(),
+        maximum: bounds.iter().map(|bound| bound[1]).collect(),
+    }
+}

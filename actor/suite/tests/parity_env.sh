@@ -1,0 +1,25 @@
+#!/bin/sh
+# Makes the private Python environment with dm_control that the parity test compares with.
+# Idempotent: does nothing when the environment is complete.
+set -eu
+
+root=$(cd "$(dirname "$0")/../../.." && pwd)
+environment="$root/third_party/venv-parity"
+# NumPy and SciPy are pinned, too: their elementary functions are part of what is compared.
+packages="dm_control==1.0.50 mujoco==3.17.0 numpy==2.4.6 scipy==1.17.1"
+stamp="$environment/complete"
+
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$packages" ]; then
+  exit 0
+fi
+rm -rf "$environment"
+if ! python3 -m venv "$environment"; then
+  echo "parity_env: python3 -m venv failed; on Debian install python3-venv" >&2
+  exit 1
+fi
+# shellcheck disable=SC2086 # one argument a package
+if ! "$environment/bin/python" -m pip install --quiet --disable-pip-version-check $packages; then
+  echo "parity_env: pip could not install $packages" >&2
+  exit 1
+fi
+echo "$packages" > "$stamp"
