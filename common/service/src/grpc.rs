@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -53,6 +55,12 @@ pub fn server() -> Server {
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+}
+
+/// The connections of `listener`, for a [`server`]: those it did not bind itself, tonic leaves with
+/// Nagle's algorithm on.
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 #[cfg(test)]
