@@ -1,1 +1,28 @@
-//! Placeholder.
+//! Actors and evaluators: environments stepped with the newest policy.
+//!
+//! An actor's environments each have a thread: the policy's forward pass, the simulation, the n-step
+//! adder and the hand-over to a replay writer happen there, one after another. Sockets (weights,
+//! reports, the writers' connections) live on tokio and reach a thread through bounded or latest-wins
+//! channels. An evaluator is an actor without an adder: it acts with the mode of the policy.
+
+pub mod adder;
+mod canonical;
+mod collector;
+mod config;
+mod environment_loop;
+mod error;
+pub mod evaluator;
+pub mod insertion;
+pub mod metrics;
+mod reports;
+mod run;
+mod run_info;
+#[cfg(test)]
+mod testing;
+mod threads;
+pub mod weights;
+
+pub use config::{ActorConfig, ConfigError, EvaluatorConfig};
+pub use error::ActorError;
+pub use evaluator::{EvaluationResult, evaluate};
+pub use run::{Addresses, run};

@@ -1,0 +1,184 @@
+//! From an environment's steps to batches in the sink: adder, batch, sink. Every step of a whole
+//! episode becomes exactly one transition; a batch leaves when it is full, and at the end of an
+//! episode.
+
+use std::time::Duration;
+
+use pmpo_replay_client::ClientError;
+
+use crate::ActorError;
+use crate::adder::{NStepAdder, Step};
+use crate::insertion::{TransitionBatch, TransitionSink};
+
+#[derive(Debug)]
+pub(crate) struct Collector<S> {
+    adder: NStepAdder,
+    batch: TransitionBatch,
+    batch_items: usize,
+    sink: S,
+}
+
+impl<S: TransitionSink> Collector<S> {
+    pub(crate) fn new(
+        adder: NStepAdder,
+        batch: TransitionBatch,
+        batch_items: usize,
+        sink: S,
+    ) -> Self {
+        Self {
+            adder,
+            batch,
+            batch_items,
+            sink,
+        }
+    }
+
+    /// An episode has begun.
+    pub(crate) fn first(&mut self, observation: &[f32]) {
+        self.adder.first(observation);
+    }
+
+    /// A valid step was taken. May block in the sink.
+    pub(crate) fn step(&mut self, step: Step<'_>) -> Result<(), ActorError> {
+        self.adder
+            .add(step, |transition| self.batch.push(transition));
+        if step.last || self.batch.len() >= self.batch_items {
+            self.hand_over()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The episode has diverged; returns how many of its steps are dropped.
+    pub(crate) fn diverged(&mut self) -> usize {
+        self.adder.discard()
+    }
+
+    /// No more steps will come: inserts the open ones as if a time limit had ended the episode, and
+    /// waits until everything is stored, at most for `grace`.
+    pub(crate) fn finish(mut self, grace: Duration) -> Result<(), ActorError> {
+        self.adder
+            .truncate(|transition| self.batch.push(transition));
+        match self.hand_over().and_then(|()| Ok(self.sink.flush(grace)?)) {
+            Err(ActorError::Replay(
+                error @ (ClientError::Shutdown | ClientError::Deadline { .. }),
+            )) => {
+                tracing::warn!(%error, "stopped before the replay had stored every transition");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn hand_over(&mut self) -> Result<(), ActorError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        Ok(self.sink.push(self.batch.take()?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pmpo_types::{ColumnBatch, PolicyVersion};
+    use std::sync::mpsc;
+
+    struct ChannelSink(mpsc::Sender<ColumnBatch>, Result<(), ClientError>);
+
+    impl TransitionSink for ChannelSink {
+        fn push(&mut self, batch: ColumnBatch) -> Result<(), ClientError> {
+            self.0.send(batch).map_err(|_| ClientError::Shutdown)
+        }
+
+        fn flush(&mut self, _: Duration) -> Result<(), ClientError> {
+            self.1.clone()
+        }
+    }
+
+    fn collector(
+        flush: Result<(), ClientError>,
+    ) -> (Collector<ChannelSink>, mpsc::Receiver<ColumnBatch>) {
+        let (sender, receiver) = mpsc::channel();
+        let adder = NStepAdder::new(3, 0.99);
+        let batch = TransitionBatch::new(1, 1);
+        (
+            Collector::new(adder, batch, 4, ChannelSink(sender, flush)),
+            receiver,
+        )
+    }
+
+    fn steps(collector: &mut Collector<ChannelSink>, n: usize, ends: bool) {
+        for i in 0..n {
+            let step = Step {
+                action: &[0.0],
+                policy_version: PolicyVersion(1),
+                reward: 1.0,
+                discount: 1.0,
+                next_observation: &[i as f32],
+                last: ends && i + 1 == n,
+            };
+            collector.step(step).unwrap();
+        }
+    }
+
+    fn lengths(receiver: &mpsc::Receiver<ColumnBatch>) -> Vec<usize> {
+        receiver.try_iter().map(|batch| batch.len()).collect()
+    }
+
+    #[test]
+    fn batches_leave_when_full_and_at_the_end_of_an_episode() {
+        let (mut collector, receiver) = collector(Ok(()));
+        collector.first(&[0.0]);
+        steps(&mut collector, 10, true);
+        assert_eq!(
+            lengths(&receiver),
+            [4, 6],
+            "8 are complete at step 10, and two follow at the end"
+        );
+        collector.first(&[0.0]);
+        steps(&mut collector, 1, true);
+        assert_eq!(lengths(&receiver), [1]);
+    }
+
+    #[test]
+    fn stopping_inserts_the_steps_of_the_unfinished_episode() {
+        let (mut collector, receiver) = collector(Ok(()));
+        collector.first(&[0.0]);
+        steps(&mut collector, 5, false);
+        assert!(lengths(&receiver).is_empty());
+        collector.finish(Duration::ZERO).unwrap();
+        assert_eq!(lengths(&receiver), [5]);
+    }
+
+    #[test]
+    fn a_divergent_episode_keeps_only_what_was_complete() {
+        let (mut collector, receiver) = collector(Ok(()));
+        collector.first(&[0.0]);
+        steps(&mut collector, 5, false);
+        assert_eq!(collector.diverged(), 2);
+        collector.first(&[0.0]);
+        steps(&mut collector, 2, true);
+        assert_eq!(
+            lengths(&receiver),
+            [5],
+            "three of the divergent episode and two of the next"
+        );
+    }
+
+    #[test]
+    fn a_replay_that_is_away_does_not_keep_a_stopping_actor() {
+        let (collector, _receiver) = collector(Err(ClientError::Deadline { unacknowledged: 3 }));
+        collector.finish(Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_refusal_ends_the_actor() {
+        let refused = ClientError::Protocol("no".to_owned());
+        let (collector, _receiver) = self::collector(Err(refused));
+        assert!(matches!(
+            collector.finish(Duration::ZERO),
+            Err(ActorError::Replay(_))
+        ));
+    }
+}

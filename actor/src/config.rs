@@ -1,0 +1,215 @@
+//! Configuration of actors and evaluators.
+
+use std::time::Duration;
+
+use pmpo_replay_client::WriterConfig;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A value that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{field}: expected {expected}, got {got}")]
+pub struct ConfigError {
+    field: &'static str,
+    expected: String,
+    got: String,
+}
+
+impl ConfigError {
+    fn check(
+        holds: bool,
+        field: &'static str,
+        expected: impl Into<String>,
+        got: impl ToString,
+    ) -> Result<(), Self> {
+        if holds {
+            return Ok(());
+        }
+        Err(Self {
+            field,
+            expected: expected.into(),
+            got: got.to_string(),
+        })
+    }
+}
+
+/// How an actor acts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ActorConfig {
+    /// Environments in the process, each with its thread and its writer.
+    pub environments: usize,
+    /// Transitions an environment gathers before it hands them to its writer; at the end of an
+    /// episode it hands over what there is.
+    pub insert_batch_items: usize,
+    /// Finished episodes waiting to be reported to the learner; beyond it reports are dropped and
+    /// counted, for they are only for display.
+    pub report_queue_episodes: usize,
+    /// How long a process that is told to stop waits for its transitions to be stored.
+    pub shutdown_grace_s: f64,
+    /// Insertion into the replay.
+    pub writer: WriterConfig,
+}
+
+impl Default for ActorConfig {
+    fn default() -> Self {
+        Self {
+            environments: 1,
+            insert_batch_items: 32,
+            report_queue_episodes: 64,
+            shutdown_grace_s: 2.0,
+            writer: WriterConfig::default(),
+        }
+    }
+}
+
+impl ActorConfig {
+    /// Refuses values that cannot work.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the field and the value.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::check(
+            (1..=1024).contains(&self.environments),
+            "environments",
+            "1 to 1024",
+            self.environments,
+        )?;
+        self.writer.validate().map_err(|error| ConfigError {
+            field: "writer",
+            expected: "a usable writer".to_owned(),
+            got: error.to_string(),
+        })?;
+        let most = self.writer.max_in_flight_items;
+        ConfigError::check(
+            (1..=most).contains(&self.insert_batch_items),
+            "insert_batch_items",
+            format!("1 to writer.max_in_flight_items = {most}"),
+            self.insert_batch_items,
+        )?;
+        ConfigError::check(
+            self.report_queue_episodes > 0,
+            "report_queue_episodes",
+            "at least 1",
+            self.report_queue_episodes,
+        )?;
+        ConfigError::check(
+            (0.0..=3600.0).contains(&self.shutdown_grace_s),
+            "shutdown_grace_s",
+            "0 to 3600 seconds",
+            self.shutdown_grace_s,
+        )
+    }
+
+    pub(crate) fn shutdown_grace(&self) -> Duration {
+        Duration::from_secs_f64(self.shutdown_grace_s)
+    }
+}
+
+/// How an evaluator evaluates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluatorConfig {
+    /// Episodes of an evaluation.
+    pub episodes: usize,
+    /// Learner steps between evaluations, as recorded in the snapshots; the initial policy is
+    /// evaluated too.
+    pub period_learner_steps: u64,
+    /// Threads that share the episodes of an evaluation, each with its environment.
+    pub threads: usize,
+}
+
+impl Default for EvaluatorConfig {
+    fn default() -> Self {
+        Self {
+            episodes: 10,
+            period_learner_steps: 1000,
+            threads: 1,
+        }
+    }
+}
+
+impl EvaluatorConfig {
+    /// Refuses values that cannot work.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the field and the value.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::check(
+            (1..=100_000).contains(&self.episodes),
+            "episodes",
+            "1 to 100000",
+            self.episodes,
+        )?;
+        ConfigError::check(
+            self.period_learner_steps > 0,
+            "period_learner_steps",
+            "at least 1",
+            self.period_learner_steps,
+        )?;
+        ConfigError::check(
+            (1..=self.episodes).contains(&self.threads),
+            "threads",
+            format!("1 to episodes = {}", self.episodes),
+            self.threads,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_cannot_work_and_quotes_it() {
+        assert_eq!(ActorConfig::default().validate(), Ok(()));
+        assert_eq!(EvaluatorConfig::default().validate(), Ok(()));
+        let actor = |change: fn(&mut ActorConfig)| {
+            let mut config = ActorConfig::default();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        let evaluator = |change: fn(&mut EvaluatorConfig)| {
+            let mut config = EvaluatorConfig::default();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        let cases = [
+            (
+                actor(|c| c.environments = 0),
+                "environments: expected 1 to 1024, got 0",
+            ),
+            (
+                actor(|c| c.insert_batch_items = 300),
+                "insert_batch_items: expected 1 to writer.max_in_flight_items = 256, got 300",
+            ),
+            (
+                actor(|c| c.writer.max_in_flight_items = 0),
+                "writer: expected a usable writer, got max_in_flight_items: expected at least 1, got 0",
+            ),
+            (
+                actor(|c| c.report_queue_episodes = 0),
+                "report_queue_episodes: expected at least 1, got 0",
+            ),
+            (
+                actor(|c| c.shutdown_grace_s = f64::NAN),
+                "shutdown_grace_s: expected 0 to 3600 seconds, got NaN",
+            ),
+            (
+                evaluator(|c| c.episodes = 0),
+                "episodes: expected 1 to 100000, got 0",
+            ),
+            (
+                evaluator(|c| c.period_learner_steps = 0),
+                "period_learner_steps: expected at least 1, got 0",
+            ),
+            (
+                evaluator(|c| c.threads = 11),
+                "threads: expected 1 to episodes = 10, got 11",
+            ),
+        ];
+        for (message, expected) in cases {
+            assert_eq!(message, expected);
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! One environment's thread: act with the newest policy, step, collect; report each episode.
+//!
+//! Follows `acme/environment_loop.py`. An episode whose simulation diverges is void: it is counted,
+//! its open steps are dropped, and a new one begins.
+
+use std::time::Duration;
+
+use ::metrics::{Counter, Gauge, counter, gauge};
+use pmpo_proto::v1;
+use pmpo_suite::{Environment, SuiteError};
+use pmpo_types::TimeStep;
+use rand_chacha::ChaCha8Rng;
+use tokio_util::sync::CancellationToken;
+
+use crate::adder::Step;
+use crate::canonical::{ActionScale, narrow};
+use crate::collector::Collector;
+use crate::insertion::TransitionSink;
+use crate::reports::EpisodeReports;
+use crate::weights::{Policy, WeightsSource};
+use crate::{ActorError, metrics};
+
+/// Divergent episodes in a row after which the task is taken to be broken.
+const MAX_DIVERGENCES: usize = 100;
+
+/// What an environment's thread works with.
+pub(crate) struct EnvironmentLoop<W, S> {
+    pub(crate) actor: String,
+    pub(crate) environment: Environment,
+    pub(crate) weights: W,
+    pub(crate) collector: Collector<S>,
+    pub(crate) rng: ChaCha8Rng,
+    pub(crate) episodes: EpisodeReports,
+    pub(crate) shutdown: CancellationToken,
+    /// How long the sink may take to store what is left at the end.
+    pub(crate) grace: Duration,
+}
+
+/// How an episode ended.
+enum Ending {
+    Finished(v1::ReportEpisodeRequest),
+    Diverged(String),
+    Interrupted,
+}
+
+/// Buffers and counters of the loop.
+struct Workspace {
+    scale: ActionScale,
+    observation: Vec<f32>,
+    action: Vec<f32>,
+    steps: Counter,
+    episodes: Counter,
+    episode_return: Gauge,
+}
+
+impl<W: WeightsSource, S: TransitionSink> EnvironmentLoop<W, S> {
+    /// Acts until told to stop, then leaves nothing unstored that can be stored in time.
+    pub(crate) fn run(mut self) -> Result<(), ActorError> {
+        let Some(mut policy) = self.weights.wait() else {
+            return Ok(());
+        };
+        let spec = self.environment.spec();
+        let mut workspace = Workspace {
+            scale: ActionScale::new(&spec.action),
+            observation: Vec::with_capacity(spec.observation_size()),
+            action: vec![0.0; spec.action_size()],
+            steps: counter!(metrics::ENVIRONMENT_STEPS),
+            episodes: counter!(metrics::EPISODES),
+            episode_return: gauge!(metrics::EPISODE_RETURN),
+        };
+        let mut divergences = 0;
+        loop {
+            match self.episode(&mut policy, &mut workspace) {
+                Ok(Ending::Finished(report)) => {
+                    divergences = 0;
+                    workspace.episodes.increment(1);
+                    workspace.episode_return.set(report.episode_return);
+                    self.episodes.report(report);
+                }
+                Ok(Ending::Diverged(error)) => {
+                    divergences += 1;
+                    self.void_episode(&error);
+                    if divergences == MAX_DIVERGENCES {
+                        return Err(ActorError::Divergence {
+                            attempts: divergences,
+                            error,
+                        });
+                    }
+                }
+                Ok(Ending::Interrupted) => break,
+                // A push that was blocked when the time to stop came; its batch is lost, and logged.
+                Err(ActorError::Replay(pmpo_replay_client::ClientError::Shutdown)) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.collector.finish(self.grace)
+    }
+
+    fn episode(
+        &mut self,
+        policy: &mut Policy,
+        workspace: &mut Workspace,
+    ) -> Result<Ending, ActorError> {
+        let Workspace {
+            scale,
+            observation,
+            action,
+            steps,
+            ..
+        } = workspace;
+        match valid(self.environment.reset(), observation)? {
+            Ok(_) => self.collector.first(observation),
+            Err(divergence) => return Ok(Ending::Diverged(divergence)),
+        }
+        let (mut episode_return, mut length) = (0.0, 0);
+        loop {
+            if self.shutdown.is_cancelled() {
+                return Ok(Ending::Interrupted);
+            }
+            if let Some(newer) = self.weights.newer() {
+                *policy = newer;
+            }
+            policy.network.sample(observation, &mut self.rng, action);
+            let step = self.environment.step(scale.scale(action));
+            let (reward, discount, last) = match valid(step, observation)? {
+                Ok(outcome) => outcome,
+                Err(divergence) => return Ok(Ending::Diverged(divergence)),
+            };
+            episode_return += reward;
+            length += 1;
+            steps.increment(1);
+            self.collector.step(Step {
+                action,
+                policy_version: policy.version,
+                reward,
+                discount,
+                next_observation: observation,
+                last,
+            })?;
+            if last {
+                return Ok(Ending::Finished(v1::ReportEpisodeRequest {
+                    actor: self.actor.clone(),
+                    episode_return,
+                    length,
+                    policy_version: policy.version.0,
+                }));
+            }
+        }
+    }
+
+    fn void_episode(&mut self, error: &str) {
+        let dropped = self.collector.diverged();
+        counter!(metrics::DIVERGENT_EPISODES).increment(1);
+        counter!(metrics::DISCARDED_STEPS).increment(dropped as u64);
+        tracing::warn!(
+            error,
+            dropped_steps = dropped,
+            "an episode diverged and is void"
+        );
+    }
+}
+
+/// Reward, discount and whether the episode ended; a reset has none of them: 0, 1 and no.
+pub(crate) type Outcome = (f64, f64, bool);
+
+/// Takes a time step's observation over, or tells why the episode is void: the physics diverged, or
+/// a number left the range of `f32`.
+pub(crate) fn valid(
+    step: Result<TimeStep<'_>, SuiteError>,
+    observation: &mut Vec<f32>,
+) -> Result<Result<Outcome, String>, SuiteError> {
+    let step = match step {
+        Ok(step) => step,
+        Err(SuiteError::Physics(error)) => return Ok(Err(error.to_string())),
+        Err(error) => return Err(error),
+    };
+    let (reward, discount) = (step.reward.unwrap_or(0.0), step.discount.unwrap_or(1.0));
+    if !narrow(step.observation, observation) {
+        return Ok(Err("an observation is not finite in f32".to_owned()));
+    }
+    if !(reward as f32).is_finite() {
+        return Ok(Err(format!("the reward is {reward}")));
+    }
+    Ok(Ok((reward, discount, step.is_last())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use pmpo_replay_client::ClientError;
+    use pmpo_types::{ColumnBatch, transition};
+    use rand_chacha::rand_core::SeedableRng;
+
+    use super::*;
+    use crate::adder::NStepAdder;
+    use crate::insertion::TransitionBatch;
+    use crate::testing::{Script, policy};
+
+    struct ChannelSink(Sender<ColumnBatch>);
+
+    impl TransitionSink for ChannelSink {
+        fn push(&mut self, batch: ColumnBatch) -> Result<(), ClientError> {
+            self.0.send(batch).map_err(|_| ClientError::Shutdown)
+        }
+
+        fn flush(&mut self, _: Duration) -> Result<(), ClientError> {
+            Ok(())
+        }
+    }
+
+    /// Acts for `steps` steps on cartpole swingup, with policy version 1 and, from step `switch` on,
+    /// version 2.
+    fn act(
+        steps: usize,
+        switch: usize,
+    ) -> (
+        Receiver<ColumnBatch>,
+        tokio::sync::mpsc::Receiver<v1::ReportEpisodeRequest>,
+    ) {
+        let environment = pmpo_suite::load("cartpole-swingup", 5).unwrap();
+        let (observations, actions) = (
+            environment.spec().observation_size(),
+            environment.spec().action_size(),
+        );
+        let shutdown = CancellationToken::new();
+        let mut weights = Script::new(&shutdown);
+        weights.first = Some(policy(environment.spec(), 1, 0));
+        weights
+            .later
+            .insert(switch, policy(environment.spec(), 2, 100));
+        weights.steps = steps;
+        let (sender, batches) = channel();
+        let batch = TransitionBatch::new(observations, actions);
+        let adder = NStepAdder::new(3, 0.99);
+        let (episodes, reports) = EpisodeReports::new(8);
+        let work = EnvironmentLoop {
+            actor: "actor-0".to_owned(),
+            environment,
+            weights,
+            collector: Collector::new(adder, batch, 32, ChannelSink(sender)),
+            rng: ChaCha8Rng::seed_from_u64(3),
+            episodes,
+            shutdown,
+            grace: Duration::ZERO,
+        };
+        work.run().unwrap();
+        (batches, reports)
+    }
+
+    fn versions(batches: &[ColumnBatch]) -> Vec<i64> {
+        batches
+            .iter()
+            .flat_map(|batch| batch.columns()[transition::POLICY_VERSION].chunks_exact(8))
+            .map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn every_step_becomes_one_transition_of_the_version_that_acted() {
+        let (batches, mut reports) = act(1500, 600);
+        let batches: Vec<_> = batches.iter().collect();
+        let versions = versions(&batches);
+        assert_eq!(versions.len(), 1500);
+        assert!(versions[..600].iter().all(|version| *version == 1));
+        assert!(versions[600..].iter().all(|version| *version == 2));
+
+        let report = reports.try_recv().unwrap();
+        assert_eq!((report.length, report.policy_version), (1000, 2));
+        assert!((0.0..1000.0).contains(&report.episode_return));
+        assert!(
+            reports.try_recv().is_err(),
+            "the second episode did not finish"
+        );
+    }
+
+    #[test]
+    fn the_same_seeds_give_the_same_experience() {
+        let experience = || act(300, 200).0.iter().collect::<Vec<_>>();
+        let first = experience();
+        assert!(!first.is_empty());
+        assert_eq!(first, experience());
+    }
+
+    #[test]
+    fn without_a_policy_nothing_happens() {
+        let environment = pmpo_suite::load("cartpole-swingup", 5).unwrap();
+        let shutdown = CancellationToken::new();
+        let (sender, batches) = channel();
+        let work = EnvironmentLoop {
+            actor: "actor-0".to_owned(),
+            environment,
+            weights: Script::new(&shutdown),
+            collector: Collector::new(
+                NStepAdder::new(3, 0.99),
+                TransitionBatch::new(5, 1),
+                32,
+                ChannelSink(sender),
+            ),
+            rng: ChaCha8Rng::seed_from_u64(3),
+            episodes: EpisodeReports::new(8).0,
+            shutdown,
+            grace: Duration::ZERO,
+        };
+        work.run().unwrap();
+        assert_eq!(batches.iter().count(), 0);
+    }
+
+    #[test]
+    fn steps_that_cannot_be_learned_from_void_the_episode() {
+        let step = |reward, observation| {
+            Ok(TimeStep {
+                step_type: pmpo_types::StepType::Mid,
+                reward: Some(reward),
+                discount: Some(1.0),
+                observation,
+            })
+        };
+        let mut observation = Vec::new();
+        assert_eq!(
+            valid(step(0.5, &[1.0]), &mut observation).unwrap(),
+            Ok((0.5, 1.0, false))
+        );
+        assert_eq!(observation, [1.0]);
+        for bad in [
+            step(f64::NAN, &[1.0]),
+            step(1e300, &[1.0]),
+            step(0.0, &[f64::INFINITY]),
+        ] {
+            assert!(valid(bad, &mut observation).unwrap().is_err());
+        }
+        let broken = SuiteError::ActionSize {
+            found: 1,
+            expected: 2,
+        };
+        assert!(
+            valid(Err(broken), &mut observation).is_err(),
+            "not every error is a divergence"
+        );
+    }
+}

@@ -1,0 +1,88 @@
+//! What ends an actor or an evaluator. Lost connections do not.
+
+use std::io;
+
+use pmpo_proto::WireError;
+use pmpo_replay_client::ClientError;
+use pmpo_service::grpc::AddressError;
+use pmpo_suite::SuiteError;
+use pmpo_types::ColumnError;
+use thiserror::Error;
+use tonic::{Code, Status};
+
+use crate::ConfigError;
+
+/// Why an actor or an evaluator cannot go on.
+#[derive(Debug, Error)]
+pub enum ActorError {
+    /// The configuration cannot be used.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// The address of the learner is not `host:port`.
+    #[error("learner: {0}")]
+    Address(#[from] AddressError),
+    /// The learner will not have us, however often it is asked.
+    #[error("the learner refused {call}: {message} ({code:?})")]
+    Refused {
+        /// The call.
+        call: &'static str,
+        /// The gRPC code.
+        code: Code,
+        /// The learner's message.
+        message: String,
+    },
+    /// What the learner says about its run cannot be.
+    #[error("the learner's answer: {0}")]
+    Answer(#[from] WireError),
+    /// The learner's environment is not the one of that name here.
+    #[error(
+        "the learner's `{task}` has other observations or actions than this program's; \
+         run the same version everywhere"
+    )]
+    Spec {
+        /// The task.
+        task: String,
+    },
+    /// The simulation.
+    #[error("{0}")]
+    Suite(#[from] SuiteError),
+    /// No valid episode comes about.
+    #[error("{attempts} episodes in a row diverged; the last: {error}")]
+    Divergence {
+        /// Episodes in a row.
+        attempts: usize,
+        /// What ended the last one.
+        error: String,
+    },
+    /// Transitions that may not be inserted.
+    #[error("transitions: {0}")]
+    Columns(#[from] ColumnError),
+    /// The replay's client.
+    #[error("replay: {0}")]
+    Replay(#[from] ClientError),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Spawn(#[source] io::Error),
+    /// A thread or task of ours has panicked.
+    #[error("{0} panicked")]
+    Panicked(String),
+}
+
+impl ActorError {
+    /// The refusal in `status`, unless trying again can help.
+    pub(crate) fn refusal(call: &'static str, status: &Status) -> Option<Self> {
+        let permanent = matches!(
+            status.code(),
+            Code::InvalidArgument
+                | Code::FailedPrecondition
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::Unimplemented
+        );
+        permanent.then(|| Self::Refused {
+            call,
+            code: status.code(),
+            message: status.message().to_owned(),
+        })
+    }
+}

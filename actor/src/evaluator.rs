@@ -1,0 +1,339 @@
+//! Evaluation: returns of whole episodes with the mode of the policy. [`evaluate`] for one policy;
+//! [`run`] as a role that follows a learner.
+
+use std::time::Instant;
+
+use ::metrics::{counter, gauge};
+use pmpo_policy::PolicyNetwork;
+use pmpo_proto::v1;
+use pmpo_service::grpc;
+use pmpo_suite::Environment;
+use pmpo_types::{Role, derive_seed};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::canonical::ActionScale;
+use crate::environment_loop::valid;
+use crate::reports::report_evaluations;
+use crate::run_info::RunInfo;
+use crate::threads::Crew;
+use crate::weights::{Policy, WeightsSource, subscribe};
+use crate::{ActorError, EvaluatorConfig, metrics};
+
+/// Evaluations waiting to be reported; the evaluator waits beyond it, for none may be lost.
+const REPORT_QUEUE_EVALUATIONS: usize = 4;
+
+/// Returns of an evaluation's episodes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvaluationResult {
+    /// Return of each episode.
+    pub returns: Vec<f64>,
+    /// Their mean.
+    pub mean: f64,
+    /// Their population standard deviation.
+    pub std: f64,
+}
+
+impl EvaluationResult {
+    fn new(returns: Vec<f64>) -> Self {
+        let n = returns.len() as f64;
+        let mean = returns.iter().sum::<f64>() / n;
+        let variance = returns
+            .iter()
+            .map(|value| (value - mean).powi(2))
+            .sum::<f64>()
+            / n;
+        Self {
+            returns,
+            mean,
+            std: variance.sqrt(),
+        }
+    }
+}
+
+/// Runs `episodes` episodes with the mode of the policy. Episodes that diverge are void and repeated.
+///
+/// # Errors
+/// The environment fails, or more than `episodes` episodes diverge.
+///
+/// # Panics
+/// If `episodes` is 0, or the sizes of policy and environment differ.
+pub fn evaluate(
+    policy: &mut PolicyNetwork,
+    environment: &mut Environment,
+    episodes: usize,
+) -> Result<EvaluationResult, ActorError> {
+    assert!(episodes > 0, "an evaluation has at least one episode");
+    Ok(EvaluationResult::new(returns(
+        policy,
+        environment,
+        episodes,
+    )?))
+}
+
+fn returns(
+    policy: &mut PolicyNetwork,
+    environment: &mut Environment,
+    episodes: usize,
+) -> Result<Vec<f64>, ActorError> {
+    let mut returns = Vec::with_capacity(episodes);
+    let mut divergences = 0;
+    while returns.len() < episodes {
+        match episode(policy, environment)? {
+            Ok(value) => returns.push(value),
+            Err(error) => {
+                divergences += 1;
+                counter!(metrics::DIVERGENT_EPISODES).increment(1);
+                tracing::warn!(error, "an evaluation's episode diverged and is repeated");
+                if divergences > episodes {
+                    return Err(ActorError::Divergence {
+                        attempts: divergences,
+                        error,
+                    });
+                }
+            }
+        }
+    }
+    Ok(returns)
+}
+
+/// The return of one episode, or why it is void.
+fn episode(
+    policy: &mut PolicyNetwork,
+    environment: &mut Environment,
+) -> Result<Result<f64, String>, ActorError> {
+    let mut scale = ActionScale::new(&environment.spec().action);
+    let mut action = vec![0.0; environment.spec().action_size()];
+    let mut observation = Vec::new();
+    if let Err(divergence) = valid(environment.reset(), &mut observation)? {
+        return Ok(Err(divergence));
+    }
+    let mut episode_return = 0.0;
+    loop {
+        policy.mode(&observation, &mut action);
+        match valid(environment.step(scale.scale(&action)), &mut observation)? {
+            Ok((reward, _, false)) => episode_return += reward,
+            Ok((reward, _, true)) => return Ok(Ok(episode_return + reward)),
+            Err(divergence) => return Ok(Err(divergence)),
+        }
+    }
+}
+
+/// As [`evaluate`], the episodes divided among the environments, a thread each.
+fn evaluate_in_parallel(
+    policy: &PolicyNetwork,
+    environments: &mut [Environment],
+    episodes: usize,
+) -> Result<EvaluationResult, ActorError> {
+    let threads = environments.len();
+    let parts = std::thread::scope(|scope| {
+        let workers: Vec<_> = environments
+            .iter_mut()
+            .enumerate()
+            .map(|(i, environment)| {
+                let share = episodes / threads + usize::from(i < episodes % threads);
+                let mut policy = policy.clone();
+                scope.spawn(move || returns(&mut policy, environment, share))
+            })
+            .collect();
+        let panicked = |_| Err(ActorError::Panicked("an evaluation's thread".to_owned()));
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(panicked))
+            .collect()
+    });
+    let parts: Result<Vec<Vec<f64>>, ActorError> = parts;
+    Ok(EvaluationResult::new(parts?.concat()))
+}
+
+/// Follows the learner at `learner` (`host:port`) and evaluates its policy each period of learner
+/// steps, until `shutdown`.
+///
+/// # Errors
+/// The configuration, the task or the learner cannot be used; an absent learner is waited for.
+pub async fn run(
+    config: EvaluatorConfig,
+    learner: &str,
+    index: u64,
+    shutdown: CancellationToken,
+) -> Result<(), ActorError> {
+    metrics::describe();
+    config.validate()?;
+    let channel = grpc::connect_lazy(learner)?;
+    let Some(run) = RunInfo::get(&channel, &shutdown).await? else {
+        return Ok(());
+    };
+    let environments = (0..config.threads)
+        .map(|thread| {
+            let number = index * config.threads as u64 + thread as u64;
+            run.environment(derive_seed(run.seed, Role::Evaluator, number))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let name = format!("evaluator-{index}");
+    tracing::info!(
+        run = run.run_id,
+        task = run.task,
+        threads = config.threads,
+        "evaluating"
+    );
+
+    let shutdown = shutdown.child_token();
+    let mut crew = Crew::new(shutdown.clone());
+    let spec = environments[0].spec();
+    let (weights, subscription) = subscribe(channel.clone(), name.clone(), spec, &shutdown);
+    crew.task(subscription);
+    let (reports, queue) = mpsc::channel(REPORT_QUEUE_EVALUATIONS);
+    crew.task(report_evaluations(channel, queue, shutdown.clone()));
+    let follower = Follower {
+        name: name.clone(),
+        config,
+        weights,
+        environments,
+    };
+    crew.thread(name, move || {
+        // The queue is closed only when the process is ending.
+        follower.run(|report| reports.blocking_send(report).is_ok())
+    });
+    crew.join().await
+}
+
+/// The evaluator's thread.
+struct Follower<W> {
+    name: String,
+    config: EvaluatorConfig,
+    weights: W,
+    environments: Vec<Environment>,
+}
+
+impl<W: WeightsSource> Follower<W> {
+    /// Evaluates what is due until the source or the reports' receiver ends.
+    fn run(
+        mut self,
+        mut report: impl FnMut(v1::ReportEvaluationRequest) -> bool,
+    ) -> Result<(), ActorError> {
+        let mut last_period = None;
+        while let Some(policy) = self.weights.wait() {
+            let period = policy.learner_step / self.config.period_learner_steps;
+            if last_period == Some(period) {
+                continue;
+            }
+            last_period = Some(period);
+            let evaluation = self.evaluate(&policy)?;
+            let evaluator = self.name.clone();
+            if !report(v1::ReportEvaluationRequest {
+                evaluator,
+                evaluation: Some(evaluation),
+            }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self, policy: &Policy) -> Result<v1::Evaluation, ActorError> {
+        let start = Instant::now();
+        let episodes = self.config.episodes;
+        let result = evaluate_in_parallel(&policy.network, &mut self.environments, episodes)?;
+        counter!(metrics::EVALUATIONS).increment(1);
+        gauge!(metrics::EVALUATION_RETURN).set(result.mean);
+        tracing::info!(
+            policy_version = policy.version.0,
+            learner_step = policy.learner_step,
+            return_mean = result.mean,
+            return_std = result.std,
+            seconds = start.elapsed().as_secs_f64(),
+            "evaluated"
+        );
+        Ok(v1::Evaluation {
+            policy_version: policy.version.0,
+            learner_step: policy.learner_step,
+            return_mean: result.mean,
+            return_std: result.std,
+            episodes: episodes as u32,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Script, policy};
+
+    fn environment(seed: u64) -> Environment {
+        pmpo_suite::load("cartpole-balance", seed).unwrap()
+    }
+
+    #[test]
+    fn the_deviation_is_that_of_the_population() {
+        let result = EvaluationResult::new(vec![1.0, 3.0]);
+        assert_eq!((result.mean, result.std), (2.0, 1.0));
+        assert_eq!(EvaluationResult::new(vec![5.0]).std, 0.0);
+    }
+
+    #[test]
+    fn evaluations_are_reproducible_and_episodes_differ() {
+        let mut network = policy(environment(1).spec(), 1, 0).network;
+        let result = evaluate(&mut network, &mut environment(1), 3).unwrap();
+        assert_eq!(result.returns.len(), 3);
+        assert_ne!(result.returns[0], result.returns[1]);
+        assert!(
+            result
+                .returns
+                .iter()
+                .all(|value| (1.0..1000.0).contains(value))
+        );
+        assert_eq!(
+            evaluate(&mut network, &mut environment(1), 3).unwrap(),
+            result
+        );
+    }
+
+    #[test]
+    fn threads_share_the_episodes() {
+        let mut network = policy(environment(1).spec(), 1, 0).network;
+        let mut environments = [environment(1), environment(2)];
+        let shared = evaluate_in_parallel(&network, &mut environments, 3).unwrap();
+        let first = evaluate(&mut network, &mut environment(1), 2).unwrap();
+        let second = evaluate(&mut network, &mut environment(2), 1).unwrap();
+        assert_eq!(shared.returns, [first.returns, second.returns].concat());
+    }
+
+    #[test]
+    fn evaluates_once_a_period_of_learner_steps() {
+        let shutdown = CancellationToken::new();
+        let mut weights = Script::new(&shutdown);
+        let environment = environment(1);
+        for (version, learner_step) in [0, 300, 1000, 1999, 2500, 4000, 900]
+            .into_iter()
+            .enumerate()
+        {
+            let policy = policy(environment.spec(), version as u64, learner_step);
+            weights.later.insert(version, policy);
+        }
+        let config = EvaluatorConfig {
+            episodes: 1,
+            ..EvaluatorConfig::default()
+        };
+        let name = "evaluator-0".to_owned();
+        let follower = Follower {
+            name,
+            config,
+            weights,
+            environments: vec![environment],
+        };
+        let mut evaluated = Vec::new();
+        follower
+            .run(|report| {
+                let evaluation = report.evaluation.unwrap();
+                assert_eq!((evaluation.episodes, evaluation.return_std), (1, 0.0));
+                evaluated.push((evaluation.policy_version, evaluation.learner_step));
+                true
+            })
+            .unwrap();
+        // The last is a learner that went back to an older checkpoint.
+        assert_eq!(
+            evaluated,
+            [(0, 0), (2, 1000), (4, 2500), (5, 4000), (6, 900)]
+        );
+    }
+}

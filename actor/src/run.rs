@@ -1,0 +1,130 @@
+//! The actor as a role: environments, their writers, one subscription and one reporter.
+
+use pmpo_replay_client::Writer;
+use pmpo_service::grpc;
+use pmpo_types::{EnvironmentSpec, Role, derive_seed};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::adder::NStepAdder;
+use crate::collector::Collector;
+use crate::environment_loop::EnvironmentLoop;
+use crate::insertion::TransitionBatch;
+use crate::reports::{EpisodeReports, report_episodes};
+use crate::run_info::RunInfo;
+use crate::threads::Crew;
+use crate::weights::subscribe;
+use crate::{ActorConfig, ActorError, metrics};
+
+/// The services an actor talks to, as `host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The learner: the run, the weights, the reports.
+    pub learner: String,
+    /// The replay: the transitions.
+    pub replay: String,
+}
+
+/// Acts as the run's actor number `index` until `shutdown`.
+///
+/// # Errors
+/// The configuration, the task, the learner or the replay cannot be used; absent services are waited
+/// for.
+pub async fn run(
+    config: ActorConfig,
+    addresses: Addresses,
+    index: u64,
+    shutdown: CancellationToken,
+) -> Result<(), ActorError> {
+    metrics::describe();
+    pmpo_replay_client::metrics::describe();
+    config.validate()?;
+    let learner = grpc::connect_lazy(&addresses.learner)?;
+    let Some(run) = RunInfo::get(&learner, &shutdown).await? else {
+        return Ok(());
+    };
+    let first = index * config.environments as u64;
+    let numbers = first..first + config.environments as u64;
+    let environments = numbers
+        .clone()
+        .map(|number| run.environment(derive_seed(run.seed, Role::Environment, number)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let spec = environments[0].spec().clone();
+    let actor = format!("actor-{index}");
+    let count = config.environments;
+    tracing::info!(
+        run = run.run_id,
+        task = run.task,
+        environments = count,
+        "acting"
+    );
+
+    let shutdown = shutdown.child_token();
+    let writers_end = end_after(&config, &shutdown);
+    let mut crew = Crew::new(shutdown.clone());
+    let (weights, subscription) = subscribe(learner.clone(), actor.clone(), &spec, &shutdown);
+    crew.task(subscription);
+    let (episodes, queue) = EpisodeReports::new(config.report_queue_episodes);
+    crew.task(report_episodes(learner, queue, shutdown.clone()));
+    for (number, environment) in numbers.zip(environments) {
+        let work = EnvironmentLoop {
+            actor: actor.clone(),
+            environment,
+            weights: weights.clone(),
+            collector: collector(&config, &addresses.replay, (&run, &spec), &writers_end)?,
+            rng: ChaCha8Rng::seed_from_u64(derive_seed(run.seed, Role::ActorPolicy, number)),
+            episodes: episodes.clone(),
+            shutdown: shutdown.clone(),
+            grace: config.shutdown_grace(),
+        };
+        crew.thread(format!("environment-{number}"), move || work.run());
+    }
+    drop(episodes);
+    let outcome = crew.join().await;
+    writers_end.cancel();
+    outcome
+}
+
+fn collector(
+    config: &ActorConfig,
+    replay: &str,
+    (run, spec): (&RunInfo, &EnvironmentSpec),
+    writers_end: &CancellationToken,
+) -> Result<Collector<Writer>, ActorError> {
+    let batch = TransitionBatch::new(spec.observation_size(), spec.action_size());
+    let signature = batch.signature().clone();
+    let writer = Writer::new(
+        replay,
+        config.writer.clone(),
+        signature,
+        &Handle::current(),
+        writers_end,
+    )?;
+    let adder = NStepAdder::new(run.n_step, run.discount);
+    Ok(Collector::new(
+        adder,
+        batch,
+        config.insert_batch_items,
+        writer,
+    ))
+}
+
+/// A token for the writers, cancelled some time after `shutdown`, so that they can store what is left.
+fn end_after(config: &ActorConfig, shutdown: &CancellationToken) -> CancellationToken {
+    let writers_end = CancellationToken::new();
+    let (end, shutdown, grace) = (
+        writers_end.clone(),
+        shutdown.clone(),
+        config.shutdown_grace(),
+    );
+    tokio::spawn(async move {
+        shutdown.cancelled().await;
+        tokio::select! {
+            () = tokio::time::sleep(grace) => end.cancel(),
+            () = end.cancelled() => {}
+        }
+    });
+    writers_end
+}

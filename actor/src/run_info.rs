@@ -1,0 +1,145 @@
+//! What an actor or evaluator learns from the learner before it starts: the run.
+
+use std::ops::RangeInclusive;
+
+use backon::Retryable;
+use pmpo_proto::v1::{self, run_client::RunClient};
+use pmpo_proto::{WireError, digest_from_wire};
+use pmpo_service::backoff;
+use pmpo_suite::Environment;
+use pmpo_types::SpecDigest;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::ActorError;
+
+const N_STEP: RangeInclusive<usize> = 1..=1000;
+
+/// The run to take part in.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RunInfo {
+    pub(crate) run_id: String,
+    pub(crate) task: String,
+    pub(crate) seed: u64,
+    pub(crate) n_step: usize,
+    /// gamma, a control step.
+    pub(crate) discount: f64,
+    pub(crate) spec_digest: SpecDigest,
+}
+
+impl RunInfo {
+    /// Asks the learner until it answers; `None` when told to stop before.
+    pub(crate) async fn get(
+        learner: &Channel,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Self>, ActorError> {
+        let client = RunClient::new(learner.clone());
+        let call = || {
+            let mut client = client.clone();
+            async move { client.get_run(v1::GetRunRequest {}).await }
+        };
+        let answer = call
+            .retry(backoff::exponential())
+            .when(|status| ActorError::refusal("Run.GetRun", status).is_none())
+            .notify(|status, delay| {
+                tracing::info!(
+                    message = status.message(),
+                    ?delay,
+                    "waiting for the learner"
+                );
+            });
+        let response = tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            answer = answer => answer,
+        };
+        match response {
+            Ok(response) => Ok(Some(Self::from_wire(response.into_inner())?)),
+            Err(status) => match ActorError::refusal("Run.GetRun", &status) {
+                Some(refusal) => Err(refusal),
+                // The backoff has no end, so only refusals end it.
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// An environment of the run's task, which must be the learner's.
+    pub(crate) fn environment(&self, seed: u64) -> Result<Environment, ActorError> {
+        let environment = pmpo_suite::load(&self.task, seed)?;
+        if environment.spec().digest() == self.spec_digest {
+            return Ok(environment);
+        }
+        Err(ActorError::Spec {
+            task: self.task.clone(),
+        })
+    }
+
+    fn from_wire(wire: v1::RunInfo) -> Result<Self, WireError> {
+        let field = |field: &str, expected: String, got: String| WireError::Field {
+            field: field.to_owned(),
+            expected,
+            got,
+        };
+        let n_step = wire.n_step as usize;
+        if !N_STEP.contains(&n_step) {
+            return Err(field("n_step", format!("{N_STEP:?}"), n_step.to_string()));
+        }
+        if !(0.0..=1.0).contains(&wire.discount) {
+            return Err(field(
+                "discount",
+                "0 to 1".to_owned(),
+                wire.discount.to_string(),
+            ));
+        }
+        Ok(Self {
+            run_id: wire.run_id,
+            task: wire.task,
+            seed: wire.seed,
+            n_step,
+            discount: wire.discount.into(),
+            spec_digest: digest_from_wire(&wire.spec_digest)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire() -> v1::RunInfo {
+        v1::RunInfo {
+            run_id: "a".to_owned(),
+            task: "cartpole-swingup".to_owned(),
+            seed: 3,
+            n_step: 5,
+            discount: 0.5,
+            spec_digest: vec![1; 32].into(),
+        }
+    }
+
+    #[test]
+    fn reads_a_run_and_refuses_an_impossible_one() {
+        let run = RunInfo::from_wire(wire()).unwrap();
+        assert_eq!((run.seed, run.n_step, run.discount), (3, 5, 0.5));
+        let refused = |change: fn(&mut v1::RunInfo)| {
+            let mut wire = wire();
+            change(&mut wire);
+            RunInfo::from_wire(wire).unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused(|w| w.n_step = 0),
+            "n_step: expected 1..=1000, got 0"
+        );
+        assert_eq!(
+            refused(|w| w.discount = f32::NAN),
+            "discount: expected 0 to 1, got NaN"
+        );
+        assert_eq!(
+            refused(|w| w.discount = 1.5),
+            "discount: expected 0 to 1, got 1.5"
+        );
+        assert_eq!(
+            refused(|w| w.spec_digest = vec![1; 3].into()),
+            "spec_digest: expected 32 bytes, got 3 bytes"
+        );
+    }
+}

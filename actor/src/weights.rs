@@ -1,0 +1,208 @@
+//! The newest policy, by subscription: the learner sends each publication, and a reader takes the
+//! newest when it wants one. Decoding happens once a process, off the runtime's workers; the threads
+//! of the environments copy the network when they take it.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use ::metrics::{counter, gauge};
+use backon::BackoffBuilder;
+use pmpo_policy::{PolicyNetwork, SnapshotError};
+use pmpo_proto::v1::{self, weights_client::WeightsClient};
+use pmpo_proto::{MAX_MESSAGE_BYTES, digest_from_wire};
+use pmpo_service::backoff;
+use pmpo_types::{EnvironmentSpec, PolicyVersion, SpecDigest};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::{ActorError, metrics};
+
+/// A publication, ready to act.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Number of the publication.
+    pub version: PolicyVersion,
+    /// Updates of the learner when it was published.
+    pub learner_step: u64,
+    /// The network.
+    pub network: PolicyNetwork,
+}
+
+/// Where policies come from.
+pub trait WeightsSource: Send {
+    /// The newest policy, if there is one that was not taken before. Does not block.
+    fn newer(&mut self) -> Option<Policy>;
+
+    /// Waits for a policy that was not taken before; `None` when the process is ending.
+    fn wait(&mut self) -> Option<Policy>;
+}
+
+/// A thread's view of the subscription.
+#[derive(Clone, Debug)]
+pub struct Newest {
+    receiver: watch::Receiver<Option<Arc<Policy>>>,
+    runtime: Handle,
+    shutdown: CancellationToken,
+}
+
+impl WeightsSource for Newest {
+    fn newer(&mut self) -> Option<Policy> {
+        if !self.receiver.has_changed().unwrap_or(false) {
+            return None;
+        }
+        self.receiver.borrow_and_update().as_deref().cloned()
+    }
+
+    fn wait(&mut self) -> Option<Policy> {
+        let changed = async {
+            tokio::select! {
+                changed = self.receiver.changed() => changed.is_ok(),
+                () = self.shutdown.cancelled() => false,
+            }
+        };
+        if !self.runtime.block_on(changed) {
+            return None;
+        }
+        self.receiver.borrow_and_update().as_deref().cloned()
+    }
+}
+
+/// Starts a subscription: the reader, and the task that keeps it, which ends with `shutdown` or with
+/// an error that trying again cannot mend. Must be called within a tokio runtime.
+pub fn subscribe(
+    learner: Channel,
+    subscriber: String,
+    spec: &EnvironmentSpec,
+    shutdown: &CancellationToken,
+) -> (
+    Newest,
+    impl Future<Output = Result<(), ActorError>> + Send + 'static,
+) {
+    let (sender, receiver) = watch::channel(None);
+    let newest = Newest {
+        receiver,
+        runtime: Handle::current(),
+        shutdown: shutdown.clone(),
+    };
+    let subscription = Subscription {
+        client: WeightsClient::new(learner).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        subscriber,
+        task: spec.task.clone(),
+        digest: spec.digest(),
+        sizes: (spec.observation_size(), spec.action_size()),
+        sender,
+        last: None,
+    };
+    (newest, subscription.keep(shutdown.clone()))
+}
+
+struct Subscription {
+    client: WeightsClient<Channel>,
+    subscriber: String,
+    task: String,
+    digest: SpecDigest,
+    sizes: (usize, usize),
+    sender: watch::Sender<Option<Arc<Policy>>>,
+    last: Option<PolicyVersion>,
+}
+
+impl Subscription {
+    async fn keep(mut self, shutdown: CancellationToken) -> Result<(), ActorError> {
+        let mut delays = backoff::exponential().build();
+        loop {
+            let before = self.last;
+            let status = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                status = self.receive() => status?,
+            };
+            if self.last != before {
+                delays = backoff::exponential().build();
+            }
+            counter!(metrics::SUBSCRIPTION_FAILURES).increment(1);
+            tracing::warn!(
+                code = ?status.code(),
+                message = status.message(),
+                "no connection to the learner's weights; trying again"
+            );
+            let delay = delays.next().expect("the backoff has no end");
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+    }
+
+    /// One stream, until it is lost.
+    async fn receive(&mut self) -> Result<Status, ActorError> {
+        let request = v1::SubscribeRequest {
+            subscriber: self.subscriber.clone(),
+            spec_digest: self.digest.0.to_vec().into(),
+        };
+        let lost = |status: Status| match ActorError::refusal("Weights.Subscribe", &status) {
+            Some(refusal) => Err(refusal),
+            None => Ok(status),
+        };
+        let mut stream = match self.client.subscribe(request).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return lost(status),
+        };
+        loop {
+            match stream.message().await {
+                Ok(Some(snapshot)) => self.accept(snapshot).await?,
+                Ok(None) => return Ok(Status::unavailable("the learner closed the stream")),
+                Err(status) => return lost(status),
+            }
+        }
+    }
+
+    async fn accept(&mut self, snapshot: v1::PolicySnapshot) -> Result<(), ActorError> {
+        if digest_from_wire(&snapshot.spec_digest)? != self.digest {
+            return Err(ActorError::Spec {
+                task: self.task.clone(),
+            });
+        }
+        let version = PolicyVersion(snapshot.version);
+        let weights = snapshot.weights;
+        let sizes = self.sizes;
+        let network = tokio::task::spawn_blocking(move || decode(&weights, sizes))
+            .await
+            .map_err(|_| ActorError::Panicked("the decoder of snapshots".to_owned()))?;
+        let network = match network {
+            Ok(network) => network,
+            Err(error) => {
+                counter!(metrics::SNAPSHOTS_REFUSED).increment(1);
+                tracing::error!(%version, error, "snapshot refused; acting with the one before");
+                return Ok(());
+            }
+        };
+        if let Some(last) = self.last.filter(|last| version < *last) {
+            counter!(metrics::VERSION_REGRESSIONS).increment(1);
+            tracing::warn!(%last, %version, "the policy's version went back");
+        }
+        self.last = Some(version);
+        counter!(metrics::SNAPSHOTS).increment(1);
+        gauge!(metrics::POLICY_VERSION).set(version.0 as f64);
+        let learner_step = snapshot.learner_step;
+        self.sender.send_replace(Some(Arc::new(Policy {
+            version,
+            learner_step,
+            network,
+        })));
+        Ok(())
+    }
+}
+
+fn decode(weights: &[u8], sizes: (usize, usize)) -> Result<PolicyNetwork, String> {
+    let network =
+        PolicyNetwork::from_snapshot(weights).map_err(|error: SnapshotError| error.to_string())?;
+    let got = (network.observation_size(), network.action_size());
+    if got != sizes {
+        return Err(format!(
+            "expected observation and action sizes {sizes:?}, got {got:?}"
+        ));
+    }
+    Ok(network)
+}
