@@ -176,14 +176,6 @@ fn bad_inserts_are_refused_by_name_and_leave_nothing() {
             "first_sequence: expected at most 0, got 18446744073709551615",
         ),
         (
-            vec![
-                open(|_| ()),
-                open(|open| open.signature.as_mut().unwrap().columns[0].name = "ID".to_owned()),
-            ],
-            Code::InvalidArgument,
-            "request: expected `items`, got `open`",
-        ),
-        (
             vec![open(|open| {
                 open.signature.as_mut().unwrap().columns[0].name = "ID".to_owned()
             })],
