@@ -11,7 +11,9 @@ use crate::ReplayError;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReplayConfig {
-    /// The run's seed; the table's draws follow from it.
+    /// The run's seed, from which the table's draws follow. No key of its own: whoever starts the
+    /// service passes the run's on.
+    #[serde(skip)]
     pub seed: u64,
     /// Commands that may wait for the table's thread; beyond it, streams wait to give theirs.
     pub command_queue: usize,
