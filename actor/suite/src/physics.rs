@@ -143,6 +143,11 @@ impl Physics {
         self.find(MjtObjBase::mjOBJ_SITE, "site", name)
     }
 
+    /// Index of the light `name`.
+    pub(crate) fn light(&self, name: &str) -> Result<usize, SuiteError> {
+        self.find(MjtObjBase::mjOBJ_LIGHT, "light", name)
+    }
+
     /// Index of the joint `name`.
     pub(crate) fn joint(&self, name: &str) -> Result<usize, SuiteError> {
         self.find(MjtObjBase::mjOBJ_JOINT, "joint", name)
@@ -172,10 +177,7 @@ impl Physics {
     ) -> Result<usize, SuiteError> {
         self.model()
             .name_to_id(kind, name)
-            .ok_or_else(|| SuiteError::MissingElement {
-                kind: kind_name,
-                name: name.to_owned(),
-            })
+            .ok_or_else(|| missing(kind_name, name))
     }
 }
 

@@ -10,12 +10,16 @@ import json
 import sys
 
 import numpy as np
+from dm_control import mujoco
 from dm_control import suite
 from dm_control.rl import control
 
 PHYSICS_ERROR = 3
 # Controls without bounds are drawn from here; the spec says 1e10, where every simulation diverges.
 UNBOUNDED = 1.0
+
+# Quadruped escape would otherwise make a rendering context, which needs GL, to show its terrain.
+mujoco.Physics.contexts = None
 
 
 def flatten(observation):

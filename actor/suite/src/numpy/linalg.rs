@@ -1,8 +1,9 @@
 //! Sums and products in NumPy's order of operations.
 //!
 //! `np.sum` adds eight partial sums once there are eight elements (`pairwise_sum` in NumPy's
-//! `loops_utils.h.src`; the suite never sums more than 128). `np.dot` is OpenBLAS's `ddot`, whose
-//! scalar tail is compiled to fused multiply-adds.
+//! `loops_utils.h.src`). Products are OpenBLAS's, whose kernels differ by machine.
+
+use super::platform::platform;
 
 /// `np.sum(values)`, of at most 128 values.
 pub(crate) fn sum(mut values: impl ExactSizeIterator<Item = f64>) -> f64 {
@@ -24,12 +25,32 @@ pub(crate) fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
 
 /// `np.dot(a, b)` of two short vectors.
 pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter()
-        .zip(b)
-        .fold(0.0, |total, (x, y)| x.mul_add(*y, total))
+    let pairs = a.iter().zip(b);
+    if platform().fused_dot {
+        pairs.fold(0.0, |total, (x, y)| x.mul_add(*y, total))
+    } else {
+        pairs.fold(0.0, |total, (x, y)| total + x * y)
+    }
 }
 
 /// `np.linalg.norm(vector)`.
 pub(crate) fn norm(vector: &[f64]) -> f64 {
     dot(vector, vector).sqrt()
+}
+
+/// `vector.dot(frame)`: a vector of the world in the axes of `frame`, a row-major rotation matrix.
+pub(crate) fn into_frame(vector: [f64; 3], frame: &[f64; 9]) -> [f64; 3] {
+    std::array::from_fn(|axis| dot(&vector, &[frame[axis], frame[3 + axis], frame[6 + axis]]))
+}
+
+/// `rows.dot(frame)` for several vectors at once. OpenBLAS's matrix product is fused everywhere.
+pub(crate) fn rows_into_frame<const N: usize>(
+    rows: [[f64; 3]; N],
+    frame: &[f64; 9],
+) -> [[f64; 3]; N] {
+    rows.map(|[x, y, z]| {
+        std::array::from_fn(|axis| {
+            z.mul_add(frame[6 + axis], y.mul_add(frame[3 + axis], x * frame[axis]))
+        })
+    })
 }
