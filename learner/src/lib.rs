@@ -1,1 +1,39 @@
-//! Placeholder.
+//! The learner: takes batches of transitions out of the replay service, improves policy and critic,
+//! and publishes the policy.
+//!
+//! One thread, [`trainer`], owns the networks and does nothing but steps; samples come to it through
+//! the replay client's bounded queue, policies leave it through a channel that keeps the newest. What
+//! others may ask about the run is on the [`board`]; evaluations are written by the thread of
+//! [`records`]. Everything that a step changes is in [`TrainState`], and everything in it is in a
+//! [`checkpoint`].
+
+mod adam;
+mod batch;
+pub mod bench;
+mod board;
+pub mod checkpoint;
+mod config;
+pub mod curve;
+mod error;
+pub mod metrics;
+mod networks;
+mod options;
+mod parameters;
+pub mod progress;
+mod publisher;
+mod records;
+mod run;
+mod service;
+mod state_file;
+pub mod statistics;
+mod table;
+mod threads;
+mod trainer;
+mod update;
+
+pub use batch::Batch;
+pub use config::{ConfigError, LearnerConfig, PolicyLoss};
+pub use error::LearnerError;
+pub use options::{DeviceChoice, EndReason, LearnerOptions, Limits, RunOutcome};
+pub use run::run;
+pub use update::TrainState;

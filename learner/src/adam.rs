@@ -1,0 +1,76 @@
+//! Adam (Kingma and Ba 2015, algorithm 1) over a network's parameters as one vector, which makes a
+//! step a dozen operations whatever the number of layers, and its state two tensors in a checkpoint.
+
+use burn::tensor::{Device, Tensor};
+
+const BETA_1: f64 = 0.9;
+const BETA_2: f64 = 0.999;
+const EPSILON: f64 = 1e-8;
+
+/// Adam's state for one network.
+#[derive(Clone, Debug)]
+pub(crate) struct Adam {
+    /// Exponential mean of the gradients, `[parameters]`.
+    pub(crate) first: Tensor<1>,
+    /// Exponential mean of their squares, `[parameters]`.
+    pub(crate) second: Tensor<1>,
+    /// Steps taken.
+    pub(crate) steps: u64,
+}
+
+impl Adam {
+    pub(crate) fn new(parameters: usize, device: &Device) -> Self {
+        Self {
+            first: Tensor::zeros([parameters], device),
+            second: Tensor::zeros([parameters], device),
+            steps: 0,
+        }
+    }
+
+    /// Takes a gradient in; returns what to subtract from the parameters.
+    pub(crate) fn step(&mut self, gradient: Tensor<1>, learning_rate: f64) -> Tensor<1> {
+        self.steps += 1;
+        self.first
+            .inplace(|m| m * BETA_1 + gradient.clone() * (1.0 - BETA_1));
+        self.second
+            .inplace(|v| v * BETA_2 + gradient.square() * (1.0 - BETA_2));
+        let steps = self.steps as f64;
+        let unbiased = learning_rate / (1.0 - BETA_1.powf(steps));
+        let root = (1.0 - BETA_2.powf(steps)).sqrt();
+        self.first.clone() * unbiased / (self.second.clone().sqrt() / root + EPSILON)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Algorithm 1 by hand in f64.
+    #[test]
+    fn follows_the_algorithm_step_by_step() {
+        let device = Device::flex();
+        let mut adam = Adam::new(2, &device);
+        let (mut m, mut v) = ([0.0; 2], [0.0; 2]);
+        for (t, gradient) in [[0.5, -2.0], [-0.1, 0.0], [3.0, 1e-6]]
+            .into_iter()
+            .enumerate()
+        {
+            let change = adam.step(Tensor::from_floats(gradient, &device), 0.01);
+            let change: Vec<f32> = change.into_data().try_into_vec().unwrap();
+            let t = t as i32 + 1;
+            for i in 0..2 {
+                let g = f64::from(gradient[i]);
+                m[i] = BETA_1 * m[i] + (1.0 - BETA_1) * g;
+                v[i] = BETA_2 * v[i] + (1.0 - BETA_2) * g * g;
+                let m_hat = m[i] / (1.0 - BETA_1.powi(t));
+                let v_hat: f64 = v[i] / (1.0 - BETA_2.powi(t));
+                let expected = 0.01 * m_hat / (v_hat.sqrt() + EPSILON);
+                let got = f64::from(change[i]);
+                assert!(
+                    (got - expected).abs() < 1e-6,
+                    "step {t}: {got} against {expected}"
+                );
+            }
+        }
+    }
+}

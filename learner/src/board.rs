@@ -1,0 +1,300 @@
+//! What a run has come to: written by the update thread and by the reports of actors and evaluators,
+//! read by `Run.GetStatus`. One lock, held for a few assignments, hidden in a cheap handle.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use pmpo_proto::v1;
+use pmpo_types::TableCounters;
+
+use crate::progress::Row;
+
+/// Publications remembered, so that an evaluation is counted at the time of its policy. An evaluation
+/// that takes longer than this many publications is counted at the time it arrives.
+const REMEMBERED_PUBLICATIONS: usize = 4096;
+
+/// Where a run is. What a checkpoint holds of it is public to the crate.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Totals {
+    /// Learner steps.
+    pub(crate) learner_steps: u64,
+    /// The newest publication.
+    pub(crate) policy_version: u64,
+    /// Environment steps.
+    pub(crate) environment: EnvironmentSteps,
+    /// Seconds of training.
+    pub(crate) training_seconds: f64,
+}
+
+/// Environment steps, counted by what the replay table says it has ever been given: every environment
+/// step is inserted once.
+///
+/// Over a resumption the table may have gone on, or begun anew. So the count goes by increases, and a
+/// table that has been given less than it said before has begun anew, and all it says is new.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EnvironmentSteps {
+    /// Steps, over all resumptions.
+    pub(crate) total: u64,
+    /// What the table said last.
+    pub(crate) table_inserts: u64,
+}
+
+impl EnvironmentSteps {
+    /// Takes in what the table says; calls must be in the order of the answers.
+    fn observe(&mut self, inserts: u64) {
+        let anew = inserts < self.table_inserts;
+        self.total += if anew {
+            inserts
+        } else {
+            inserts - self.table_inserts
+        };
+        self.table_inserts = inserts;
+    }
+}
+
+/// The handle.
+#[derive(Clone, Debug)]
+pub(crate) struct Board {
+    started: Instant,
+    seconds_before: f64,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: v1::RunState,
+    totals: Totals,
+    replay_size: u64,
+    publications: VecDeque<Totals>,
+    episodes: VecDeque<f64>,
+    episodes_kept: usize,
+    evaluations: u64,
+    last_evaluation: Option<v1::Evaluation>,
+}
+
+impl Board {
+    /// A run that goes on from `totals`, with as many `evaluations` behind it.
+    pub(crate) fn new(totals: Totals, evaluations: u64, episodes_kept: usize) -> Self {
+        Self {
+            started: Instant::now(),
+            seconds_before: totals.training_seconds,
+            state: Arc::new(Mutex::new(State {
+                phase: v1::RunState::WaitingForData,
+                totals,
+                replay_size: 0,
+                publications: VecDeque::new(),
+                episodes: VecDeque::new(),
+                episodes_kept,
+                evaluations,
+                last_evaluation: None,
+            })),
+        }
+    }
+
+    /// Seconds since this process began.
+    pub(crate) fn elapsed_seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// Where the run is now.
+    pub(crate) fn totals(&self) -> Totals {
+        self.now(&self.lock())
+    }
+
+    /// A learner step was taken.
+    pub(crate) fn stepped(&self, learner_steps: u64) {
+        let mut state = self.lock();
+        state.phase = v1::RunState::Training;
+        state.totals.learner_steps = learner_steps;
+    }
+
+    /// The policy was published.
+    pub(crate) fn published(&self, version: u64) {
+        let mut state = self.lock();
+        state.totals.policy_version = version;
+        let now = self.now(&state);
+        push_bounded(&mut state.publications, now, REMEMBERED_PUBLICATIONS);
+    }
+
+    /// The replay table said this.
+    pub(crate) fn table(&self, counters: TableCounters) -> EnvironmentSteps {
+        let mut state = self.lock();
+        state.replay_size = counters.size;
+        state.totals.environment.observe(counters.inserts);
+        state.totals.environment
+    }
+
+    /// The run is over.
+    pub(crate) fn finished(&self) {
+        self.lock().phase = v1::RunState::Finished;
+    }
+
+    /// A training episode ended; returns the mean return of the newest ones.
+    pub(crate) fn episode(&self, episode_return: f64) -> f64 {
+        let mut state = self.lock();
+        let kept = state.episodes_kept;
+        push_bounded(&mut state.episodes, episode_return, kept);
+        mean(&state.episodes).expect("one was just added")
+    }
+
+    /// A policy was evaluated; returns its row, or `None` if this run has published no such policy
+    /// (a run that resumed is reported a policy from before).
+    pub(crate) fn evaluated(&self, evaluation: &v1::Evaluation) -> Option<Row> {
+        let mut state = self.lock();
+        let now = self.now(&state);
+        if evaluation.learner_step > now.learner_steps
+            || evaluation.policy_version > now.policy_version
+        {
+            return None;
+        }
+        let publications = &state.publications;
+        let found = publications
+            .binary_search_by_key(&evaluation.policy_version, |totals| totals.policy_version);
+        let spent = found.map_or(now, |index| publications[index]);
+        let row = Row {
+            wall_s: (spent.training_seconds * 1e3).round() / 1e3,
+            env_steps: spent.environment.total,
+            learner_steps: evaluation.learner_step,
+            policy_version: evaluation.policy_version,
+            eval_return_mean: evaluation.return_mean,
+            eval_return_std: evaluation.return_std,
+            train_return_mean: mean(&state.episodes),
+        };
+        state.evaluations += 1;
+        state.last_evaluation = Some(*evaluation);
+        Some(row)
+    }
+
+    /// Mean return of the newest evaluation.
+    pub(crate) fn last_return_mean(&self) -> Option<f64> {
+        self.lock()
+            .last_evaluation
+            .as_ref()
+            .map(|evaluation| evaluation.return_mean)
+    }
+
+    /// The answer to `Run.GetStatus`.
+    pub(crate) fn status(&self) -> v1::RunStatus {
+        let state = self.lock();
+        let now = self.now(&state);
+        v1::RunStatus {
+            state: state.phase.into(),
+            learner_steps: now.learner_steps,
+            policy_version: now.policy_version,
+            environment_steps: now.environment.total,
+            replay_size: state.replay_size,
+            training_seconds: now.training_seconds,
+            evaluations: state.evaluations,
+            last_evaluation: state.last_evaluation,
+            train_return_mean: mean(&state.episodes),
+        }
+    }
+
+    fn now(&self, state: &State) -> Totals {
+        Totals {
+            training_seconds: self.seconds_before + self.elapsed_seconds(),
+            ..state.totals
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of the lock panics")
+    }
+}
+
+fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, bound: usize) {
+    if queue.len() == bound {
+        queue.pop_front();
+    }
+    queue.push_back(item);
+}
+
+fn mean(values: &VecDeque<f64>) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(inserts: u64) -> TableCounters {
+        TableCounters {
+            size: inserts.min(5),
+            inserts,
+            samples: 0,
+        }
+    }
+
+    fn evaluation(policy_version: u64, learner_step: u64) -> v1::Evaluation {
+        v1::Evaluation {
+            policy_version,
+            learner_step,
+            return_mean: 7.0,
+            return_std: 1.0,
+            episodes: 10,
+        }
+    }
+
+    #[test]
+    fn environment_steps_go_on_whether_the_table_went_on_or_began_anew() {
+        let board = Board::new(Totals::default(), 0, 3);
+        assert_eq!(board.table(counters(100)).total, 100);
+        assert_eq!(board.table(counters(250)).total, 250);
+        let saved = board.totals();
+
+        let same_table = Board::new(saved, 0, 3);
+        assert_eq!(same_table.table(counters(260)).total, 260);
+        let new_table = Board::new(saved, 0, 3);
+        assert_eq!(new_table.table(counters(0)).total, 250);
+        assert_eq!(new_table.table(counters(40)).total, 290);
+    }
+
+    #[test]
+    fn an_evaluation_is_counted_at_the_time_of_its_policy() {
+        let board = Board::new(Totals::default(), 0, 3);
+        board.published(1);
+        board.table(counters(100));
+        board.stepped(10);
+        board.published(2);
+        board.table(counters(300));
+        board.stepped(50);
+        board.published(3);
+        let row = board.evaluated(&evaluation(2, 10)).unwrap();
+        assert_eq!(
+            (row.env_steps, row.learner_steps, row.policy_version),
+            (100, 10, 2)
+        );
+        assert_eq!(board.evaluated(&evaluation(1, 0)).unwrap().env_steps, 0);
+        assert!(
+            board.evaluated(&evaluation(4, 50)).is_none(),
+            "not published yet"
+        );
+        assert!(
+            board.evaluated(&evaluation(3, 60)).is_none(),
+            "from before a resumption"
+        );
+        assert_eq!(board.status().evaluations, 2);
+    }
+
+    #[test]
+    fn the_mean_is_over_the_newest_episodes() {
+        let board = Board::new(Totals::default(), 0, 3);
+        assert_eq!(board.status().train_return_mean, None);
+        for value in [1.0, 2.0, 3.0, 4.0] {
+            board.episode(value);
+        }
+        assert_eq!(board.status().train_return_mean, Some(3.0));
+    }
+
+    #[test]
+    fn the_phase_follows_the_run() {
+        let board = Board::new(Totals::default(), 2, 3);
+        assert_eq!(board.status().state(), v1::RunState::WaitingForData);
+        board.stepped(1);
+        assert_eq!(board.status().state(), v1::RunState::Training);
+        board.finished();
+        assert_eq!(board.status().state(), v1::RunState::Finished);
+        assert_eq!(board.status().evaluations, 2);
+    }
+}

@@ -1,0 +1,227 @@
+//! Configuration of the learner.
+
+use pmpo_losses::{CriticLoss, PmpoConfig};
+use pmpo_replay_client::SamplerConfig;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A value that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{field}: expected {expected}, got {got}")]
+pub struct ConfigError {
+    /// The field, within its section.
+    pub field: String,
+    /// What would have been accepted.
+    pub expected: String,
+    /// What was given.
+    pub got: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(
+        field: impl Into<String>,
+        expected: impl Into<String>,
+        got: impl ToString,
+    ) -> Self {
+        Self {
+            field: field.into(),
+            expected: expected.into(),
+            got: got.to_string(),
+        }
+    }
+}
+
+/// How the policy improves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum PolicyLoss {
+    /// Preferences of the critic over samples of the reference policy.
+    Pmpo(PmpoConfig),
+}
+
+impl Default for PolicyLoss {
+    fn default() -> Self {
+        Self::Pmpo(PmpoConfig::default())
+    }
+}
+
+/// Everything about the update, its data and its publications. The defaults learn the Control
+/// Suite's small tasks; they follow Acme's MPO where the paper is silent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LearnerConfig {
+    /// Transitions in a batch.
+    pub batch_size: usize,
+    /// Actions drawn from the target policy in every state of a batch.
+    pub actions_per_state: usize,
+    /// Adam's learning rate for the policy.
+    pub policy_learning_rate: f64,
+    /// Adam's learning rate for the critic.
+    pub critic_learning_rate: f64,
+    /// Gamma, for each control step; actors compute n-step rewards with it.
+    pub discount: f64,
+    /// Control steps a transition spans.
+    pub n_step: usize,
+    /// Learner steps between copies of the online networks to the target networks. The target policy
+    /// is also the reference policy of the policy's loss.
+    pub target_period_steps: u64,
+    /// The policy's loss.
+    pub policy_loss: PolicyLoss,
+    /// The critic's loss.
+    pub critic_loss: CriticLoss,
+    /// Name of the replay table.
+    pub table: String,
+    /// Batches asked for ahead of their use.
+    pub prefetch_batches: usize,
+    /// Learner steps between publications of the policy.
+    pub publish_period_steps: u64,
+    /// Learner steps between readings of the losses, for metrics and for the check that all is
+    /// finite (which also precedes every publication and checkpoint).
+    pub stats_period_steps: u64,
+    /// Seconds between checkpoints.
+    pub checkpoint_period_s: f64,
+    /// Checkpoints kept, the newest.
+    pub checkpoints_kept: usize,
+    /// Threads of the update on the CPU.
+    pub threads: usize,
+    /// Newest training episodes that `train_return_mean` averages.
+    pub train_return_episodes: usize,
+}
+
+impl Default for LearnerConfig {
+    fn default() -> Self {
+        Self {
+            batch_size: 256,
+            actions_per_state: 4,
+            policy_learning_rate: 3e-4,
+            critic_learning_rate: 3e-4,
+            discount: 0.99,
+            n_step: 5,
+            target_period_steps: 100,
+            policy_loss: PolicyLoss::default(),
+            critic_loss: CriticLoss::default(),
+            table: "replay".to_owned(),
+            prefetch_batches: 2,
+            publish_period_steps: 100,
+            stats_period_steps: 100,
+            checkpoint_period_s: 60.0,
+            checkpoints_kept: 3,
+            threads: 1,
+            train_return_episodes: 20,
+        }
+    }
+}
+
+impl LearnerConfig {
+    /// Refuses values that cannot work.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the field and the value.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let counts = [
+            ("batch_size", self.batch_size as u64),
+            ("actions_per_state", self.actions_per_state as u64),
+            ("n_step", self.n_step as u64),
+            ("target_period_steps", self.target_period_steps),
+            ("prefetch_batches", self.prefetch_batches as u64),
+            ("publish_period_steps", self.publish_period_steps),
+            ("stats_period_steps", self.stats_period_steps),
+            ("checkpoints_kept", self.checkpoints_kept as u64),
+            ("threads", self.threads as u64),
+            ("train_return_episodes", self.train_return_episodes as u64),
+        ];
+        for (field, count) in counts {
+            if count == 0 {
+                return Err(ConfigError::new(field, "at least 1", count));
+            }
+        }
+        let positive = [
+            ("policy_learning_rate", self.policy_learning_rate),
+            ("critic_learning_rate", self.critic_learning_rate),
+            ("checkpoint_period_s", self.checkpoint_period_s),
+        ];
+        for (field, value) in positive {
+            if !(value > 0.0 && value.is_finite()) {
+                return Err(ConfigError::new(field, "a finite number above 0", value));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.discount) {
+            return Err(ConfigError::new(
+                "discount",
+                "a number in [0, 1]",
+                self.discount,
+            ));
+        }
+        if u32::try_from(self.n_step).is_err() {
+            return Err(ConfigError::new("n_step", "at most 2^32 - 1", self.n_step));
+        }
+        let PolicyLoss::Pmpo(pmpo) = &self.policy_loss;
+        pmpo.validate(self.actions_per_state)
+            .map_err(|error| nested("policy_loss", error))?;
+        self.critic_loss
+            .validate()
+            .map_err(|error| nested("critic_loss", error))?;
+        self.sampler()
+            .validate()
+            .map_err(|error| ConfigError::new("table and prefetch_batches", "usable ones", error))
+    }
+
+    /// How batches are drawn.
+    pub(crate) fn sampler(&self) -> SamplerConfig {
+        SamplerConfig {
+            table: self.table.clone(),
+            batch_size: self.batch_size,
+            prefetch_batches: self.prefetch_batches,
+        }
+    }
+}
+
+fn nested(section: &str, error: pmpo_losses::ConfigError) -> ConfigError {
+    ConfigError {
+        field: format!("{section}.{}", error.field),
+        expected: error.expected,
+        got: error.got,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_cannot_work_and_quotes_it() {
+        LearnerConfig::default().validate().unwrap();
+        let refused = |change: fn(&mut LearnerConfig)| {
+            let mut config = LearnerConfig::default();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        let cases = [
+            (
+                refused(|c| c.threads = 0),
+                "threads: expected at least 1, got 0",
+            ),
+            (
+                refused(|c| c.discount = 1.1),
+                "discount: expected a number in [0, 1], got 1.1",
+            ),
+            (
+                refused(|c| c.critic_learning_rate = f64::NAN),
+                "critic_learning_rate: expected a finite number above 0, got NaN",
+            ),
+            (
+                refused(|c| c.actions_per_state = 3),
+                "policy_loss.accepted + rejected: expected at most the 3 actions per state, \
+                 got 2 + 2",
+            ),
+            (
+                refused(|c| c.critic_loss = CriticLoss::Huber { delta: -1.0 }),
+                "critic_loss.delta: expected a finite number above 0, got -1",
+            ),
+        ];
+        for (message, expected) in cases {
+            assert_eq!(message, expected);
+        }
+        assert!(refused(|c| c.table.clear()).contains("expected a name"));
+    }
+}

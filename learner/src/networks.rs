@@ -1,0 +1,178 @@
+//! Policy and critic as modules of the tensor library, with the layout of
+//! [`pmpo_policy::snapshot::expected_tensors`]: `Linear -> LayerNorm -> tanh -> [Linear -> ELU]*`
+//! (Acme's `LayerNormMLP`), matrices `[in, out]`.
+//!
+//! Initialisation follows Acme in kind: uniform with variance `1 / (3 inputs)` in the torso, biases
+//! zero, and output layers near zero, so that a fresh policy has the configured standard deviation
+//! everywhere and a fresh critic says zero. Numbers are drawn on the CPU from the learner's
+//! generator, so that a seed gives the same networks on every device.
+
+use burn::module::{Module, Param};
+use burn::nn::{LayerNorm, LayerNormConfig, Linear};
+use burn::tensor::{Device, Tensor, TensorData, activation};
+use pmpo_losses::DiagonalGaussian;
+use pmpo_policy::torso::LAYER_NORM_EPSILON;
+use pmpo_policy::{Activation, GaussianHead, HeadConfig, NetworkConfig};
+use rand::Rng;
+use rand_distr::{Distribution, Uniform};
+
+/// Variance of the torso's weights, times the number of inputs.
+const TORSO_SCALE: f64 = 1.0 / 3.0;
+
+/// Variance of an output layer's weights, times the number of inputs.
+const OUTPUT_SCALE: f64 = 1e-4;
+
+/// The layers that policy and critic share in kind.
+#[derive(Module, Debug)]
+pub(crate) struct Torso {
+    layers: Vec<Linear>,
+    norm: LayerNorm,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl Torso {
+    fn new(network: &NetworkConfig, inputs: usize, rng: &mut impl Rng, device: &Device) -> Self {
+        let sizes = &network.hidden_sizes;
+        let inputs = std::iter::once(inputs).chain(sizes.iter().copied());
+        Self {
+            layers: inputs
+                .zip(sizes)
+                .map(|(inputs, &size)| linear([inputs, size], TORSO_SCALE, rng, device))
+                .collect(),
+            norm: LayerNormConfig::new(sizes[0])
+                .with_epsilon(LAYER_NORM_EPSILON)
+                .init(device),
+            activation: network.activation,
+        }
+    }
+
+    /// Features `[rows, last hidden size]` of inputs `[rows, inputs]`.
+    fn forward(&self, input: Tensor<2>) -> Tensor<2> {
+        let (first, others) = self.layers.split_first().expect("at least one layer");
+        let first = self.norm.forward(first.forward(input));
+        match self.activation {
+            Activation::LayerNormTanhElu => others
+                .iter()
+                .fold(tanh(first), |x, layer| elu(layer.forward(x))),
+            Activation::LayerNormRelu => others.iter().fold(activation::relu(first), |x, layer| {
+                activation::relu(layer.forward(x))
+            }),
+        }
+    }
+}
+
+/// The policy: a Gaussian with a diagonal covariance over canonical actions.
+#[derive(Module, Debug)]
+pub(crate) struct GaussianPolicy {
+    torso: Torso,
+    head: GaussianLayers,
+    #[module(skip)]
+    config: GaussianHead,
+}
+
+/// The layers of the policy's head.
+#[derive(Module, Debug)]
+struct GaussianLayers {
+    mean: Linear,
+    std: Linear,
+}
+
+impl GaussianPolicy {
+    /// A fresh policy.
+    pub(crate) fn new(
+        network: &NetworkConfig,
+        observation_size: usize,
+        action_size: usize,
+        rng: &mut impl Rng,
+        device: &Device,
+    ) -> Self {
+        let HeadConfig::Gaussian(config) = &network.head;
+        let torso = Torso::new(network, observation_size, rng, device);
+        let outputs = [features(network), action_size];
+        Self {
+            torso,
+            head: GaussianLayers {
+                mean: linear(outputs, OUTPUT_SCALE, rng, device),
+                std: linear(outputs, OUTPUT_SCALE, rng, device),
+            },
+            config: config.clone(),
+        }
+    }
+
+    /// The distributions `[rows, A]` in states `[rows, observation_size]`.
+    pub(crate) fn forward(&self, observation: Tensor<2>) -> DiagonalGaussian {
+        let features = self.torso.forward(observation);
+        let mean = self.head.mean.forward(features.clone());
+        let std = activation::softplus(self.head.std.forward(features), 1.0);
+        DiagonalGaussian {
+            mean: if self.config.tanh_mean {
+                tanh(mean)
+            } else {
+                mean
+            },
+            std: std * self.config.std_scale() + self.config.min_std,
+        }
+    }
+}
+
+/// The critic: the value of an action in a state.
+#[derive(Module, Debug)]
+pub(crate) struct Critic {
+    torso: Torso,
+    value: Linear,
+}
+
+impl Critic {
+    /// A fresh critic with the policy's torso.
+    pub(crate) fn new(
+        network: &NetworkConfig,
+        observation_size: usize,
+        action_size: usize,
+        rng: &mut impl Rng,
+        device: &Device,
+    ) -> Self {
+        let torso = Torso::new(network, observation_size + action_size, rng, device);
+        Self {
+            torso,
+            value: linear([features(network), 1], OUTPUT_SCALE, rng, device),
+        }
+    }
+
+    /// The values `[rows]` of actions `[rows, A]`, which are clipped to the canonical range as actors
+    /// clip them, in states `[rows, observation_size]`.
+    pub(crate) fn forward(&self, observation: Tensor<2>, action: Tensor<2>) -> Tensor<1> {
+        let [rows, _] = observation.dims();
+        assert_eq!(action.dims()[0], rows, "one action a row");
+        let input = Tensor::cat(vec![observation, action.clamp(-1.0, 1.0)], 1);
+        self.value
+            .forward(self.torso.forward(input))
+            .reshape([rows])
+    }
+}
+
+fn features(network: &NetworkConfig) -> usize {
+    *network.hidden_sizes.last().expect("at least one layer")
+}
+
+fn linear(shape: [usize; 2], scale: f64, rng: &mut impl Rng, device: &Device) -> Linear {
+    let limit = (3.0 * scale / shape[0] as f64).sqrt() as f32;
+    let uniform = Uniform::new_inclusive(-limit, limit).expect("a finite, positive limit");
+    let weights: Vec<f32> = uniform.sample_iter(rng).take(shape[0] * shape[1]).collect();
+    Linear {
+        weight: Param::from_tensor(Tensor::from_data(TensorData::new(weights, shape), device)),
+        bias: Some(Param::from_tensor(Tensor::zeros([shape[1]], device))),
+    }
+}
+
+/// `tanh(x) = 2 sigmoid(2 x) - 1`: the CPU backend's own tanh is three times as slow.
+fn tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    activation::sigmoid(x * 2.0) * 2.0 - 1.0
+}
+
+/// `elu(x) = max(x, 0) + exp(min(x, 0)) - 1`: the library's own ELU masks, which is slow on the CPU.
+fn elu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let positive = activation::relu(x.clone());
+    let negative = x - positive.clone();
+    positive + negative.exp() - 1.0
+}

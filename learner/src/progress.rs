@@ -1,0 +1,177 @@
+//! `progress.csv`: a row for each evaluation.
+//!
+//! A row belongs to the policy that was evaluated: its step and version, and the environment steps
+//! and seconds that had been spent when it was published, not when its evaluation arrived. The file
+//! is replaced as a whole for each row, so that nobody reads half a row and a crash leaves the rows
+//! before. A run that resumes drops the rows of policies newer than its checkpoint, which it will
+//! train again.
+
+use std::path::{Path, PathBuf};
+
+use pmpo_service::files::write_atomically;
+use serde::{Deserialize, Serialize};
+
+use crate::LearnerError;
+
+/// Name of the file in a run's folder.
+pub const FILE: &str = "progress.csv";
+
+/// One evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Seconds of training, over all resumptions.
+    pub wall_s: f64,
+    /// Environment steps, over all resumptions.
+    pub env_steps: u64,
+    /// Learner steps.
+    pub learner_steps: u64,
+    /// Version of the policy.
+    pub policy_version: u64,
+    /// Mean return of the evaluation's episodes.
+    pub eval_return_mean: f64,
+    /// Their population standard deviation.
+    pub eval_return_std: f64,
+    /// Mean return of the training episodes that had ended last when the evaluation arrived.
+    pub train_return_mean: Option<f64>,
+}
+
+/// The rows of a run, and their file.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    path: PathBuf,
+    rows: Vec<Row>,
+}
+
+impl Progress {
+    /// Starts the file of a fresh run.
+    pub(crate) fn create(run_dir: &Path) -> Result<Self, LearnerError> {
+        let progress = Self {
+            path: run_dir.join(FILE),
+            rows: Vec::new(),
+        };
+        progress.write()?;
+        Ok(progress)
+    }
+
+    /// Goes on with the file of a run whose checkpoint is of `learner_step`.
+    pub(crate) fn resume(run_dir: &Path, learner_step: u64) -> Result<Self, LearnerError> {
+        let mut rows = read(run_dir)?;
+        rows.retain(|row| row.learner_steps <= learner_step);
+        let progress = Self {
+            path: run_dir.join(FILE),
+            rows,
+        };
+        progress.write()?;
+        Ok(progress)
+    }
+
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    pub(crate) fn append(&mut self, row: Row) -> Result<(), LearnerError> {
+        self.rows.push(row);
+        self.write()
+    }
+
+    fn write(&self) -> Result<(), LearnerError> {
+        let mut writer = csv::WriterBuilder::new()
+            .has_headers(false)
+            .from_writer(Vec::new());
+        let encode = |error: csv::Error| LearnerError::format(&self.path, error);
+        // Written by hand, since a file without rows has a header too.
+        writer.write_record(HEADER).map_err(encode)?;
+        for row in &self.rows {
+            writer.serialize(row).map_err(encode)?;
+        }
+        let bytes = writer
+            .into_inner()
+            .map_err(|error| LearnerError::format(&self.path, error))?;
+        write_atomically(&self.path, &bytes).map_err(LearnerError::file(&self.path))
+    }
+}
+
+const HEADER: [&str; 7] = [
+    "wall_s",
+    "env_steps",
+    "learner_steps",
+    "policy_version",
+    "eval_return_mean",
+    "eval_return_std",
+    "train_return_mean",
+];
+
+/// The rows in a run's folder.
+///
+/// # Errors
+/// The file is missing, or a row is not what it should be; the message names the line.
+pub fn read(run_dir: &Path) -> Result<Vec<Row>, LearnerError> {
+    let path = run_dir.join(FILE);
+    let bytes = std::fs::read(&path).map_err(LearnerError::file(&path))?;
+    csv::Reader::from_reader(bytes.as_slice())
+        .deserialize()
+        .collect::<Result<Vec<Row>, _>>()
+        .map_err(|error| LearnerError::format(&path, error))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn row(learner_steps: u64, eval_return_mean: f64) -> Row {
+        Row {
+            wall_s: learner_steps as f64 / 100.0,
+            env_steps: 4 * learner_steps,
+            learner_steps,
+            policy_version: learner_steps / 100 + 1,
+            eval_return_mean,
+            eval_return_std: 0.25,
+            train_return_mean: (learner_steps > 0).then_some(0.1),
+        }
+    }
+
+    #[test]
+    fn rows_are_written_in_the_promised_format_and_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut progress = Progress::create(folder.path()).unwrap();
+        let text = || std::fs::read_to_string(folder.path().join(FILE)).unwrap();
+        let header = "wall_s,env_steps,learner_steps,policy_version,eval_return_mean,\
+                      eval_return_std,train_return_mean\n";
+        assert_eq!(text(), header);
+        progress.append(row(0, 1.5)).unwrap();
+        progress.append(row(250, 10.0)).unwrap();
+        let lines = "0.0,0,0,1,1.5,0.25,\n2.5,1000,250,3,10.0,0.25,0.1\n";
+        assert_eq!(text(), format!("{header}{lines}"));
+        assert_eq!(read(folder.path()).unwrap(), progress.rows());
+    }
+
+    #[test]
+    fn resuming_drops_the_rows_of_later_policies() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut progress = Progress::create(folder.path()).unwrap();
+        for step in [0, 100, 200, 300] {
+            progress.append(row(step, 1.0)).unwrap();
+        }
+        let mut resumed = Progress::resume(folder.path(), 200).unwrap();
+        resumed.append(row(250, 2.0)).unwrap();
+        let steps: Vec<u64> = read(folder.path())
+            .unwrap()
+            .iter()
+            .map(|r| r.learner_steps)
+            .collect();
+        assert_eq!(steps, [0, 100, 200, 250]);
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_or_missing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = read(folder.path()).unwrap_err().to_string();
+        assert!(message.contains(FILE), "{message}");
+        std::fs::write(folder.path().join(FILE), "wall_s,env_steps\n1.0,x\n").unwrap();
+        let message = read(folder.path()).unwrap_err().to_string();
+        assert!(
+            message.contains(FILE) && message.contains("line: 2"),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,91 @@
+//! Publications: a snapshot of the policy and its version, handed to all subscribers through a
+//! channel that keeps only the newest, so that a slow subscriber skips and never holds up the update.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ::metrics::gauge;
+use bytes::Bytes;
+use pmpo_policy::{NetworkConfig, snapshot};
+use pmpo_proto::v1;
+use pmpo_types::EnvironmentSpec;
+use tokio::sync::watch;
+
+use crate::board::Board;
+use crate::{LearnerError, LearnerOptions, TrainState, metrics};
+
+/// The side of the channel that the update thread holds; when it is gone, subscriptions end.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    network: NetworkConfig,
+    spec: EnvironmentSpec,
+    board: Board,
+    newest: watch::Sender<v1::PolicySnapshot>,
+}
+
+impl Publisher {
+    /// Publishes the policy as it is when the run starts, as `version`.
+    pub(crate) fn new(
+        options: &LearnerOptions,
+        state: &TrainState,
+        version: u64,
+        board: Board,
+    ) -> Result<Self, LearnerError> {
+        let mut publisher = Self {
+            network: options.policy.clone(),
+            spec: options.spec.clone(),
+            board,
+            newest: watch::Sender::new(v1::PolicySnapshot::default()),
+        };
+        publisher.send(state, version)?;
+        Ok(publisher)
+    }
+
+    /// What subscribers read from.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<v1::PolicySnapshot> {
+        self.newest.subscribe()
+    }
+
+    /// The newest publication's policy.
+    pub(crate) fn newest_policy(&self) -> Bytes {
+        self.newest.borrow().weights.clone()
+    }
+
+    /// Publishes the policy as the next version, unless the newest publication is of this step.
+    pub(crate) fn publish(&mut self, state: &TrainState) -> Result<(), LearnerError> {
+        let (version, step) = {
+            let newest = self.newest.borrow();
+            (newest.version, newest.learner_step)
+        };
+        if step == state.step() {
+            Ok(())
+        } else {
+            self.send(state, version + 1)
+        }
+    }
+
+    fn send(&mut self, state: &TrainState, version: u64) -> Result<(), LearnerError> {
+        let weights = snapshot::encode(
+            &self.network,
+            self.spec.observation_size(),
+            self.spec.action_size(),
+            &state.policy_tensors(),
+        )?;
+        gauge!(metrics::SNAPSHOT_BYTES).set(weights.len() as f64);
+        gauge!(metrics::POLICY_VERSION).set(version as f64);
+        // Before the channel, so that no evaluation of this version comes too early.
+        self.board.published(version);
+        self.newest.send_replace(v1::PolicySnapshot {
+            version,
+            learner_step: state.step(),
+            spec_digest: self.spec.digest().0.to_vec().into(),
+            weights,
+            published_unix_ms: unix_ms(),
+        });
+        Ok(())
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |elapsed| elapsed.as_millis() as u64)
+}

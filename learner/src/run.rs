@@ -1,0 +1,233 @@
+//! A learner as a service: puts the parts together, and takes them apart in order.
+
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use pmpo_proto::MAX_MESSAGE_BYTES;
+use pmpo_proto::v1::run_server::RunServer;
+use pmpo_proto::v1::weights_server::WeightsServer;
+use pmpo_replay_client::Sampler;
+use pmpo_service::grpc;
+use pmpo_types::{Role, derive_seed, transition};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use crate::board::{Board, Totals};
+use crate::checkpoint::Checkpoints;
+use crate::progress::Progress;
+use crate::publisher::Publisher;
+use crate::service::Service;
+use crate::statistics::Statistics;
+use crate::trainer::Trainer;
+use crate::{
+    EndReason, LearnerError, LearnerOptions, RunOutcome, TrainState, records, table, threads,
+};
+
+/// How long a run that reached a limit still answers that it has finished.
+const FINISHED_VISIBLE: Duration = Duration::from_secs(1);
+
+/// How long connections may take to end.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Trains until a limit, an evaluation that reaches `stop_at_return`, or `shutdown`, and serves
+/// `Weights` and `Run` on `listener` meanwhile. The initial policy, or the checkpoint's when the run
+/// is resumed, is published before the first connection is accepted.
+///
+/// However a run ends cleanly, a checkpoint of its last step is written. One that ends by a limit
+/// remains visible as finished for a second.
+///
+/// # Errors
+/// The options contradict themselves or the run's folder, the device cannot be used, a statistic of
+/// the update is not finite, the replay service refuses the sampler, or a file cannot be written.
+pub async fn run(
+    options: LearnerOptions,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<RunOutcome, LearnerError> {
+    options.policy.validate()?;
+    options.learner.validate()?;
+    let stop = shutdown.child_token();
+    let _stopped_with_us = stop.clone().drop_guard();
+    let replay = grpc::connect_lazy(&options.replay_address)?;
+    let (options, prepared) =
+        spawn_blocking(|| prepare(&options).map(|prepared| (options, prepared)))
+            .await
+            .map_err(|_| LearnerError::Panicked("the preparation of the run"))??;
+    let Prepared {
+        state,
+        checkpoints,
+        board,
+        publisher,
+        progress,
+    } = prepared;
+
+    let (rows, records) = records::spawn(progress, options.run_dir.clone())?;
+    let service = Service::new(&options, board.clone(), publisher.subscribe(), rows);
+    let signature =
+        transition::signature(options.spec.observation_size(), options.spec.action_size());
+    let sampler = Sampler::new(
+        &options.replay_address,
+        options.learner.sampler(),
+        signature,
+        &tokio::runtime::Handle::current(),
+        &stop,
+    )?;
+    let watching = table::watch(replay, options.learner.table.clone(), board.clone());
+    let trainer = Trainer {
+        options,
+        state,
+        statistics: Statistics::default(),
+        sampler,
+        publisher,
+        checkpoints,
+        board: board.clone(),
+        stop,
+    };
+    let ended = tokio::select! {
+        ended = serve_and_train(service, listener, trainer, &board, &shutdown) => ended,
+        () = watching => unreachable!("the table is watched for ever"),
+    };
+    // The service is gone, and with it the last sender of rows.
+    spawn_blocking(|| records.join())
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .ok_or(LearnerError::Panicked("the records thread"))?;
+    let outcome = outcome(ended?, &board);
+    tracing::info!(%outcome, "ended");
+    Ok(outcome)
+}
+
+/// What there is before anything is served.
+struct Prepared {
+    state: TrainState,
+    checkpoints: Checkpoints,
+    board: Board,
+    publisher: Publisher,
+    progress: Progress,
+}
+
+fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
+    let device = options.device.open()?;
+    let state = TrainState::new(
+        &options.policy,
+        options.spec.observation_size(),
+        options.spec.action_size(),
+        derive_seed(options.seed, Role::Learner, 0),
+        &device,
+    );
+    let (checkpoints, state, totals, progress) = if options.resume {
+        let (checkpoints, state, totals) = Checkpoints::resume(options, state)?;
+        let progress = Progress::resume(&options.run_dir, totals.learner_steps)?;
+        (checkpoints, state, totals, progress)
+    } else {
+        let checkpoints = Checkpoints::create(options)?;
+        let totals = Totals {
+            policy_version: 1,
+            ..Totals::default()
+        };
+        (
+            checkpoints,
+            state,
+            totals,
+            Progress::create(&options.run_dir)?,
+        )
+    };
+    let evaluations = progress.rows().len() as u64;
+    let board = Board::new(totals, evaluations, options.learner.train_return_episodes);
+    let publisher = Publisher::new(options, &state, totals.policy_version, board.clone())?;
+    // So that a run can be resumed from its first moment on.
+    checkpoints.save(options, &state, &publisher.newest_policy(), &board.totals())?;
+    Ok(Prepared {
+        state,
+        checkpoints,
+        board,
+        publisher,
+        progress,
+    })
+}
+
+/// Serves until training has ended and everyone may know.
+async fn serve_and_train(
+    service: Service,
+    listener: TcpListener,
+    trainer: Trainer,
+    board: &Board,
+    shutdown: &CancellationToken,
+) -> Result<EndReason, LearnerError> {
+    let stop_serving = CancellationToken::new();
+    let server = grpc::server()
+        .add_service(
+            WeightsServer::new(service.clone()).max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(RunServer::new(service))
+        .serve_with_incoming_shutdown(
+            grpc::incoming(listener),
+            stop_serving.clone().cancelled_owned(),
+        );
+    let stop_training = trainer.stop.clone();
+    let (thread, ended) = train(trainer)?;
+    let training = async {
+        let ended = ended
+            .await
+            .unwrap_or(Err(LearnerError::Panicked("the update thread")));
+        if !matches!(ended, Ok(EndReason::Shutdown) | Err(_)) {
+            board.finished();
+            // Not a wait for anything: whoever asks in this time learns how it ended.
+            drop(tokio::time::timeout(FINISHED_VISIBLE, shutdown.cancelled()).await);
+        }
+        ended
+    };
+    let mut server = std::pin::pin!(server);
+    let ended = tokio::select! {
+        ended = training => {
+            stop_serving.cancel();
+            // Connections that outlive the grace period are cut.
+            if let Ok(Err(error)) = tokio::time::timeout(GRACE, server).await {
+                tracing::warn!(%error, "server");
+            }
+            ended
+        }
+        served = &mut server => {
+            stop_training.cancel();
+            Err(served.err().map_or(LearnerError::Panicked("the server"), LearnerError::Server))
+        }
+    };
+    spawn_blocking(|| thread.join())
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .ok_or(LearnerError::Panicked("the update thread"))?;
+    ended
+}
+
+type Ended = oneshot::Receiver<Result<EndReason, LearnerError>>;
+
+/// Starts the update thread.
+fn train(trainer: Trainer) -> Result<(JoinHandle<()>, Ended), LearnerError> {
+    let (sender, ended) = oneshot::channel();
+    let pool = threads::pool(trainer.options.learner.threads)?;
+    let run_dir = trainer.options.run_dir.clone();
+    let thread = Builder::new()
+        .name("learner".to_owned())
+        .spawn(move || {
+            // Nobody listens only if the run was dropped.
+            drop(sender.send(pool.install(|| trainer.run())));
+        })
+        .map_err(LearnerError::file(&run_dir))?;
+    Ok((thread, ended))
+}
+
+fn outcome(reason: EndReason, board: &Board) -> RunOutcome {
+    let totals = board.totals();
+    RunOutcome {
+        reason,
+        learner_steps: totals.learner_steps,
+        env_steps: totals.environment.total,
+        policy_version: totals.policy_version,
+        training_seconds: totals.training_seconds,
+        last_return_mean: board.last_return_mean(),
+    }
+}

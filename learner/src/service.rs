@@ -1,0 +1,170 @@
+//! The gRPC services `Weights` and `Run`.
+
+use ::metrics::{counter, gauge};
+use pmpo_proto::v1::{self, run_server, weights_server};
+use pmpo_proto::{WireError, digest_from_wire};
+use pmpo_types::SpecDigest;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
+use tokio_stream::adapters::Map;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
+
+use crate::board::Board;
+use crate::checkpoint::hex;
+use crate::progress::Row;
+use crate::{LearnerOptions, metrics};
+
+/// Answers from the board and the newest publication.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    info: v1::RunInfo,
+    digest: SpecDigest,
+    board: Board,
+    publications: watch::Receiver<v1::PolicySnapshot>,
+    records: mpsc::Sender<Row>,
+}
+
+impl Service {
+    pub(crate) fn new(
+        options: &LearnerOptions,
+        board: Board,
+        publications: watch::Receiver<v1::PolicySnapshot>,
+        records: mpsc::Sender<Row>,
+    ) -> Self {
+        let digest = options.spec.digest();
+        Self {
+            info: v1::RunInfo {
+                run_id: options.run_id.clone(),
+                task: options.task.clone(),
+                seed: options.seed,
+                n_step: options.learner.n_step as u32,
+                discount: options.learner.discount as f32,
+                spec_digest: digest.0.to_vec().into(),
+            },
+            digest,
+            board,
+            publications,
+            records,
+        }
+    }
+}
+
+type Publish = fn(v1::PolicySnapshot) -> Result<v1::PolicySnapshot, Status>;
+
+#[tonic::async_trait]
+impl weights_server::Weights for Service {
+    type SubscribeStream = Map<WatchStream<v1::PolicySnapshot>, Publish>;
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let v1::SubscribeRequest {
+            subscriber,
+            spec_digest,
+        } = request.into_inner();
+        let digest = digest_from_wire(&spec_digest)?;
+        if digest != self.digest {
+            return Err(Status::failed_precondition(format!(
+                "spec_digest: this run trains {} ({}), the subscriber's environment is another ({})",
+                self.info.task,
+                hex(&self.digest.0),
+                hex(&digest.0)
+            )));
+        }
+        counter!(metrics::SUBSCRIPTIONS).increment(1);
+        tracing::info!(subscriber, "subscribed");
+        let publish: Publish = Ok;
+        Ok(Response::new(
+            WatchStream::new(self.publications.clone()).map(publish),
+        ))
+    }
+}
+
+#[tonic::async_trait]
+impl run_server::Run for Service {
+    async fn get_run(
+        &self,
+        _: Request<v1::GetRunRequest>,
+    ) -> Result<Response<v1::RunInfo>, Status> {
+        Ok(Response::new(self.info.clone()))
+    }
+
+    async fn get_status(
+        &self,
+        _: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::RunStatus>, Status> {
+        Ok(Response::new(self.board.status()))
+    }
+
+    async fn report_episode(
+        &self,
+        request: Request<v1::ReportEpisodeRequest>,
+    ) -> Result<Response<v1::ReportEpisodeResponse>, Status> {
+        let episode = request.into_inner();
+        finite("episode_return", episode.episode_return)?;
+        counter!(metrics::EPISODES).increment(1);
+        gauge!(metrics::TRAIN_RETURN).set(self.board.episode(episode.episode_return));
+        Ok(Response::new(v1::ReportEpisodeResponse {}))
+    }
+
+    async fn report_evaluation(
+        &self,
+        request: Request<v1::ReportEvaluationRequest>,
+    ) -> Result<Response<v1::ReportEvaluationResponse>, Status> {
+        let v1::ReportEvaluationRequest {
+            evaluator,
+            evaluation,
+        } = request.into_inner();
+        let evaluation =
+            evaluation.ok_or_else(|| wrong("evaluation", "an evaluation", "nothing"))?;
+        finite("evaluation.return_mean", evaluation.return_mean)?;
+        finite("evaluation.return_std", evaluation.return_std)?;
+        if evaluation.return_std < 0.0 {
+            return Err(wrong(
+                "evaluation.return_std",
+                "at least 0",
+                evaluation.return_std,
+            ));
+        }
+        if evaluation.episodes == 0 {
+            return Err(wrong("evaluation.episodes", "at least 1", 0));
+        }
+        let (version, mean) = (evaluation.policy_version, evaluation.return_mean);
+        match self.board.evaluated(&evaluation) {
+            Some(row) => {
+                tracing::info!(evaluator, version, return_mean = mean, "evaluated");
+                gauge!(metrics::EVALUATION_RETURN).set(mean);
+                self.records
+                    .send(row)
+                    .await
+                    .map_err(|_| Status::unavailable("the run is ending"))?;
+            }
+            None => tracing::warn!(
+                evaluator,
+                version,
+                "ignored a policy this run has not published"
+            ),
+        }
+        Ok(Response::new(v1::ReportEvaluationResponse {}))
+    }
+}
+
+fn finite(field: &str, value: f64) -> Result<(), Status> {
+    if value.is_finite() {
+        Ok(())
+    } else {
+        Err(wrong(field, "a finite number", value))
+    }
+}
+
+fn wrong(field: &str, expected: &str, got: impl ToString) -> Status {
+    let (field, expected, got) = (field.to_owned(), expected.to_owned(), got.to_string());
+    WireError::Field {
+        field,
+        expected,
+        got,
+    }
+    .into()
+}

@@ -1,0 +1,135 @@
+//! The update thread: takes batches, steps, publishes, writes checkpoints, and knows when to end.
+//!
+//! It waits for one thing only, a batch; all sockets are others' business.
+
+use std::time::{Duration, Instant};
+
+use ::metrics::{counter, gauge, histogram};
+use pmpo_replay_client::{ClientError, Sampler};
+use pmpo_types::SampledBatch;
+use tokio_util::sync::CancellationToken;
+
+use crate::board::Board;
+use crate::checkpoint::Checkpoints;
+use crate::publisher::Publisher;
+use crate::statistics::{STATISTICS, Statistics};
+use crate::{Batch, EndReason, LearnerError, LearnerOptions, TrainState, metrics};
+
+/// How long to wait for a batch before looking at the limits again.
+const LIMITS_PERIOD: Duration = Duration::from_millis(50);
+
+/// What the update thread owns.
+pub(crate) struct Trainer {
+    pub(crate) options: LearnerOptions,
+    pub(crate) state: TrainState,
+    pub(crate) statistics: Statistics,
+    pub(crate) sampler: Sampler,
+    pub(crate) publisher: Publisher,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) board: Board,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Trainer {
+    /// Trains until a limit or until told to stop, and writes a last checkpoint.
+    pub(crate) fn run(mut self) -> Result<EndReason, LearnerError> {
+        let period = Duration::from_secs_f64(self.options.learner.checkpoint_period_s);
+        let mut saved = Instant::now();
+        let reason = loop {
+            if let Some(reason) = self.end() {
+                break reason;
+            }
+            let asked = Instant::now();
+            if let Some(batch) = self.next_batch()? {
+                histogram!(metrics::BATCH_WAIT_SECONDS).record(asked.elapsed());
+                self.step(&batch)?;
+            }
+            if saved.elapsed() >= period {
+                self.checkpoint()?;
+                saved = Instant::now();
+            }
+        };
+        self.checkpoint()?;
+        Ok(reason)
+    }
+
+    fn end(&self) -> Option<EndReason> {
+        let limits = &self.options.limits;
+        let totals = self.board.totals();
+        let reached = |limit: Option<u64>, value: u64| limit.is_some_and(|limit| value >= limit);
+        if self.stop.is_cancelled() {
+            return Some(EndReason::Shutdown);
+        }
+        if let (Some(goal), Some(mean)) = (limits.stop_at_return, self.board.last_return_mean())
+            && mean >= goal
+        {
+            return Some(EndReason::StopAtReturn(mean));
+        }
+        if reached(limits.env_steps, totals.environment.total) {
+            return Some(EndReason::EnvSteps);
+        }
+        if reached(limits.learner_steps, totals.learner_steps) {
+            return Some(EndReason::LearnerSteps);
+        }
+        let minutes = self.board.elapsed_seconds() / 60.0;
+        limits
+            .max_minutes
+            .filter(|&limit| minutes >= limit)
+            .map(|_| EndReason::MaxMinutes)
+    }
+
+    /// `None` if there is no batch yet, or there will be no more.
+    fn next_batch(&mut self) -> Result<Option<SampledBatch>, LearnerError> {
+        match self.sampler.next_timeout(LIMITS_PERIOD) {
+            Ok(batch) => Ok(batch),
+            Err(ClientError::Shutdown) => {
+                self.stop.cancel();
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn step(&mut self, sampled: &SampledBatch) -> Result<(), LearnerError> {
+        let start = Instant::now();
+        let config = &self.options.learner;
+        let batch = Batch::new(&sampled.columns, self.state.device());
+        self.statistics.push(self.state.update(config, &batch));
+        let step = self.state.step();
+        let publish = step.is_multiple_of(config.publish_period_steps);
+        self.board.stepped(step);
+        if publish || self.statistics.pending() >= config.stats_period_steps {
+            self.read_statistics()?;
+            let newest = self.board.totals().policy_version as f64;
+            gauge!(metrics::STALENESS).set(newest - batch.mean_policy_version);
+        }
+        if publish {
+            self.publisher.publish(&self.state)?;
+        }
+        counter!(metrics::UPDATES).increment(1);
+        histogram!(metrics::UPDATE_SECONDS).record(start.elapsed());
+        Ok(())
+    }
+
+    /// Also the check that everything is finite, which comes before whatever leaves this thread.
+    fn read_statistics(&mut self) -> Result<(), LearnerError> {
+        if let Some(means) = self.statistics.read(self.state.step())? {
+            for (name, mean) in STATISTICS.into_iter().zip(means) {
+                gauge!(metrics::STATISTIC, "name" => name).set(mean);
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes first, so that the checkpoint's policy is exactly the version it names.
+    fn checkpoint(&mut self) -> Result<(), LearnerError> {
+        let start = Instant::now();
+        self.read_statistics()?;
+        self.publisher.publish(&self.state)?;
+        let policy = self.publisher.newest_policy();
+        self.checkpoints
+            .save(&self.options, &self.state, &policy, &self.board.totals())?;
+        histogram!(metrics::CHECKPOINT_SECONDS).record(start.elapsed());
+        Ok(())
+    }
+}
