@@ -54,3 +54,35 @@ pub(crate) fn rows_into_frame<const N: usize>(
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_grouped_by_eights() {
+        // 1e16 + 1 is 1e16: from eight values on, 1e16 and the ones meet late, and two of them count.
+        assert_eq!(sum([1e16, 1.0, 1.0].into_iter()), 1e16);
+        assert_eq!(
+            sum([1e16, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0].into_iter()),
+            1e16 + 2.0
+        );
+        assert_eq!(
+            sum((1..=21).map(f64::from).collect::<Vec<_>>().into_iter()),
+            231.0
+        );
+        assert_eq!(mean([1.0, 2.0, 6.0].into_iter()), 3.0);
+    }
+
+    #[test]
+    fn vectors_are_taken_into_the_frames_axes() {
+        // A quarter turn about z: the frame's x axis is the world's y axis.
+        let frame = [0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+        assert_eq!(into_frame([1.0, 2.0, 3.0], &frame), [2.0, -1.0, 3.0]);
+        assert_eq!(
+            rows_into_frame([[1.0, 2.0, 3.0]], &frame),
+            [[2.0, -1.0, 3.0]]
+        );
+        assert_eq!(norm(&[3.0, 4.0]), 5.0);
+    }
+}

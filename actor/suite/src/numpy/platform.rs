@@ -2,8 +2,8 @@
 //!
 //! NumPy and its OpenBLAS pick kernels by CPU, and the variants round differently, so that two
 //! machines' dm_control differ in last places. This module decides as they do (NumPy 2.4 and
-//! OpenBLAS 0.3.31), including their environment variables, so that the suite equals the dm_control
-//! beside it.
+//! OpenBLAS 0.3.31), including `OPENBLAS_CORETYPE`, so that the suite equals the dm_control beside
+//! it.
 
 use std::sync::LazyLock;
 
@@ -13,6 +13,10 @@ pub(crate) struct Platform {
     /// OpenBLAS accumulates dot products with fused multiply-adds (its SkylakeX kernels), instead
     /// of rounding each product.
     pub(crate) fused_dot: bool,
+    /// NumPy calls SVML for elementary functions.
+    pub(crate) avx512: bool,
+    /// NumPy's own vectorised functions have fused multiply-adds.
+    pub(crate) fma: bool,
 }
 
 /// The kernels that NumPy would choose.
@@ -21,13 +25,31 @@ pub(crate) fn platform() -> Platform {
     *PLATFORM
 }
 
+/// Cores that `OPENBLAS_CORETYPE` may name and whose dot products are not fused. OpenBLAS ignores
+/// names that it does not know.
+const UNFUSED_CORES: [&str; 9] = [
+    "prescott",
+    "core2",
+    "nehalem",
+    "sandybridge",
+    "haswell",
+    "zen",
+    "barcelona",
+    "bulldozer",
+    "excavator",
+];
+
 impl Platform {
     fn detect() -> Self {
-        let fused_dot = match std::env::var("OPENBLAS_CORETYPE") {
-            Ok(core) => ["skylakex", "cooperlake"].contains(&core.to_lowercase().as_str()),
-            Err(_) => has_avx512() && !is_zen5_or_later(),
-        };
-        Self { fused_dot }
+        let forced = std::env::var("OPENBLAS_CORETYPE")
+            .unwrap_or_default()
+            .to_lowercase();
+        let avx512 = has_avx512();
+        Self {
+            fused_dot: avx512 && !UNFUSED_CORES.contains(&forced.as_str()),
+            avx512,
+            fma: has_fma(),
+        }
     }
 }
 
@@ -39,6 +61,7 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
+        && has_fma()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -46,22 +69,13 @@ fn has_avx512() -> bool {
     false
 }
 
-/// AMD's family 26 and up, which this OpenBLAS does not know: it falls back to Haswell's kernels.
+/// What NumPy asks for on x86-64-v3; every 64-bit ARM processor has it.
 #[cfg(target_arch = "x86_64")]
-fn is_zen5_or_later() -> bool {
-    use std::arch::x86_64::__cpuid;
-    const FIRST_UNKNOWN_FAMILY: u32 = 26;
-    let vendor = __cpuid(0);
-    let amd = [vendor.ebx, vendor.edx, vendor.ecx]
-        .map(u32::to_le_bytes)
-        .concat()
-        == b"AuthenticAMD";
-    let signature = __cpuid(1).eax;
-    let family = ((signature >> 8) & 0xf) + ((signature >> 20) & 0xff);
-    amd && family >= FIRST_UNKNOWN_FAMILY
+fn has_fma() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn is_zen5_or_later() -> bool {
-    false
+fn has_fma() -> bool {
+    cfg!(target_arch = "aarch64")
 }

@@ -94,3 +94,39 @@ impl RandomState {
             .count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One stream through all distributions, as `np.random.RandomState(42)` gives it.
+    #[test]
+    fn one_stream_equals_numpys() {
+        let mut random = RandomState::new(42);
+        let uniform = [0.3745401188473625, 0.9507143064099162, 0.7319939418114051];
+        assert_eq!(uniform.map(|_| random.standard_uniform()), uniform);
+        let ranged = [0.993292420985183, -1.2199067977878175];
+        assert_eq!(ranged.map(|_| random.uniform(-2.0, 3.0)), ranged);
+        let normal = [0.2790412922001377, 1.0105152848065264, -0.580878134023515];
+        assert_eq!(random.normals::<3>(), normal);
+        let below_four = [0, 0, 3, 1, 1, 0, 3, 0];
+        assert_eq!(below_four.map(|_| random.below(4)), below_four);
+        assert_eq!(random.below(1), 0);
+        let below_five = [0, 2, 2, 1, 3, 3, 2, 3];
+        assert_eq!(below_five.map(|_| random.below(5)), below_five);
+        let chosen = [2, 2, 0, 2, 1, 0, 2, 2, 2, 2, 0, 2];
+        assert_eq!(
+            chosen.map(|_| random.choice([0.1, 0.1, 1.0 - 0.1 - 0.1])),
+            chosen
+        );
+        assert_eq!(random.standard_uniform(), 0.4401524937396013);
+    }
+
+    #[test]
+    fn a_long_seed_is_numpys_array_seed() {
+        // np.random.RandomState([5, 9])
+        let mut random = RandomState::new((9 << 32) + 5);
+        assert_eq!(random.standard_uniform(), 0.018887748472003252);
+        assert_eq!(random.standard_normal(), -0.32282695507739434);
+    }
+}

@@ -98,3 +98,31 @@ impl Knots {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numpy::RandomState;
+
+    /// `ndimage.zoom(RandomState(0).uniform(.15, 1, (30, 30)), 201 / 30)`.
+    #[test]
+    fn zoom_equals_scipys() {
+        let mut random = RandomState::new(0);
+        let image: Vec<f64> = (0..900).map(|_| random.uniform(0.15, 1.0)).collect();
+        let zoomed = zoom(&image, 30, 201);
+        for (row, column, expected) in [
+            (0, 0, 0.6164914783382262),
+            (0, 200, 0.5024626489919453),
+            (200, 200, 0.5041879933724044),
+            (7, 100, 0.8272150244375515),
+            (133, 21, 0.383912412262883),
+            (199, 1, 0.8680871503473803),
+        ] {
+            let value = zoomed[row * 201 + column];
+            assert!(
+                (value - expected).abs() < 1e-15,
+                "[{row}, {column}] {value} {expected}"
+            );
+        }
+    }
+}
