@@ -59,7 +59,7 @@ mod tests {
             let change: Vec<f32> = change.into_data().try_into_vec().unwrap();
             let t = t as i32 + 1;
             for i in 0..2 {
-                let g = f64::from(gradient[i]);
+                let g: f64 = gradient[i];
                 m[i] = BETA_1 * m[i] + (1.0 - BETA_1) * g;
                 v[i] = BETA_2 * v[i] + (1.0 - BETA_2) * g * g;
                 let m_hat = m[i] / (1.0 - BETA_1.powi(t));

@@ -176,3 +176,105 @@ fn elu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let negative = x - positive.clone();
     positive + negative.exp() - 1.0
 }
+
+#[cfg(test)]
+mod tests {
+    use pmpo_policy::{PolicyNetwork, snapshot};
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+    use rand_distr::StandardNormal;
+
+    use super::*;
+    use crate::parameters::{named_tensors, subtract};
+
+    const SIZES: [usize; 2] = [5, 3];
+
+    fn normal<const D: usize>(rng: &mut ChaCha8Rng, dims: [usize; D]) -> Tensor<D> {
+        let count = dims.iter().product();
+        let values: Vec<f32> = StandardNormal.sample_iter(rng).take(count).collect();
+        Tensor::from_data(TensorData::new(values, dims), &Device::flex())
+    }
+
+    fn networks() -> Vec<NetworkConfig> {
+        let linear_mean = GaussianHead {
+            tanh_mean: false,
+            ..GaussianHead::default()
+        };
+        vec![
+            NetworkConfig {
+                hidden_sizes: vec![16, 12, 8],
+                ..NetworkConfig::default()
+            },
+            NetworkConfig {
+                hidden_sizes: vec![16],
+                activation: Activation::LayerNormRelu,
+                head: HeadConfig::Gaussian(linear_mean),
+            },
+        ]
+    }
+
+    /// The actor's plain-Rust network is another implementation of the same formulas; a policy with
+    /// weights far from their initial values must act the same in both.
+    #[test]
+    fn the_actor_s_network_gives_the_same_distributions() {
+        for network in networks() {
+            let mut rng = ChaCha8Rng::seed_from_u64(3);
+            let [inputs, actions] = SIZES;
+            let policy = GaussianPolicy::new(&network, inputs, actions, &mut rng, &Device::flex());
+            let moved = normal(&mut rng, [policy.num_params()]) * 0.5;
+            let policy = subtract(policy, moved);
+            let tensors = named_tensors(&policy);
+            let bytes = snapshot::encode(&network, inputs, actions, &tensors).unwrap();
+            let mut actor = PolicyNetwork::from_snapshot(&bytes).unwrap();
+
+            let observations = normal(&mut rng, [20, inputs]) * 2.0;
+            let output = policy.forward(observations.clone());
+            let rows = |tensor: Tensor<2>| tensor.into_data().try_into_vec::<f32>().unwrap();
+            let (observations, mean, std) =
+                (rows(observations), rows(output.mean), rows(output.std));
+            for (row, observation) in observations.chunks(inputs).enumerate() {
+                let expected = actor.forward(observation);
+                let row = row * actions..(row + 1) * actions;
+                let got = mean[row.clone()].iter().zip(expected.mean);
+                for (got, expected) in got.chain(std[row].iter().zip(expected.std)) {
+                    let difference = (got - expected).abs();
+                    assert!(
+                        difference <= 1e-5 * expected.abs().max(1.0),
+                        "{got}, {expected}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_fresh_policy_has_the_configured_width_everywhere_and_a_fresh_critic_says_nothing() {
+        let (network, mut rng) = (NetworkConfig::default(), ChaCha8Rng::seed_from_u64(3));
+        let [inputs, actions] = SIZES;
+        let device = Device::flex();
+        let policy = GaussianPolicy::new(&network, inputs, actions, &mut rng, &device);
+        let critic = Critic::new(&network, inputs, actions, &mut rng, &device);
+        let observations = normal(&mut rng, [50, inputs]);
+        let output = policy.forward(observations.clone());
+        let largest = |tensor: Tensor<2>| tensor.max_abs().into_scalar::<f32>();
+        assert!(largest(output.mean) < 0.1);
+        assert!(largest(output.std - 0.7) < 0.05);
+        let values = critic.forward(observations, normal(&mut rng, [50, actions]));
+        assert!(values.max_abs().into_scalar::<f32>() < 0.1);
+    }
+
+    #[test]
+    fn the_critic_sees_actions_as_they_are_carried_out() {
+        let (network, mut rng) = (NetworkConfig::default(), ChaCha8Rng::seed_from_u64(3));
+        let critic = Critic::new(&network, 5, 3, &mut rng, &Device::flex());
+        let observation = normal(&mut rng, [1, 5]);
+        let value = |action: [f32; 3]| {
+            let action = Tensor::<1>::from_floats(action, &Device::flex()).reshape([1, 3]);
+            critic
+                .forward(observation.clone(), action)
+                .into_scalar::<f32>()
+        };
+        assert_eq!(value([3.0, -1.5, 0.2]), value([1.0, -1.0, 0.2]));
+        assert_ne!(value([0.9, -1.0, 0.2]), value([1.0, -1.0, 0.2]));
+    }
+}

@@ -175,3 +175,121 @@ impl TrainState {
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use pmpo_policy::HeadConfig;
+    use pmpo_types::{ColumnBatch, transition};
+    use rand::RngExt;
+
+    use super::*;
+
+    fn network() -> NetworkConfig {
+        NetworkConfig {
+            hidden_sizes: vec![24, 24],
+            ..NetworkConfig::default()
+        }
+    }
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.into_data().try_into_vec().unwrap()
+    }
+
+    /// A bandit: the observation says nothing, an action `a` pays `-4 (a - 0.2)^2`, episodes end at
+    /// once.
+    fn bandit(rng: &mut ChaCha8Rng, len: usize) -> Batch {
+        let mut column = |f: &mut dyn FnMut(&mut ChaCha8Rng) -> f32| -> Bytes {
+            (0..len).flat_map(|_| f(rng).to_le_bytes()).collect()
+        };
+        let action = column(&mut |rng| rng.random_range(-1.0..1.0));
+        let actions = action.chunks_exact(4);
+        let reward = actions.flat_map(|bytes| {
+            let action = f32::from_le_bytes(bytes.try_into().unwrap());
+            (-4.0 * (action - 0.2).powi(2)).to_le_bytes()
+        });
+        let reward = reward.collect();
+        let columns = vec![
+            column(&mut |rng| rng.random()),
+            action,
+            reward,
+            column(&mut |_| 0.0),
+            column(&mut |rng| rng.random()),
+            vec![0; 8 * len].into(),
+        ];
+        let columns = ColumnBatch::new(&transition::signature(1, 1), len, columns).unwrap();
+        Batch::new(&columns, &Device::flex())
+    }
+
+    #[test]
+    fn a_bandit_is_learned() {
+        let config = LearnerConfig {
+            policy_learning_rate: 3e-4,
+            critic_learning_rate: 5e-3,
+            ..LearnerConfig::default()
+        };
+        let mut state = TrainState::new(&network(), 1, 1, 1, &Device::flex());
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        for _ in 0..800 {
+            let batch = bandit(&mut rng, 64);
+            state.update(&config, &batch);
+        }
+        let observation = bandit(&mut rng, 20).observation;
+        let policy = state.online.policy.forward(observation.clone());
+        for (mean, std) in values(policy.mean).into_iter().zip(values(policy.std)) {
+            assert!((mean - 0.2).abs() < 0.15, "mean {mean}");
+            // Far actions are rejected on both sides: the policy narrows, as fast as the KL lets it.
+            assert!((0.6..0.695).contains(&std), "std {std}");
+        }
+        let action = Tensor::full([20, 1], -0.5, &Device::flex());
+        for value in values(state.online.critic.forward(observation, action)) {
+            assert!((value + 1.96).abs() < 0.3, "value {value}");
+        }
+    }
+
+    #[test]
+    fn targets_change_with_their_period_and_only_then() {
+        let config = LearnerConfig {
+            target_period_steps: 3,
+            ..LearnerConfig::default()
+        };
+        let mut state = TrainState::new(&network(), 1, 1, 1, &Device::flex());
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let mut before = (
+            named_tensors(&state.target.policy),
+            named_tensors(&state.target.critic),
+        );
+        for step in 1..=6 {
+            state.update(&config, &bandit(&mut rng, 8));
+            let target = (
+                named_tensors(&state.target.policy),
+                named_tensors(&state.target.critic),
+            );
+            let online = (
+                named_tensors(&state.online.policy),
+                named_tensors(&state.online.critic),
+            );
+            if step % 3 == 0 {
+                assert_eq!(target, online);
+                before = target;
+            } else {
+                assert_eq!(target, before);
+                assert_ne!(target, online);
+            }
+        }
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_networks_with_the_names_of_snapshots() {
+        let new = |seed| TrainState::new(&network(), 4, 2, seed, &Device::flex()).policy_tensors();
+        let tensors = new(1);
+        assert_eq!(tensors, new(1));
+        assert_ne!(tensors, new(2));
+        let HeadConfig::Gaussian(_) = network().head;
+        let mut got: Vec<_> = tensors.into_iter().map(|t| (t.name, t.shape)).collect();
+        let mut expected = pmpo_policy::snapshot::expected_tensors(&network(), 4, 2);
+        got.sort();
+        expected.sort();
+        assert_eq!(got, expected);
+    }
+}
