@@ -43,6 +43,16 @@ pub enum ActorError {
         /// The task.
         task: String,
     },
+    /// The learner was restarted with another run or other settings.
+    #[error(
+        "the learner has come back with another run or other settings (`{before}`, now `{now}`)"
+    )]
+    OtherRun {
+        /// The run taken part in.
+        before: String,
+        /// The learner's present run.
+        now: String,
+    },
     /// The simulation.
     #[error("{0}")]
     Suite(#[from] SuiteError),

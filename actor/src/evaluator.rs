@@ -68,17 +68,20 @@ pub fn evaluate(
         policy,
         environment,
         episodes,
+        &CancellationToken::new(),
     )?))
 }
 
+/// Returns of `episodes` episodes; fewer where `stop` was cancelled.
 fn returns(
     policy: &mut PolicyNetwork,
     environment: &mut Environment,
     episodes: usize,
+    stop: &CancellationToken,
 ) -> Result<Vec<f64>, ActorError> {
     let mut returns = Vec::with_capacity(episodes);
     let mut divergences = 0;
-    while returns.len() < episodes {
+    while returns.len() < episodes && !stop.is_cancelled() {
         match episode(policy, environment)? {
             Ok(value) => returns.push(value),
             Err(error) => {
@@ -119,12 +122,14 @@ fn episode(
     }
 }
 
-/// As [`evaluate`], the episodes divided among the environments, a thread each.
+/// As [`evaluate`], the episodes divided among the environments, a thread each; `None` where `stop` was
+/// cancelled before the end.
 fn evaluate_in_parallel(
     policy: &PolicyNetwork,
     environments: &mut [Environment],
     episodes: usize,
-) -> Result<EvaluationResult, ActorError> {
+    stop: &CancellationToken,
+) -> Result<Option<EvaluationResult>, ActorError> {
     let threads = environments.len();
     let parts = std::thread::scope(|scope| {
         let workers: Vec<_> = environments
@@ -133,7 +138,7 @@ fn evaluate_in_parallel(
             .map(|(i, environment)| {
                 let share = episodes / threads + usize::from(i < episodes % threads);
                 let mut policy = policy.clone();
-                scope.spawn(move || returns(&mut policy, environment, share))
+                scope.spawn(move || returns(&mut policy, environment, share, stop))
             })
             .collect();
         let panicked = |_| Err(ActorError::Panicked("an evaluation's thread".to_owned()));
@@ -143,7 +148,8 @@ fn evaluate_in_parallel(
             .collect()
     });
     let parts: Result<Vec<Vec<f64>>, ActorError> = parts;
-    Ok(EvaluationResult::new(parts?.concat()))
+    let returns = parts?.concat();
+    Ok((returns.len() == episodes).then(|| EvaluationResult::new(returns)))
 }
 
 /// Follows the learner at `learner` (`host:port`) and evaluates its policy each period of learner
@@ -163,12 +169,10 @@ pub async fn run(
     let Some(run) = RunInfo::get(&channel, &shutdown).await? else {
         return Ok(());
     };
-    let environments = (0..config.threads)
-        .map(|thread| {
-            let number = index * config.threads as u64 + thread as u64;
-            run.environment(derive_seed(run.seed, Role::Evaluator, number))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let first = index * config.threads as u64;
+    let seeds = (first..first + config.threads as u64)
+        .map(|number| derive_seed(run.seed, Role::Evaluator, number));
+    let environments = run.environments(seeds.collect()).await?;
     let name = format!("evaluator-{index}");
     tracing::info!(
         run = run.run_id,
@@ -180,7 +184,7 @@ pub async fn run(
     let shutdown = shutdown.child_token();
     let mut crew = Crew::new(shutdown.clone());
     let spec = environments[0].spec();
-    let (weights, subscription) = subscribe(channel.clone(), name.clone(), spec, &shutdown);
+    let (weights, subscription) = subscribe(channel.clone(), name.clone(), &run, spec, &shutdown);
     crew.task(subscription);
     let (reports, queue) = mpsc::channel(REPORT_QUEUE_EVALUATIONS);
     crew.task(report_evaluations(channel, queue, shutdown.clone()));
@@ -189,6 +193,7 @@ pub async fn run(
         config,
         weights,
         environments,
+        shutdown,
     };
     crew.thread(name, move || {
         // The queue is closed only when the process is ending.
@@ -203,10 +208,11 @@ struct Follower<W> {
     config: EvaluatorConfig,
     weights: W,
     environments: Vec<Environment>,
+    shutdown: CancellationToken,
 }
 
 impl<W: WeightsSource> Follower<W> {
-    /// Evaluates what is due until the source or the reports' receiver ends.
+    /// Evaluates what is due, until told to stop or the reports' receiver is gone.
     fn run(
         mut self,
         mut report: impl FnMut(v1::ReportEvaluationRequest) -> bool,
@@ -218,7 +224,9 @@ impl<W: WeightsSource> Follower<W> {
                 continue;
             }
             last_period = Some(period);
-            let evaluation = self.evaluate(&policy)?;
+            let Some(evaluation) = self.evaluate(&policy)? else {
+                break;
+            };
             let evaluator = self.name.clone();
             if !report(v1::ReportEvaluationRequest {
                 evaluator,
@@ -230,10 +238,13 @@ impl<W: WeightsSource> Follower<W> {
         Ok(())
     }
 
-    fn evaluate(&mut self, policy: &Policy) -> Result<v1::Evaluation, ActorError> {
+    fn evaluate(&mut self, policy: &Policy) -> Result<Option<v1::Evaluation>, ActorError> {
         let start = Instant::now();
-        let episodes = self.config.episodes;
-        let result = evaluate_in_parallel(&policy.network, &mut self.environments, episodes)?;
+        let (episodes, environments) = (self.config.episodes, &mut self.environments);
+        let result = evaluate_in_parallel(&policy.network, environments, episodes, &self.shutdown)?;
+        let Some(result) = result else {
+            return Ok(None);
+        };
         counter!(metrics::EVALUATIONS).increment(1);
         gauge!(metrics::EVALUATION_RETURN).set(result.mean);
         tracing::info!(
@@ -244,13 +255,13 @@ impl<W: WeightsSource> Follower<W> {
             seconds = start.elapsed().as_secs_f64(),
             "evaluated"
         );
-        Ok(v1::Evaluation {
+        Ok(Some(v1::Evaluation {
             policy_version: policy.version.0,
             learner_step: policy.learner_step,
             return_mean: result.mean,
             return_std: result.std,
             episodes: episodes as u32,
-        })
+        }))
     }
 }
 
@@ -292,10 +303,17 @@ mod tests {
     fn threads_share_the_episodes() {
         let mut network = policy(environment(1).spec(), 1, 0).network;
         let mut environments = [environment(1), environment(2)];
-        let shared = evaluate_in_parallel(&network, &mut environments, 3).unwrap();
+        let stop = CancellationToken::new();
+        let shared = evaluate_in_parallel(&network, &mut environments, 3, &stop)
+            .unwrap()
+            .unwrap();
         let first = evaluate(&mut network, &mut environment(1), 2).unwrap();
         let second = evaluate(&mut network, &mut environment(2), 1).unwrap();
         assert_eq!(shared.returns, [first.returns, second.returns].concat());
+
+        stop.cancel();
+        let stopped = evaluate_in_parallel(&network, &mut environments, 3, &stop).unwrap();
+        assert_eq!(stopped, None);
     }
 
     #[test]
@@ -320,6 +338,7 @@ mod tests {
             config,
             weights,
             environments: vec![environment],
+            shutdown,
         };
         let mut evaluated = Vec::new();
         follower

@@ -16,7 +16,7 @@ pub mod insertion;
 pub mod metrics;
 mod reports;
 mod run;
-mod run_info;
+pub mod run_info;
 #[cfg(test)]
 mod testing;
 mod threads;

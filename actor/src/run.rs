@@ -47,10 +47,10 @@ pub async fn run(
     };
     let first = index * config.environments as u64;
     let numbers = first..first + config.environments as u64;
-    let environments = numbers
+    let seeds = numbers
         .clone()
-        .map(|number| run.environment(derive_seed(run.seed, Role::Environment, number)))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|number| derive_seed(run.seed, Role::Environment, number));
+    let environments = run.environments(seeds.collect()).await?;
     let spec = environments[0].spec().clone();
     let actor = format!("actor-{index}");
     let count = config.environments;
@@ -64,7 +64,7 @@ pub async fn run(
     let shutdown = shutdown.child_token();
     let writers_end = end_after(&config, &shutdown);
     let mut crew = Crew::new(shutdown.clone());
-    let (weights, subscription) = subscribe(learner.clone(), actor.clone(), &spec, &shutdown);
+    let (weights, subscription) = subscribe(learner.clone(), actor.clone(), &run, &spec, &shutdown);
     crew.task(subscription);
     let (episodes, queue) = EpisodeReports::new(config.report_queue_episodes);
     crew.task(report_episodes(learner, queue, shutdown.clone()));

@@ -17,19 +17,27 @@ const N_STEP: RangeInclusive<usize> = 1..=1000;
 
 /// The run to take part in.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct RunInfo {
-    pub(crate) run_id: String,
-    pub(crate) task: String,
-    pub(crate) seed: u64,
-    pub(crate) n_step: usize,
+pub struct RunInfo {
+    /// Name of the run.
+    pub run_id: String,
+    /// Task, as `domain-task`.
+    pub task: String,
+    /// Every generator of the run is seeded from this.
+    pub seed: u64,
+    /// Steps that a transition spans.
+    pub n_step: usize,
     /// gamma, a control step.
-    pub(crate) discount: f64,
-    pub(crate) spec_digest: SpecDigest,
+    pub discount: f64,
+    /// The learner's environment.
+    pub spec_digest: SpecDigest,
 }
 
 impl RunInfo {
     /// Asks the learner until it answers; `None` when told to stop before.
-    pub(crate) async fn get(
+    ///
+    /// # Errors
+    /// The learner refuses, or its answer cannot be.
+    pub async fn get(
         learner: &Channel,
         shutdown: &CancellationToken,
     ) -> Result<Option<Self>, ActorError> {
@@ -62,8 +70,36 @@ impl RunInfo {
         }
     }
 
-    /// An environment of the run's task, which must be the learner's.
-    pub(crate) fn environment(&self, seed: u64) -> Result<Environment, ActorError> {
+    /// Refuses a learner that has come back with another run.
+    pub(crate) fn check_unchanged(&self, answer: v1::RunInfo) -> Result<(), ActorError> {
+        let now = Self::from_wire(answer)?;
+        if now == *self {
+            return Ok(());
+        }
+        Err(ActorError::OtherRun {
+            before: self.run_id.clone(),
+            now: now.run_id,
+        })
+    }
+
+    /// Environments of the run's task, one a seed, loaded off the runtime's workers.
+    pub(crate) async fn environments(
+        &self,
+        seeds: Vec<u64>,
+    ) -> Result<Vec<Environment>, ActorError> {
+        let run = self.clone();
+        let load = move || {
+            seeds
+                .into_iter()
+                .map(|seed| run.environment(seed))
+                .collect()
+        };
+        tokio::task::spawn_blocking(load)
+            .await
+            .unwrap_or_else(|_| Err(ActorError::Panicked("loading the environments".to_owned())))
+    }
+
+    fn environment(&self, seed: u64) -> Result<Environment, ActorError> {
         let environment = pmpo_suite::load(&self.task, seed)?;
         if environment.spec().digest() == self.spec_digest {
             return Ok(environment);

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use ::metrics::{counter, gauge};
 use backon::BackoffBuilder;
 use pmpo_policy::{PolicyNetwork, SnapshotError};
-use pmpo_proto::v1::{self, weights_client::WeightsClient};
+use pmpo_proto::v1::{self, run_client::RunClient, weights_client::WeightsClient};
 use pmpo_proto::{MAX_MESSAGE_BYTES, digest_from_wire};
 use pmpo_service::backoff;
-use pmpo_types::{EnvironmentSpec, PolicyVersion, SpecDigest};
+use pmpo_types::{EnvironmentSpec, PolicyVersion};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::run_info::RunInfo;
 use crate::{ActorError, metrics};
 
 /// A publication, ready to act.
@@ -75,6 +76,7 @@ impl WeightsSource for Newest {
 pub fn subscribe(
     learner: Channel,
     subscriber: String,
+    run: &RunInfo,
     spec: &EnvironmentSpec,
     shutdown: &CancellationToken,
 ) -> (
@@ -88,10 +90,10 @@ pub fn subscribe(
         shutdown: shutdown.clone(),
     };
     let subscription = Subscription {
+        run_client: RunClient::new(learner.clone()),
         client: WeightsClient::new(learner).max_decoding_message_size(MAX_MESSAGE_BYTES),
         subscriber,
-        task: spec.task.clone(),
-        digest: spec.digest(),
+        run: run.clone(),
         sizes: (spec.observation_size(), spec.action_size()),
         sender,
         last: None,
@@ -100,10 +102,10 @@ pub fn subscribe(
 }
 
 struct Subscription {
+    run_client: RunClient<Channel>,
     client: WeightsClient<Channel>,
     subscriber: String,
-    task: String,
-    digest: SpecDigest,
+    run: RunInfo,
     sizes: (usize, usize),
     sender: watch::Sender<Option<Arc<Policy>>>,
     last: Option<PolicyVersion>,
@@ -135,15 +137,20 @@ impl Subscription {
         }
     }
 
-    /// One stream, until it is lost.
+    /// One stream, until it is lost. Who serves it may have been restarted: transitions of this run
+    /// must not mix with those of another.
     async fn receive(&mut self) -> Result<Status, ActorError> {
-        let request = v1::SubscribeRequest {
-            subscriber: self.subscriber.clone(),
-            spec_digest: self.digest.0.to_vec().into(),
-        };
         let lost = |status: Status| match ActorError::refusal("Weights.Subscribe", &status) {
             Some(refusal) => Err(refusal),
             None => Ok(status),
+        };
+        match self.run_client.get_run(v1::GetRunRequest {}).await {
+            Ok(answer) => self.run.check_unchanged(answer.into_inner())?,
+            Err(status) => return lost(status),
+        }
+        let request = v1::SubscribeRequest {
+            subscriber: self.subscriber.clone(),
+            spec_digest: self.run.spec_digest.0.to_vec().into(),
         };
         let mut stream = match self.client.subscribe(request).await {
             Ok(response) => response.into_inner(),
@@ -159,9 +166,9 @@ impl Subscription {
     }
 
     async fn accept(&mut self, snapshot: v1::PolicySnapshot) -> Result<(), ActorError> {
-        if digest_from_wire(&snapshot.spec_digest)? != self.digest {
+        if digest_from_wire(&snapshot.spec_digest)? != self.run.spec_digest {
             return Err(ActorError::Spec {
-                task: self.task.clone(),
+                task: self.run.task.clone(),
             });
         }
         let version = PolicyVersion(snapshot.version);

@@ -136,20 +136,21 @@ async fn a_role_that_waits_for_an_absent_learner_stops_when_told() {
 
 #[tokio::test]
 async fn a_learner_with_another_idea_of_the_task_is_refused() {
-    let (mut learner, _told) = Learner::new(&spec());
-    let bad = |change: fn(&mut v1::RunInfo)| {
-        let mut learner = learner.clone();
-        change(&mut learner.info);
-        learner
-    };
-    let digest = bad(|info| info.spec_digest = vec![0; 32].into());
-    let task = bad(|info| info.task = "cartpole-swingdown".to_owned());
-    learner.info.n_step = 0;
-    for (learner, expected) in [
-        (digest, "run the same version everywhere"),
-        (task, "unknown task \"cartpole-swingdown\""),
-        (learner, "n_step: expected 1..=1000, got 0"),
-    ] {
+    type Change = fn(&mut v1::RunInfo);
+    let cases: [(Change, &str); 3] = [
+        (
+            |info| info.spec_digest = vec![0; 32].into(),
+            "run the same version everywhere",
+        ),
+        (
+            |info| info.task = "cartpole-swingdown".to_owned(),
+            "unknown task \"cartpole-swingdown\"",
+        ),
+        (|info| info.n_step = 0, "n_step: expected 1..=1000, got 0"),
+    ];
+    for (change, expected) in cases {
+        let (learner, _told) = Learner::new(&spec());
+        change(&mut learner.info.lock().unwrap());
         let address = learner.serve().await;
         let addresses = Addresses {
             learner: address,

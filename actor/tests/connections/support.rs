@@ -50,7 +50,7 @@ pub(crate) fn publication(
 /// Serves `Run` and `Weights`.
 #[derive(Clone)]
 pub(crate) struct Learner {
-    pub(crate) info: v1::RunInfo,
+    pub(crate) info: Arc<Mutex<v1::RunInfo>>,
     /// The next subscriptions, in order; further ones are refused for the time being.
     streams: Arc<Mutex<VecDeque<Stream>>>,
     /// Answers to the next reports of evaluations; further ones are accepted.
@@ -69,14 +69,14 @@ impl Learner {
     pub(crate) fn new(spec: &EnvironmentSpec) -> (Self, Told) {
         let (episodes, told_episodes) = mpsc::unbounded_channel();
         let (evaluations, told_evaluations) = mpsc::unbounded_channel();
-        let info = v1::RunInfo {
+        let info = Arc::new(Mutex::new(v1::RunInfo {
             run_id: "test".to_owned(),
             task: spec.task.clone(),
             seed: 1,
             n_step: 3,
             discount: 0.99,
             spec_digest: spec.digest().0.to_vec().into(),
-        };
+        }));
         let learner = Self {
             info,
             streams: Arc::default(),
@@ -132,7 +132,7 @@ impl v1::run_server::Run for Learner {
         &self,
         _: Request<v1::GetRunRequest>,
     ) -> Result<Response<v1::RunInfo>, Status> {
-        Ok(Response::new(self.info.clone()))
+        Ok(Response::new(self.info.lock().unwrap().clone()))
     }
 
     async fn get_status(

@@ -3,6 +3,7 @@
 
 use crate::support::{Learner, Snapshots, publication};
 use pmpo_actor::ActorError;
+use pmpo_actor::run_info::RunInfo;
 use pmpo_actor::weights::{Newest, Policy, WeightsSource, subscribe};
 use pmpo_proto::v1;
 use pmpo_service::grpc;
@@ -29,7 +30,8 @@ async fn fixture() -> Fixture {
     let first = learner.next_stream();
     let channel = grpc::connect_lazy(&learner.clone().serve().await).unwrap();
     let shutdown = CancellationToken::new();
-    let (newest, subscription) = subscribe(channel, "test".to_owned(), &spec, &shutdown);
+    let run = RunInfo::get(&channel, &shutdown).await.unwrap().unwrap();
+    let (newest, subscription) = subscribe(channel, "test".to_owned(), &run, &spec, &shutdown);
     let subscription = tokio::spawn(subscription);
     Fixture {
         spec,
@@ -161,6 +163,25 @@ async fn another_environments_policy_ends_the_subscription() {
         .unwrap();
     let error = fixture.refusal().await;
     assert!(matches!(error, ActorError::Spec { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_learner_that_comes_back_with_other_settings_ends_the_subscription() {
+    let mut fixture = fixture().await;
+    fixture
+        .first
+        .send(Ok(publication(&fixture.spec, 1, 0)))
+        .await
+        .unwrap();
+    fixture.wait_for(1).await;
+    fixture.learner.info.lock().unwrap().n_step = 7;
+    fixture
+        .first
+        .send(Err(Status::unavailable("gone")))
+        .await
+        .unwrap();
+    let error = fixture.refusal().await;
+    assert!(matches!(error, ActorError::OtherRun { .. }), "{error}");
 }
 
 #[tokio::test]
