@@ -9,7 +9,12 @@ use pmpo_service::telemetry::LogFormat;
 
 /// Distributed actor-learner reinforcement learning with PMPO.
 #[derive(Debug, Parser)]
-#[command(name = "pmpo", version, propagate_version = true, args_override_self = true)]
+#[command(
+    name = "pmpo",
+    version,
+    propagate_version = true,
+    args_override_self = true
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -44,20 +49,6 @@ pub(crate) enum Command {
         #[arg(required = true)]
         run_dirs: Vec<PathBuf>,
         /// File to write; its ending chooses the format, svg or png.
-        #[arg(long)]
-        out: PathBuf,
-    },
-    /// Step one episode with given actions and write what the environment returned.
-    Trace {
-        /// Task, as `domain-task`.
-        task: String,
-        /// Seed of the environment, as in dm_control's `task_kwargs={'random': seed}`.
-        #[arg(long)]
-        seed: u32,
-        /// CSV without a header: a row a control step, unclipped.
-        #[arg(long)]
-        actions: PathBuf,
-        /// CSV to write.
         #[arg(long)]
         out: PathBuf,
     },
@@ -125,12 +116,26 @@ impl RunArgs {
             ("run.task", self.task.as_ref().map(|v| format!("\"{v}\""))),
             ("run.seed", self.seed.map(|v| v.to_string())),
             ("run.env_steps", self.env_steps.map(|v| v.to_string())),
-            ("run.learner_steps", self.learner_steps.map(|v| v.to_string())),
-            ("run.max_minutes", self.max_minutes.map(|v| format!("{v:?}"))),
-            ("run.stop_at_return", self.stop_at_return.map(|v| format!("{v:?}"))),
-            ("run.device", self.device.as_ref().map(|v| format!("\"{v}\""))),
+            (
+                "run.learner_steps",
+                self.learner_steps.map(|v| v.to_string()),
+            ),
+            (
+                "run.max_minutes",
+                self.max_minutes.map(|v| format!("{v:?}")),
+            ),
+            (
+                "run.stop_at_return",
+                self.stop_at_return.map(|v| format!("{v:?}")),
+            ),
+            (
+                "run.device",
+                self.device.as_ref().map(|v| format!("\"{v}\"")),
+            ),
         ];
-        let flags = flags.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?)));
+        let flags = flags
+            .into_iter()
+            .filter_map(|(key, value)| Some(format!("{key}={}", value?)));
         self.config.set.iter().cloned().chain(flags).collect()
     }
 }
@@ -223,7 +228,7 @@ pub(crate) struct EvalArgs {
     pub(crate) episodes: usize,
     /// Seed of the environment.
     #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u32,
+    pub(crate) seed: u64,
     /// One JSON object instead of text.
     #[arg(long)]
     pub(crate) json: bool,
@@ -231,24 +236,6 @@ pub(crate) struct EvalArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
-    /// The environment alone, beside a raw `mj_step` loop on the same model.
-    Env {
-        /// Task, as `domain-task`.
-        #[arg(long, default_value = "cartpole-swingup")]
-        task: String,
-        /// Environments in all.
-        #[arg(long, default_value_t = 1)]
-        envs: usize,
-        /// Threads they are shared among.
-        #[arg(long, default_value_t = 1)]
-        threads: usize,
-        /// Seconds to measure.
-        #[arg(long, default_value_t = 5.0)]
-        seconds: f64,
-        /// One JSON object on the last line.
-        #[arg(long)]
-        json: bool,
-    },
     /// One full PMPO step of the learner.
     Learner {
         /// Sizes: walker, humanoid or large.

@@ -79,7 +79,7 @@ impl Config {
         self.run.validate().context("run")?;
         self.policy.validate().context("policy")?;
         self.learner.validate().context("learner")?;
-        self.replay.validate(self.learner.batch_size).context("replay")?;
+        self.replay.validate().context("replay")?;
         self.actor.validate().context("actor")?;
         self.evaluator.validate().context("evaluator")?;
         Ok(())
@@ -90,8 +90,11 @@ impl Config {
         let mut text = toml::to_string(self)?;
         let json = serde_json::to_value(self)?;
         for (section, keys) in json.as_object().into_iter().flatten() {
-            for (key, _) in
-                keys.as_object().into_iter().flatten().filter(|(_, value)| value.is_null())
+            for (key, _) in keys
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(_, value)| value.is_null())
             {
                 text.push_str(&format!("# {section}.{key} is not set\n"));
             }
@@ -104,9 +107,15 @@ impl RunConfig {
     fn validate(&self) -> Result<()> {
         anyhow::ensure!(self.actors > 0, "actors: expected at least 1, got 0");
         let minutes = self.max_minutes.unwrap_or(1.0);
-        anyhow::ensure!(minutes > 0.0, "max_minutes: expected more than 0, got {minutes}");
+        anyhow::ensure!(
+            minutes > 0.0,
+            "max_minutes: expected more than 0, got {minutes}"
+        );
         let stop = self.stop_at_return.unwrap_or(0.0);
-        anyhow::ensure!(stop.is_finite(), "stop_at_return: expected a finite number, got {stop}");
+        anyhow::ensure!(
+            stop.is_finite(),
+            "stop_at_return: expected a finite number, got {stop}"
+        );
         self.device()?;
         Ok(())
     }

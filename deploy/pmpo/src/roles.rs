@@ -20,11 +20,17 @@ use crate::failure::Usage;
 
 /// Serves a replay table until a signal.
 pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
-    let config = Config::load(&args.config)?;
-    let process = Process { role: "replay", index: 0, args: &args.service, format };
+    let mut config = Config::load(&args.config)?;
+    config.replay.seed = config.run.seed;
+    let process = Process {
+        role: "replay",
+        index: 0,
+        args: &args.service,
+        format,
+    };
     process.run(Some(args.listen), async |listener, shutdown| {
         let listener = listener.context("no listener")?;
-        pmpo_replay::run(config.replay, config.run.seed, listener, shutdown).await?;
+        pmpo_replay::run(config.replay, listener, shutdown).await?;
         Ok(())
     })
 }
@@ -42,7 +48,12 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
     };
     let config = Config::from_layers(file, &args.run.assignments())?;
     let options = learner_options(config, run_dir, args)?;
-    let process = Process { role: "learner", index: 0, args: &args.service, format };
+    let process = Process {
+        role: "learner",
+        index: 0,
+        args: &args.service,
+        format,
+    };
     process.run(Some(args.listen), async |listener, shutdown| {
         let listener = listener.context("no listener")?;
         let outcome = pmpo_learner::run(options, listener, shutdown).await?;
@@ -85,7 +96,12 @@ pub(crate) fn actor(args: &ActorArgs, format: LogFormat) -> Result<()> {
         learner: args.learner.clone(),
         replay: args.replay.clone(),
     };
-    let process = Process { role: "actor", index: args.index, args: &args.service, format };
+    let process = Process {
+        role: "actor",
+        index: args.index,
+        args: &args.service,
+        format,
+    };
     process.run(None, async |_, shutdown| {
         pmpo_actor::run(config.actor, addresses, args.index, shutdown).await?;
         Ok(())
@@ -95,7 +111,12 @@ pub(crate) fn actor(args: &ActorArgs, format: LogFormat) -> Result<()> {
 /// Evaluates until a signal.
 pub(crate) fn evaluator(args: &EvaluatorArgs, format: LogFormat) -> Result<()> {
     let config = Config::load(&args.config)?;
-    let process = Process { role: "evaluator", index: args.index, args: &args.service, format };
+    let process = Process {
+        role: "evaluator",
+        index: args.index,
+        args: &args.service,
+        format,
+    };
     process.run(None, async |_, shutdown| {
         pmpo_actor::evaluator::run(config.evaluator, &args.learner, args.index, shutdown).await?;
         Ok(())
@@ -122,7 +143,9 @@ impl Process<'_> {
             die_with(parent)?;
         }
         let handle = telemetry::install_metrics()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
         runtime.block_on(async {
             let shutdown = shutdown::on_signals()?;
             let metrics = bind(self.args.metrics).await.context("--metrics")?;
@@ -156,14 +179,18 @@ impl Process<'_> {
             "started"
         );
         if let Some(path) = &self.args.announce {
-            announcement.write(path).with_context(|| path.display().to_string())?;
+            announcement
+                .write(path)
+                .with_context(|| path.display().to_string())?;
         }
         Ok(())
     }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Has the kernel send SIGTERM when the process `parent`, which started this one, ends.

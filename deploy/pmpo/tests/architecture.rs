@@ -12,22 +12,36 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .exec()
         .expect("cargo metadata");
     let normal = |package: &cargo_metadata::Package| {
-        let kept = package.dependencies.iter().filter(|d| d.kind != DependencyKind::Development);
+        let kept = package
+            .dependencies
+            .iter()
+            .filter(|d| d.kind != DependencyKind::Development);
         kept.map(|dependency| dependency.name.clone()).collect()
     };
-    metadata.packages.iter().map(|p| (p.name.to_string(), normal(p))).collect()
+    metadata
+        .packages
+        .iter()
+        .map(|p| (p.name.to_string(), normal(p)))
+        .collect()
 }
 
 const SERVICES: [&str; 3] = ["pmpo-actor", "pmpo-learner", "pmpo-replay"];
-const PURE: [&str; 5] =
-    ["pmpo-types", "pmpo-suite", "pmpo-replay-core", "pmpo-policy", "pmpo-losses"];
+const PURE: [&str; 5] = [
+    "pmpo-types",
+    "pmpo-suite",
+    "pmpo-replay-core",
+    "pmpo-policy",
+    "pmpo-losses",
+];
 
 #[test]
 fn leaves_depend_on_types_at_most() {
     let dependencies = dependencies();
     for leaf in PURE {
-        let ours: Vec<_> =
-            dependencies[leaf].iter().filter(|name| name.starts_with("pmpo")).collect();
+        let ours: Vec<_> = dependencies[leaf]
+            .iter()
+            .filter(|name| name.starts_with("pmpo"))
+            .collect();
         let allowed = leaf != "pmpo-types" && ours == ["pmpo-types"];
         assert!(ours.is_empty() || allowed, "{leaf} depends on {ours:?}");
     }
@@ -81,8 +95,14 @@ fn heavy_libraries_have_one_home() {
             .map(|(name, _)| name.as_str())
             .collect();
         let allowed: BTreeSet<_> = allowed.iter().copied().collect();
-        assert!(users.is_subset(&allowed), "{library} is used by {users:?}, allowed {allowed:?}");
-        assert!(!users.is_empty(), "{library} is used by nobody: the rule is out of date");
+        assert!(
+            users.is_subset(&allowed),
+            "{library} is used by {users:?}, allowed {allowed:?}"
+        );
+        assert!(
+            !users.is_empty(),
+            "{library} is used by nobody: the rule is out of date"
+        );
     }
 }
 
@@ -100,5 +120,8 @@ fn the_cuda_feature_is_the_learners_alone() {
         .map(|package| package.name.to_string())
         .collect();
     // The command only passes it on.
-    assert_eq!(with_cuda, BTreeSet::from(["pmpo".to_owned(), "pmpo-learner".to_owned()]));
+    assert_eq!(
+        with_cuda,
+        BTreeSet::from(["pmpo".to_owned(), "pmpo-learner".to_owned()])
+    );
 }

@@ -11,10 +11,10 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// Small networks and batches, so that a run of hundreds of steps takes seconds.
 const SMALL: [&str; 7] = [
-    "policy.hidden=[32, 32]",
+    "policy.hidden_sizes=[32, 32]",
     "learner.batch_size=32",
-    "replay.samples_per_insert=16.0",
-    "replay.min_size_to_sample=200",
+    "replay.table.samples_per_insert=16.0",
+    "replay.table.min_size_to_sample=200",
     "evaluator.period_learner_steps=100",
     "evaluator.episodes=2",
     "learner.checkpoint_period_s=0.5",
@@ -22,7 +22,11 @@ const SMALL: [&str; 7] = [
 
 fn train(run_dir: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pmpo"));
-    command.arg("train").arg("--run-dir").arg(run_dir).args(flags);
+    command
+        .arg("train")
+        .arg("--run-dir")
+        .arg(run_dir)
+        .args(flags);
     for setting in SMALL {
         command.args(["--set", setting]);
     }
@@ -36,7 +40,10 @@ fn wait_for<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = poll() {
             return found;
         }
-        assert!(start.elapsed() < LIMIT, "{what} did not happen within {LIMIT:?}");
+        assert!(
+            start.elapsed() < LIMIT,
+            "{what} did not happen within {LIMIT:?}"
+        );
         std::thread::sleep(POLL);
     }
 }
@@ -52,13 +59,21 @@ fn announced(run_dir: &Path, name: &str) -> Option<Announcement> {
 
 fn alive(pid: u32) -> bool {
     // A zombie that its parent has not waited for yet is dead.
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .starts_with(" Z")
+    })
 }
 
 fn signal(pid: u32, name: &str) {
-    let status: ExitStatus =
-        Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().expect("kill");
+    let status: ExitStatus = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(pid.to_string())
+        .status()
+        .expect("kill");
     assert!(status.success());
 }
 
@@ -80,25 +95,47 @@ fn rows(run_dir: &Path) -> Vec<(u64, u64)> {
 fn newest_checkpoint(run_dir: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(run_dir.join("checkpoints")).ok()?;
     let steps = entries.map(|entry| entry.expect("entry").path());
-    steps.filter(|path| path.join("policy.safetensors").is_file()).max()
+    steps
+        .filter(|path| path.join("policy.safetensors").is_file())
+        .max()
 }
 
 #[test]
 fn a_run_ends_at_its_limit_with_everything_in_its_folder_and_no_process_left() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = folder.path().join("run");
-    let flags = ["cartpole-swingup", "--learner-steps", "300", "--seed", "1", "--actors", "2"];
+    let flags = [
+        "cartpole-swingup",
+        "--learner-steps",
+        "300",
+        "--seed",
+        "1",
+        "--actors",
+        "2",
+    ];
     let output = finish(train(&run_dir, &flags).spawn().unwrap());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(stdout.contains("learner"), "no progress was shown: {stdout}");
+    assert!(
+        stdout.contains("learner"),
+        "no progress was shown: {stdout}"
+    );
 
-    for file in ["config.toml", "progress.csv", "learning_curve.svg", "logs/actor-1.log"] {
+    for file in [
+        "config.toml",
+        "progress.csv",
+        "learning_curve.svg",
+        "logs/actor-1.log",
+    ] {
         assert!(run_dir.join(file).is_file(), "{file} is missing");
     }
     let checkpoint = newest_checkpoint(&run_dir).expect("a checkpoint");
-    assert!(checkpoint.ends_with("step-000000300"), "{}", checkpoint.display());
+    assert!(
+        checkpoint.ends_with("step-000000300"),
+        "{}",
+        checkpoint.display()
+    );
     for name in ["replay-0", "learner-0", "actor-0", "actor-1", "evaluator-0"] {
         let pid = announced(&run_dir, name).expect(name).pid;
         assert!(!alive(pid), "{name} (pid {pid}) is still there");
@@ -112,7 +149,9 @@ fn a_run_ends_at_its_limit_with_everything_in_its_folder_and_no_process_left() {
 fn a_killed_actor_comes_back_a_killed_learner_ends_the_run_and_resume_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = folder.path().join("run");
-    let child = train(&run_dir, &["cartpole-swingup", "--seed", "2"]).spawn().unwrap();
+    let child = train(&run_dir, &["cartpole-swingup", "--seed", "2"])
+        .spawn()
+        .unwrap();
     let first = wait_for("the actor", || announced(&run_dir, "actor-0")).pid;
     wait_for("an evaluation", || rows(&run_dir).pop());
     signal(first, "KILL");
@@ -122,31 +161,54 @@ fn a_killed_actor_comes_back_a_killed_learner_ends_the_run_and_resume_goes_on() 
     assert!(alive(second.pid));
 
     let newest = wait_for("a checkpoint", || newest_checkpoint(&run_dir));
-    wait_for("a later checkpoint", || newest_checkpoint(&run_dir).filter(|c| *c > newest));
+    wait_for("a later checkpoint", || {
+        newest_checkpoint(&run_dir).filter(|c| *c > newest)
+    });
     signal(announced(&run_dir, "learner-0").unwrap().pid, "KILL");
     let output = finish(child);
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
-    assert!(stderr.contains("learner-0 ended with signal: 9"), "{stderr}");
+    assert!(
+        stderr.contains("learner-0 ended with signal: 9"),
+        "{stderr}"
+    );
     assert!(stderr.contains("--resume"), "{stderr}");
     for name in ["replay-0", "actor-0", "evaluator-0"] {
-        assert!(!alive(announced(&run_dir, name).unwrap().pid), "{name} is still there");
+        assert!(
+            !alive(announced(&run_dir, name).unwrap().pid),
+            "{name} is still there"
+        );
     }
 
     let newest = newest_checkpoint(&run_dir).unwrap();
     let name = newest.file_name().unwrap().to_string_lossy().into_owned();
     let step: u64 = name.trim_start_matches("step-").parse().unwrap();
     let limit = (step + 200).to_string();
-    let resumed = train(&run_dir, &["--resume", "--learner-steps", &limit]).spawn().unwrap();
+    let resumed = train(&run_dir, &["--resume", "--learner-steps", &limit])
+        .spawn()
+        .unwrap();
     let output = finish(resumed);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let log = std::fs::read_to_string(run_dir.join("logs/learner-0.log")).unwrap();
-    let line = log.lines().find(|line| line.contains("resumed")).expect("a line on resuming");
+    let line = log
+        .lines()
+        .find(|line| line.contains("resumed"))
+        .expect("a line on resuming");
     assert!(line.contains(&format!("learner_step={step}")), "{line}");
     let rows = rows(&run_dir);
-    assert!(rows.windows(2).all(|pair| pair[0] < pair[1]), "steps and versions grow: {rows:?}");
-    assert!(rows.last().is_some_and(|&(steps, _)| steps > step), "{rows:?}");
+    assert!(
+        rows.windows(2).all(|pair| pair[0] < pair[1]),
+        "steps and versions grow: {rows:?}"
+    );
+    assert!(
+        rows.last().is_some_and(|&(steps, _)| steps > step),
+        "{rows:?}"
+    );
 }
 
 #[test]
@@ -157,7 +219,11 @@ fn an_interrupt_ends_the_run_cleanly_and_the_launchers_death_leaves_no_child() {
     wait_for("an evaluation", || rows(&run_dir).pop());
     signal(child.id(), "INT");
     let output = finish(child);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(newest_checkpoint(&run_dir).is_some());
 
     let run_dir = folder.path().join("orphaned");
@@ -176,10 +242,26 @@ fn wrong_arguments_end_with_code_2_and_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let cases: [(&[&str], &str); 6] = [
         (&["cartpole-swingupp"], "cartpole-swingup"),
-        (&["cartpole-swingup", "--set", "learner.batchsize=3"], "batchsize"),
-        (&["cartpole-swingup", "--set", "learner.batch_size=0"], "batch_size"),
-        (&["cartpole-swingup", "--set", "replay.samples_per_insert=-1.0"], "samples_per_insert"),
-        (&["cartpole-swingup", "--config", "/no/such.toml"], "/no/such.toml"),
+        (
+            &["cartpole-swingup", "--set", "learner.batchsize=3"],
+            "batchsize",
+        ),
+        (
+            &["cartpole-swingup", "--set", "learner.batch_size=0"],
+            "batch_size",
+        ),
+        (
+            &[
+                "cartpole-swingup",
+                "--set",
+                "replay.table.samples_per_insert=-1.0",
+            ],
+            "samples_per_insert",
+        ),
+        (
+            &["cartpole-swingup", "--config", "/no/such.toml"],
+            "/no/such.toml",
+        ),
         (&["--resume"], "--resume"),
     ];
     for (flags, expected) in cases {

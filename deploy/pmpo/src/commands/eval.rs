@@ -39,7 +39,10 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
 }
 
 fn evaluate(args: &EvalArgs) -> Result<Report> {
-    ensure!(args.episodes > 0, Usage::new(anyhow::anyhow!("--episodes: expected at least 1")));
+    ensure!(
+        args.episodes > 0,
+        Usage::new(anyhow::anyhow!("--episodes: expected at least 1"))
+    );
     let file = args.run_dir.join("config.toml");
     let config = Config::from_layers(Some(&file), &[])?;
     let newest = pmpo_learner::checkpoint::newest(&args.run_dir).map_err(Usage::new)?;

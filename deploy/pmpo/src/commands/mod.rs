@@ -4,11 +4,9 @@ mod bench;
 mod eval;
 mod tasks;
 
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use pmpo_suite::Environment;
 
 use crate::failure::Usage;
@@ -18,7 +16,7 @@ pub(crate) use eval::eval;
 pub(crate) use tasks::tasks;
 
 /// Loads a task; an unknown one is the caller's error, with near misses named.
-pub(crate) fn load_task(task: &str, seed: u32) -> Result<Environment> {
+pub(crate) fn load_task(task: &str, seed: u64) -> Result<Environment> {
     pmpo_suite::load(task, seed).map_err(|error| Usage::new(error).into())
 }
 
@@ -27,16 +25,4 @@ pub(crate) fn plot(run_dirs: &[PathBuf], out: &Path) -> Result<()> {
     pmpo_learner::curve::plot(run_dirs, out).map_err(Usage::new)?;
     println!("{}", out.display());
     Ok(())
-}
-
-/// Steps one episode with given actions.
-pub(crate) fn trace(task: &str, seed: u32, actions: &Path, out: &Path) -> Result<()> {
-    let input = File::open(actions)
-        .with_context(|| format!("--actions {}", actions.display()))
-        .map_err(Usage::new)?;
-    let mut text = Vec::new();
-    pmpo_suite::trace::run(task, seed, BufReader::new(input), BufWriter::new(&mut text))
-        .map_err(Usage::new)?;
-    let mut file = File::create(out).with_context(|| format!("--out {}", out.display()))?;
-    file.write_all(&text).with_context(|| out.display().to_string())
 }

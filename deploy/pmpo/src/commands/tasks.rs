@@ -19,7 +19,7 @@ struct Row {
 pub(crate) fn tasks(json: bool) -> Result<()> {
     let mut rows = Vec::new();
     for task in pmpo_suite::tasks() {
-        let environment = load_task(&task.name(), 0)?;
+        let environment = load_task(task.name, 0)?;
         let spec = environment.spec();
         rows.push(Row {
             name: spec.task.clone(),
@@ -34,9 +34,14 @@ pub(crate) fn tasks(json: bool) -> Result<()> {
         return Ok(());
     }
     let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
-    println!("{:width$}  observation  action  timestep_s  episode", "task");
+    println!(
+        "{:width$}  observation  action  timestep_s  episode",
+        "task"
+    );
     for row in rows {
-        let length = row.episode_length.map_or("-".to_owned(), |steps| steps.to_string());
+        let length = row
+            .episode_length
+            .map_or("-".to_owned(), |steps| steps.to_string());
         println!(
             "{:width$}  {:>11}  {:>6}  {:>10}  {length:>7}",
             row.name, row.observation_size, row.action_size, row.control_timestep_s

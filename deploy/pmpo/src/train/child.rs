@@ -35,7 +35,11 @@ pub(crate) struct Launcher {
 impl Launcher {
     pub(crate) fn new(run_dir: &Path, format: LogFormat) -> Result<Self> {
         let program = std::env::current_exe().context("path of this program")?;
-        Ok(Self { program, run_dir: run_dir.to_owned(), format })
+        Ok(Self {
+            program,
+            run_dir: run_dir.to_owned(),
+            format,
+        })
     }
 
     pub(crate) fn run_dir(&self) -> &Path {
@@ -61,7 +65,10 @@ impl Launcher {
             .open(&log)
             .with_context(|| log.display().to_string())?;
         let mut command = Command::new(&self.program);
-        command.arg(role).arg("--config").arg(self.run_dir.join("config.toml"));
+        command
+            .arg(role)
+            .arg("--config")
+            .arg(self.run_dir.join("config.toml"));
         command.arg("--announce").arg(&announcement);
         command.arg("--parent").arg(std::process::id().to_string());
         command.arg("--log-format").arg(self.format.as_str());
@@ -78,8 +85,14 @@ impl Launcher {
         }
         // A process group of its own: Ctrl-C at the terminal reaches this process alone, which then
         // ends its children in order.
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
-        let process = command.spawn().with_context(|| format!("starting {name}"))?;
+        command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr);
+        let process = command
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
         Ok(Child {
             role,
             index,
@@ -128,7 +141,11 @@ impl Child {
                 () = tokio::time::sleep(POLL) => {}
             }
         }
-        bail!("{} did not serve within {START_LIMIT:?}; see {}", self.name, self.log.display())
+        bail!(
+            "{} did not serve within {START_LIMIT:?}; see {}",
+            self.name,
+            self.log.display()
+        )
     }
 
     /// The exit status once the child has ended.
@@ -143,15 +160,26 @@ impl Child {
     pub(crate) fn describe(&self, exit: ExitStatus) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let last = log.lines().rev().find(|line| !line.trim().is_empty());
-        let said = last.map(|line| format!(", its last words: {line}")).unwrap_or_default();
-        format!("{} ended with {exit}{said} (log: {})", self.name, self.log.display())
+        let said = last
+            .map(|line| format!(", its last words: {line}"))
+            .unwrap_or_default();
+        format!(
+            "{} ended with {exit}{said} (log: {})",
+            self.name,
+            self.log.display()
+        )
     }
 
     /// Starts the child again if it has ended; returns what to tell the user.
     pub(crate) fn keep_alive(&mut self, launcher: &Launcher) -> Result<Option<String>> {
-        let Some(exit) = self.exited()? else { return Ok(None) };
-        let failed_starts =
-            if self.started.elapsed() > HEALTHY_AFTER { 0 } else { self.failed_starts + 1 };
+        let Some(exit) = self.exited()? else {
+            return Ok(None);
+        };
+        let failed_starts = if self.started.elapsed() > HEALTHY_AFTER {
+            0
+        } else {
+            self.failed_starts + 1
+        };
         if failed_starts >= MAX_FAILED_STARTS {
             bail!("{} ({failed_starts} times in a row)", self.describe(exit));
         }
@@ -169,14 +197,18 @@ impl Child {
     pub(crate) fn output(&mut self) -> Result<String> {
         let mut text = String::new();
         if let Some(mut stdout) = self.process.stdout.take() {
-            stdout.read_to_string(&mut text).with_context(|| self.name.clone())?;
+            stdout
+                .read_to_string(&mut text)
+                .with_context(|| self.name.clone())?;
         }
         Ok(text)
     }
 
     fn terminate(&mut self) -> Result<()> {
         if self.exited()?.is_none()
-            && let Some(pid) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw)
+            && let Some(pid) = i32::try_from(self.process.id())
+                .ok()
+                .and_then(Pid::from_raw)
         {
             kill_process(pid, Signal::TERM).with_context(|| self.name.clone())?;
         }
@@ -188,7 +220,10 @@ impl Drop for Child {
     /// Leaves no process behind, whichever way the launcher ends.
     fn drop(&mut self) {
         if matches!(self.process.try_wait(), Ok(None)) {
-            let killed = self.process.kill().and_then(|()| self.process.wait().map(drop));
+            let killed = self
+                .process
+                .kill()
+                .and_then(|()| self.process.wait().map(drop));
             if let Err(error) = killed {
                 tracing::warn!(%error, name = self.name, "could not be killed");
             }

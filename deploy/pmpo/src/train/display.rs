@@ -34,7 +34,11 @@ impl Display {
         let style = ProgressStyle::with_template("{spinner} {wide_msg}")
             .expect("the template is constant and valid");
         bar.set_style(style);
-        Self { bar, limits: limits.clone(), state: RefCell::default() }
+        Self {
+            bar,
+            limits: limits.clone(),
+            state: RefCell::default(),
+        }
     }
 
     /// Tells of something out of the ordinary.
@@ -48,7 +52,9 @@ impl Display {
         state.measure(status);
         let line = self.describe(status, state.rates);
         let evaluated = status.evaluations > state.evaluations;
-        let due = state.printed.is_none_or(|printed| printed.elapsed() > PLAIN_PERIOD);
+        let due = state
+            .printed
+            .is_none_or(|printed| printed.elapsed() > PLAIN_PERIOD);
         if evaluated || (self.bar.is_hidden() && due) {
             state.printed = Some(Instant::now());
             self.line(&line);
@@ -97,14 +103,28 @@ impl Display {
     }
 
     /// Time until the first of the limits, at the present rates.
-    fn seconds_left(&self, status: &RunStatus, env_rate: f64, learner_rate: f64) -> Option<Duration> {
+    fn seconds_left(
+        &self,
+        status: &RunStatus,
+        env_rate: f64,
+        learner_rate: f64,
+    ) -> Option<Duration> {
         let steps_left = |limit: Option<u64>, done: u64, rate: f64| {
-            limit.filter(|_| rate > 0.0).map(|limit| limit.saturating_sub(done) as f64 / rate)
+            limit
+                .filter(|_| rate > 0.0)
+                .map(|limit| limit.saturating_sub(done) as f64 / rate)
         };
-        let minutes = self.limits.max_minutes.map(|m| m * 60.0 - status.training_seconds);
+        let minutes = self
+            .limits
+            .max_minutes
+            .map(|m| m * 60.0 - status.training_seconds);
         [
             steps_left(self.limits.env_steps, status.environment_steps, env_rate),
-            steps_left(self.limits.learner_steps, status.learner_steps, learner_rate),
+            steps_left(
+                self.limits.learner_steps,
+                status.learner_steps,
+                learner_rate,
+            ),
             minutes,
         ]
         .into_iter()

@@ -35,14 +35,19 @@ const GRACE: Duration = Duration::from_secs(20);
 /// Trains until a limit, Ctrl-C, or a death that cannot be mended.
 pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
     let (config, run_dir) = prepare(args)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signals()?;
         let launcher = Launcher::new(&run_dir, format)?;
         let display = Display::new(&config.run);
         println!("training {} in {}", config.run.task, run_dir.display());
         let mut cluster = Cluster::default();
-        let ended = match cluster.start(&launcher, &config, args.run.resume, &shutdown).await {
+        let ended = match cluster
+            .start(&launcher, &config, args.run.resume, &shutdown)
+            .await
+        {
             Ok(()) => cluster.supervise(&launcher, &shutdown, &display).await,
             Err(error) => Err(error),
         };
@@ -56,7 +61,11 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
 fn prepare(args: &TrainArgs) -> Result<(Config, PathBuf)> {
     let mut assignments = args.run.assignments();
     assignments.extend(args.actors.map(|actors| format!("run.actors={actors}")));
-    let stored = args.run.run_dir.as_ref().map(|folder| folder.join("config.toml"));
+    let stored = args
+        .run
+        .run_dir
+        .as_ref()
+        .map(|folder| folder.join("config.toml"));
     let file = match (&args.run.config.config, args.run.resume) {
         (None, true) => stored.clone(),
         (file, _) => file.clone(),
@@ -92,7 +101,10 @@ fn prepare(args: &TrainArgs) -> Result<(Config, PathBuf)> {
 
 fn new_run_dir(config: &Config) -> PathBuf {
     let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-    let now: String = now.chars().filter(|c| !matches!(c, ':' | '-' | '.')).collect();
+    let now: String = now
+        .chars()
+        .filter(|c| !matches!(c, ':' | '-' | '.'))
+        .collect();
     Path::new("runs").join(format!("{}-seed{}-{now}", config.run.task, config.run.seed))
 }
 
@@ -116,7 +128,9 @@ impl Cluster {
     ) -> Result<()> {
         let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
         let replay = self.replay.insert(launcher.start("replay", 0, &listen)?);
-        let Some(replay) = replay.address(shutdown).await? else { return Ok(()) };
+        let Some(replay) = replay.address(shutdown).await? else {
+            return Ok(());
+        };
         let replay = ["--replay".to_owned(), replay.to_string()];
 
         let mut flags = [&listen[..], &replay[..], &launcher.run_dir_flag()[..]].concat();
@@ -124,13 +138,16 @@ impl Cluster {
             flags.push("--resume".to_owned());
         }
         let learner = self.learner.insert(launcher.start("learner", 0, &flags)?);
-        let Some(address) = learner.address(shutdown).await? else { return Ok(()) };
+        let Some(address) = learner.address(shutdown).await? else {
+            return Ok(());
+        };
         let learner = ["--learner".to_owned(), address.to_string()];
         self.status = Some(RunClient::new(grpc::connect_lazy(&address.to_string())?));
 
         let actor_flags = [&replay[..], &learner[..]].concat();
         for index in 0..config.run.actors {
-            self.workers.push(launcher.start("actor", index, &actor_flags)?);
+            self.workers
+                .push(launcher.start("actor", index, &actor_flags)?);
         }
         self.workers.push(launcher.start("evaluator", 0, &learner)?);
         Ok(())
@@ -157,12 +174,18 @@ impl Cluster {
                 if exit.success() {
                     return Ok(());
                 }
-                bail!("{}", learner_death(&learner.describe(exit), last.as_ref(), launcher));
+                bail!(
+                    "{}",
+                    learner_death(&learner.describe(exit), last.as_ref(), launcher)
+                );
             }
             if let Some(replay) = &mut self.replay
                 && let Some(exit) = replay.exited()?
             {
-                bail!("{}; its items are gone and the run ends", replay.describe(exit));
+                bail!(
+                    "{}; its items are gone and the run ends",
+                    replay.describe(exit)
+                );
             }
             for worker in &mut self.workers {
                 if let Some(notice) = worker.keep_alive(launcher)? {
@@ -198,7 +221,9 @@ impl Cluster {
         child::stop_all(self.replay.iter_mut(), GRACE).await?;
         match outcome.as_deref().map(str::trim) {
             None | Some("") => Ok(None),
-            Some(json) => Ok(Some(serde_json::from_str(json).context("the learner's last line")?)),
+            Some(json) => Ok(Some(
+                serde_json::from_str(json).context("the learner's last line")?,
+            )),
         }
     }
 }
@@ -218,7 +243,11 @@ fn summarise(ended: Result<Option<RunOutcome>>, run_dir: &Path) -> Result<()> {
         Some(outcome) => println!("{outcome}"),
         None => println!("ended before the learner was ready"),
     }
-    ensure!(run_dir.is_dir(), "run folder {} has vanished", run_dir.display());
+    ensure!(
+        run_dir.is_dir(),
+        "run folder {} has vanished",
+        run_dir.display()
+    );
     println!("run folder: {}", run_dir.display());
     Ok(())
 }
