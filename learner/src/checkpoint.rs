@@ -1,7 +1,7 @@
 //! Checkpoints: `checkpoints/step-000012345/` in the run's folder, complete or absent.
 //!
 //! - `policy.safetensors`: a snapshot of the policy as actors get it;
-//! - `state.safetensors`: networks, targets and optimisers, see [`state_file`](crate::state_file);
+//! - `state.safetensors`: networks, targets and optimisers, see `state_file.rs`;
 //! - `meta.json`: everything else, and the SHA-256 of the two files.
 //!
 //! A checkpoint is written to a hidden folder beside its place, synced, then renamed. One whose

@@ -1,10 +1,10 @@
 //! The learner: takes batches of transitions out of the replay service, improves policy and critic,
 //! and publishes the policy.
 //!
-//! One thread, [`trainer`], owns the networks and does nothing but steps; samples come to it through
+//! One thread, `trainer`, owns the networks and does nothing but steps; samples come to it through
 //! the replay client's bounded queue, policies leave it through a channel that keeps the newest. What
-//! others may ask about the run is on the [`board`]; evaluations are written by the thread of
-//! [`records`]. Everything that a step changes is in [`TrainState`], and everything in it is in a
+//! others may ask about the run is on the `board`; evaluations are written by the thread of
+//! `records`. Everything that a step changes is in [`TrainState`], and everything in it is in a
 //! [`checkpoint`].
 
 mod adam;

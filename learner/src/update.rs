@@ -7,7 +7,7 @@
 //! actions as drawn. Adam moves both networks, and every `target_period_steps` the online networks
 //! become the target networks.
 //!
-//! Nothing is read back from the device: statistics stay there until [`Statistics`] wants them.
+//! Nothing is read back from the device: statistics stay there until `statistics.rs` wants them.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};

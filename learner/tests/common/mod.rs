@@ -1,0 +1,184 @@
+//! A replay service for tests: batches of random transitions as long as it is told to give them, and
+//! a table that says it was given what the test wants.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use pmpo_learner::{DeviceChoice, LearnerConfig, LearnerOptions, Limits};
+use pmpo_policy::NetworkConfig;
+use pmpo_proto::v1::{self, replay_server, sample_request::Request as Asked};
+use pmpo_proto::{batch_to_wire, counters_to_wire};
+use pmpo_service::grpc;
+use pmpo_types::{
+    ActionSpec, ColumnBatch, EnvironmentSpec, ObservationField, TableCounters, transition,
+};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) const OBSERVATION: usize = 3;
+pub(crate) const ACTION: usize = 2;
+pub(crate) const BATCH: usize = 16;
+
+/// The table, as the test moves it.
+#[derive(Debug, Default)]
+pub(crate) struct FakeTable {
+    /// What `ListTables` says.
+    pub(crate) inserts: AtomicU64,
+    /// Batches given so far.
+    pub(crate) given: AtomicU64,
+    /// Batches it gives at most.
+    pub(crate) limit: AtomicU64,
+    /// The batch from which on rewards overflow the critic's loss.
+    pub(crate) poisoned_from: AtomicU64,
+}
+
+impl FakeTable {
+    /// A table that gives `limit` batches.
+    pub(crate) fn new(limit: u64) -> Arc<Self> {
+        let table = Self::default();
+        table.limit.store(limit, Ordering::Relaxed);
+        table.poisoned_from.store(u64::MAX, Ordering::Relaxed);
+        Arc::new(table)
+    }
+
+    /// Serves the table until the test's runtime ends.
+    pub(crate) async fn serve(self: &Arc<Self>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = replay_server::ReplayServer::new(Service(Arc::clone(self)));
+        let server = grpc::server().add_service(service);
+        tokio::spawn(server.serve_with_incoming(grpc::incoming(listener)));
+        address
+    }
+
+    fn counters(&self) -> TableCounters {
+        let inserts = self.inserts.load(Ordering::Relaxed);
+        TableCounters {
+            size: inserts,
+            inserts,
+            samples: 0,
+        }
+    }
+
+    fn batch(&self, number: u64) -> v1::SampleResponse {
+        let signature = transition::signature(OBSERVATION, ACTION);
+        let poisoned = number >= self.poisoned_from.load(Ordering::Relaxed);
+        let columns = signature
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(index, spec)| -> Bytes {
+                let value = |i: usize| match index {
+                    transition::REWARD if poisoned => f32::MAX,
+                    transition::DISCOUNT => 0.9,
+                    _ => ((i as f32 + number as f32) * 0.7).sin(),
+                };
+                if index == transition::POLICY_VERSION {
+                    vec![0; 8 * BATCH].into()
+                } else {
+                    (0..spec.elements() * BATCH)
+                        .flat_map(|i| value(i).to_le_bytes())
+                        .collect()
+                }
+            });
+        let columns = ColumnBatch::new(&signature, BATCH, columns.collect()).unwrap();
+        v1::SampleResponse {
+            columns: batch_to_wire(&signature, columns),
+            counters: Some(counters_to_wire(self.counters())),
+        }
+    }
+}
+
+struct Service(Arc<FakeTable>);
+
+#[tonic::async_trait]
+impl replay_server::Replay for Service {
+    type InsertStream = ReceiverStream<Result<v1::InsertResponse, Status>>;
+    type SampleStream = ReceiverStream<Result<v1::SampleResponse, Status>>;
+
+    async fn insert(
+        &self,
+        _: Request<Streaming<v1::InsertRequest>>,
+    ) -> Result<Response<Self::InsertStream>, Status> {
+        Err(Status::unimplemented("no writers here"))
+    }
+
+    async fn sample(
+        &self,
+        request: Request<Streaming<v1::SampleRequest>>,
+    ) -> Result<Response<Self::SampleStream>, Status> {
+        let mut requests = request.into_inner();
+        let table = Arc::clone(&self.0);
+        let (responses, stream) = mpsc::channel(64);
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                let Some(Asked::Demand(demand)) = request.request else {
+                    continue;
+                };
+                for _ in 0..demand.batches {
+                    let number = table.given.load(Ordering::Relaxed);
+                    if number < table.limit.load(Ordering::Relaxed) {
+                        table.given.store(number + 1, Ordering::Relaxed);
+                        drop(responses.send(Ok(table.batch(number))).await);
+                    }
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn list_tables(
+        &self,
+        _: Request<v1::ListTablesRequest>,
+    ) -> Result<Response<v1::ListTablesResponse>, Status> {
+        let info = v1::TableInfo {
+            name: "replay".to_owned(),
+            counters: Some(counters_to_wire(self.0.counters())),
+            ..v1::TableInfo::default()
+        };
+        Ok(Response::new(v1::ListTablesResponse { tables: vec![info] }))
+    }
+}
+
+/// A small run.
+pub(crate) fn options(run_dir: &Path, replay: SocketAddr, limits: Limits) -> LearnerOptions {
+    let spec = EnvironmentSpec {
+        task: "test-task".to_owned(),
+        observation: vec![ObservationField {
+            name: "x".to_owned(),
+            size: OBSERVATION,
+        }],
+        action: ActionSpec {
+            minimum: vec![-1.0; ACTION],
+            maximum: vec![1.0; ACTION],
+        },
+        control_timestep: 0.01,
+        step_limit: None,
+    };
+    LearnerOptions {
+        run_id: "test-run".to_owned(),
+        task: spec.task.clone(),
+        seed: 4,
+        spec,
+        policy: NetworkConfig {
+            hidden_sizes: vec![8, 8],
+            ..NetworkConfig::default()
+        },
+        learner: LearnerConfig {
+            batch_size: BATCH,
+            publish_period_steps: 10,
+            stats_period_steps: 5,
+            ..LearnerConfig::default()
+        },
+        limits,
+        replay_address: replay.to_string(),
+        run_dir: run_dir.to_owned(),
+        resume: false,
+        device: DeviceChoice::Cpu,
+    }
+}
