@@ -169,8 +169,8 @@ pub async fn run(
     let Some(run) = RunInfo::get(&channel, &shutdown).await? else {
         return Ok(());
     };
-    let first = index * config.threads as u64;
-    let seeds = (first..first + config.threads as u64)
+    let count = config.threads as u64;
+    let seeds = (index * count..(index + 1) * count)
         .map(|number| derive_seed(run.seed, Role::Evaluator, number));
     let environments = run.environments(seeds.collect()).await?;
     let name = format!("evaluator-{index}");
@@ -182,6 +182,7 @@ pub async fn run(
     );
 
     let shutdown = shutdown.child_token();
+    let _stop = shutdown.clone().drop_guard();
     let mut crew = Crew::new(shutdown.clone());
     let spec = environments[0].spec();
     let (weights, subscription) = subscribe(channel.clone(), name.clone(), &run, spec, &shutdown);

@@ -1,5 +1,7 @@
 //! The actor as a role: environments, their writers, one subscription and one reporter.
 
+use std::time::Duration;
+
 use pmpo_replay_client::Writer;
 use pmpo_service::grpc;
 use pmpo_types::{EnvironmentSpec, Role, derive_seed};
@@ -45,15 +47,21 @@ pub async fn run(
     let Some(run) = RunInfo::get(&learner, &shutdown).await? else {
         return Ok(());
     };
-    let first = index * config.environments as u64;
-    let numbers = first..first + config.environments as u64;
+    let count = config.environments as u64;
+    let numbers = index * count..(index + 1) * count;
     let seeds = numbers
         .clone()
         .map(|number| derive_seed(run.seed, Role::Environment, number));
     let environments = run.environments(seeds.collect()).await?;
     let spec = environments[0].spec().clone();
+    // Before any thread runs: an error here leaves nothing behind.
+    let writers_end = CancellationToken::new();
+    let _end_writers = writers_end.clone().drop_guard();
+    let collectors = environments
+        .iter()
+        .map(|_| collector(&config, &addresses.replay, (&run, &spec), &writers_end))
+        .collect::<Result<Vec<_>, _>>()?;
     let actor = format!("actor-{index}");
-    let count = config.environments;
     tracing::info!(
         run = run.run_id,
         task = run.task,
@@ -62,18 +70,19 @@ pub async fn run(
     );
 
     let shutdown = shutdown.child_token();
-    let writers_end = end_after(&config, &shutdown);
+    let _stop = shutdown.clone().drop_guard();
+    end_after(config.shutdown_grace(), &shutdown, writers_end);
     let mut crew = Crew::new(shutdown.clone());
     let (weights, subscription) = subscribe(learner.clone(), actor.clone(), &run, &spec, &shutdown);
     crew.task(subscription);
     let (episodes, queue) = EpisodeReports::new(config.report_queue_episodes);
     crew.task(report_episodes(learner, queue, shutdown.clone()));
-    for (number, environment) in numbers.zip(environments) {
+    for ((number, environment), collector) in numbers.zip(environments).zip(collectors) {
         let work = EnvironmentLoop {
             actor: actor.clone(),
             environment,
             weights: weights.clone(),
-            collector: collector(&config, &addresses.replay, (&run, &spec), &writers_end)?,
+            collector,
             rng: ChaCha8Rng::seed_from_u64(derive_seed(run.seed, Role::ActorPolicy, number)),
             episodes: episodes.clone(),
             shutdown: shutdown.clone(),
@@ -82,9 +91,7 @@ pub async fn run(
         crew.thread(format!("environment-{number}"), move || work.run());
     }
     drop(episodes);
-    let outcome = crew.join().await;
-    writers_end.cancel();
-    outcome
+    crew.join().await
 }
 
 fn collector(
@@ -111,14 +118,9 @@ fn collector(
     ))
 }
 
-/// A token for the writers, cancelled some time after `shutdown`, so that they can store what is left.
-fn end_after(config: &ActorConfig, shutdown: &CancellationToken) -> CancellationToken {
-    let writers_end = CancellationToken::new();
-    let (end, shutdown, grace) = (
-        writers_end.clone(),
-        shutdown.clone(),
-        config.shutdown_grace(),
-    );
+/// Cancels `end` some time after `shutdown`: the writers may still store what is left.
+fn end_after(grace: Duration, shutdown: &CancellationToken, end: CancellationToken) {
+    let shutdown = shutdown.clone();
     tokio::spawn(async move {
         shutdown.cancelled().await;
         tokio::select! {
@@ -126,5 +128,4 @@ fn end_after(config: &ActorConfig, shutdown: &CancellationToken) -> Cancellation
             () = end.cancelled() => {}
         }
     });
-    writers_end
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use ::metrics::{counter, gauge};
 use backon::BackoffBuilder;
-use pmpo_policy::{PolicyNetwork, SnapshotError};
+use pmpo_policy::{PolicyNetwork, PolicySnapshot, SnapshotError};
 use pmpo_proto::v1::{self, run_client::RunClient, weights_client::WeightsClient};
-use pmpo_proto::{MAX_MESSAGE_BYTES, digest_from_wire};
+use pmpo_proto::{MAX_MESSAGE_BYTES, WireError, digest_from_wire};
 use pmpo_service::backoff;
 use pmpo_types::{EnvironmentSpec, PolicyVersion};
 use tokio::runtime::Handle;
@@ -165,20 +165,19 @@ impl Subscription {
         }
     }
 
-    async fn accept(&mut self, snapshot: v1::PolicySnapshot) -> Result<(), ActorError> {
-        if digest_from_wire(&snapshot.spec_digest)? != self.run.spec_digest {
+    async fn accept(&mut self, message: v1::PolicySnapshot) -> Result<(), ActorError> {
+        let snapshot = from_wire(message)?;
+        if snapshot.spec_digest != self.run.spec_digest {
             return Err(ActorError::Spec {
                 task: self.run.task.clone(),
             });
         }
-        let version = PolicyVersion(snapshot.version);
-        let weights = snapshot.weights;
-        let sizes = self.sizes;
-        let network = tokio::task::spawn_blocking(move || decode(&weights, sizes))
+        let (version, sizes) = (snapshot.version, self.sizes);
+        let policy = tokio::task::spawn_blocking(move || decode(&snapshot, sizes))
             .await
             .map_err(|_| ActorError::Panicked("the decoder of snapshots".to_owned()))?;
-        let network = match network {
-            Ok(network) => network,
+        let policy = match policy {
+            Ok(policy) => policy,
             Err(error) => {
                 counter!(metrics::SNAPSHOTS_REFUSED).increment(1);
                 tracing::error!(%version, error, "snapshot refused; acting with the one before");
@@ -192,24 +191,32 @@ impl Subscription {
         self.last = Some(version);
         counter!(metrics::SNAPSHOTS).increment(1);
         gauge!(metrics::POLICY_VERSION).set(version.0 as f64);
-        let learner_step = snapshot.learner_step;
-        self.sender.send_replace(Some(Arc::new(Policy {
-            version,
-            learner_step,
-            network,
-        })));
+        self.sender.send_replace(Some(Arc::new(policy)));
         Ok(())
     }
 }
 
-fn decode(weights: &[u8], sizes: (usize, usize)) -> Result<PolicyNetwork, String> {
-    let network =
-        PolicyNetwork::from_snapshot(weights).map_err(|error: SnapshotError| error.to_string())?;
+fn from_wire(message: v1::PolicySnapshot) -> Result<PolicySnapshot, WireError> {
+    Ok(PolicySnapshot {
+        version: PolicyVersion(message.version),
+        learner_step: message.learner_step,
+        spec_digest: digest_from_wire(&message.spec_digest)?,
+        weights: message.weights,
+    })
+}
+
+fn decode(snapshot: &PolicySnapshot, sizes: (usize, usize)) -> Result<Policy, String> {
+    let network = PolicyNetwork::from_snapshot(&snapshot.weights)
+        .map_err(|error: SnapshotError| error.to_string())?;
     let got = (network.observation_size(), network.action_size());
     if got != sizes {
         return Err(format!(
             "expected observation and action sizes {sizes:?}, got {got:?}"
         ));
     }
-    Ok(network)
+    Ok(Policy {
+        version: snapshot.version,
+        learner_step: snapshot.learner_step,
+        network,
+    })
 }
