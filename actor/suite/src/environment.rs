@@ -138,7 +138,21 @@ impl Environment {
         })
     }
 
-    fn check(&self, action: &[f64]) -> Result<(), SuiteError> {
+    /// Sets the controls and calls `mj_step`, without rewards, observations or checks: what the
+    /// suite's speed is measured against.
+    pub(crate) fn step_bare(&mut self, action: &[f64]) -> Result<(), SuiteError> {
+        self.physics.ctrl_mut().copy_from_slice(action);
+        self.physics.step_bare(self.substeps);
+        self.step_count += 1;
+        if self.step_count as f64 >= self.step_limit {
+            self.reset().map(drop)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Refuses an action that the task does not take.
+    pub(crate) fn check(&self, action: &[f64]) -> Result<(), SuiteError> {
         let ActionSpec { minimum, maximum } = &self.spec.action;
         let (found, expected) = (action.len(), minimum.len());
         if found != expected {
@@ -192,5 +206,50 @@ fn action_spec(physics: &Physics) -> ActionSpec {
     ActionSpec {
         minimum: bounds.iter().map(|bound| bound[0]).collect(),
         maximum: bounds.iter().map(|bound| bound[1]).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// dm_control raises PhysicsError on a new MuJoCo warning; here the episode is void and the
+    /// next step begins another one.
+    #[test]
+    fn a_diverged_simulation_voids_the_episode_and_the_next_step_begins_another() {
+        let mut environment = crate::load("walker-walk", 1).unwrap();
+        let action = [0.0; 6];
+        environment.reset().unwrap();
+        environment.step(&action).unwrap();
+        environment.physics.qvel_mut()[0] = f64::NAN;
+        let error = environment.step(&action).unwrap_err();
+        assert!(matches!(error, SuiteError::Physics(_)));
+        assert!(error.to_string().contains("mjWARN_BADQ"), "{error}");
+        assert_eq!(
+            environment.step(&action).unwrap().step_type,
+            StepType::First
+        );
+        assert_eq!(environment.step(&action).unwrap().step_type, StepType::Mid);
+    }
+
+    /// Only lqr ends by itself: at rest at the origin, with discount 0.
+    #[test]
+    fn lqr_terminates_at_the_origin() {
+        let mut environment = crate::load("lqr-lqr-2-1", 1).unwrap();
+        environment.reset().unwrap();
+        environment.physics.qpos_mut().fill(0.0);
+        environment.physics.qvel_mut().fill(0.0);
+        environment.physics.after_reset().unwrap();
+        let step = environment.step(&[0.0]).unwrap();
+        assert_eq!((step.step_type, step.discount), (StepType::Last, Some(0.0)));
+    }
+
+    #[test]
+    fn no_log_file_is_written() {
+        let mut environment = crate::load("walker-walk", 1).unwrap();
+        environment.reset().unwrap();
+        environment.physics.qpos_mut()[1] = f64::INFINITY;
+        assert!(environment.step(&[0.0; 6]).is_err());
+        assert!(!std::path::Path::new("MUJOCO_LOG.TXT").exists());
     }
 }

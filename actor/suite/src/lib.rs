@@ -15,6 +15,7 @@
 //! ```
 
 mod assets;
+pub mod bench;
 mod edit;
 mod environment;
 mod error;
@@ -26,6 +27,7 @@ mod registry;
 mod rewards;
 mod task;
 mod tasks;
+pub mod trace;
 mod vector;
 
 pub use assets::{ASSETS_VARIABLE, directory as assets_directory};

@@ -90,6 +90,11 @@ impl Physics {
         })
     }
 
+    /// Advances the state by `count` steps of MuJoCo's own.
+    pub(crate) fn step_bare(&mut self, count: usize) {
+        (0..count).for_each(|_| self.data.step());
+    }
+
     /// Resets the state to the model's initial one and recomputes everything without actuation.
     pub(crate) fn reset(&mut self) -> Result<(), PhysicsError> {
         self.data.reset();

@@ -100,3 +100,55 @@ impl Tolerance {
 pub(crate) fn radians(degrees: f64) -> f64 {
     degrees * (PI / 180.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_close(tolerance: &Tolerance, expected: &[(f64, f64)]) {
+        for (x, value) in expected {
+            let got = tolerance.of(*x);
+            assert!(
+                (got - value).abs() < 1e-15,
+                "{tolerance:?} at {x}: {got}, not {value}"
+            );
+        }
+    }
+
+    /// Values of dm_control's `tolerance` with the same arguments.
+    #[test]
+    fn values_are_dm_controls() {
+        let gaussian = Tolerance::between(1.0, 2.0).margin(0.5);
+        assert_close(
+            &gaussian,
+            &[
+                (0.5, 0.1),
+                (0.75, 0.5623413251903491),
+                (1.5, 1.0),
+                (3.0, 1e-4),
+            ],
+        );
+        let falls = |sigmoid, value| Tolerance::between(0.0, 1.0).falling(2.0, sigmoid, value);
+        let long_tail = falls(Sigmoid::LongTail, 0.1);
+        assert_close(
+            &long_tail,
+            &[(-3.0, 0.047058823529411764), (3.0, 0.1), (0.5, 1.0)],
+        );
+        let reciprocal = falls(Sigmoid::Reciprocal, 0.1);
+        assert_close(
+            &reciprocal,
+            &[(-1.0, 0.18181818181818182), (9.0, 0.02702702702702703)],
+        );
+        let linear = falls(Sigmoid::Linear, 0.5);
+        assert_close(&linear, &[(-3.0, 0.25), (2.0, 0.75), (9.0, 0.0)]);
+        let quadratic = falls(Sigmoid::Quadratic, 0.0);
+        assert_close(&quadratic, &[(-3.0, 0.0), (-1.0, 0.75), (1.0, 1.0)]);
+    }
+
+    #[test]
+    fn bounds_are_inclusive_and_without_a_margin_nothing_else_counts() {
+        let sharp = Tolerance::between(-1.0, 1.0);
+        assert_close(&sharp, &[(-1.0, 1.0), (1.0, 1.0), (1.0 + 1e-9, 0.0)]);
+        assert_close(&Tolerance::at_least(2.0), &[(1e300, 1.0), (1.9, 0.0)]);
+    }
+}

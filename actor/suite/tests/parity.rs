@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{self, Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use pmpo_suite::SuiteError;
@@ -73,7 +73,8 @@ fn record(only: &str) -> Result<Vec<PathBuf>> {
     let seeds = std::env::var("PMPO_PARITY_SEEDS").unwrap_or_else(|_| "1,2,3".to_owned());
     let mut running: Vec<(Child, PathBuf)> = Vec::new();
     for part in 0..PROCESSES {
-        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("parity-{part}.bin"));
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("parity-{}-{part}.bin", process::id()));
         let child = Command::new(&python)
             .arg(&script)
             .arg("--out")

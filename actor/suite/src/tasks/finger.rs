@@ -89,7 +89,7 @@ impl Sensors {
     }
 
     /// x and z of a position sensor, relative to the hinge.
-    fn from_hinge(&self, physics: &Physics, sensor: usize) -> [f64; 2] {
+    fn relative_to_hinge(&self, physics: &Physics, sensor: usize) -> [f64; 2] {
         let data = physics.sensordata();
         let spinner = self.spinner;
         [
@@ -105,7 +105,7 @@ impl Sensors {
     fn observe(&self, physics: &Physics, observation: &mut Observation) {
         let data = physics.sensordata();
         let angles = self.angles.map(|sensor| data[sensor]);
-        let tip = self.from_hinge(physics, self.tip);
+        let tip = self.relative_to_hinge(physics, self.tip);
         observation.field("position", angles.into_iter().chain(tip));
         observation.field("velocity", self.velocities.map(|sensor| data[sensor]));
         observation.field("touch", self.touch.map(|sensor| log1p(data[sensor])));
@@ -153,12 +153,12 @@ struct Turn {
 
 impl Turn {
     fn target_position(&self, physics: &Physics) -> [f64; 2] {
-        self.sensors.from_hinge(physics, self.target_sensor)
+        self.sensors.relative_to_hinge(physics, self.target_sensor)
     }
 
     /// Metres from the tip to the target's surface, negative within it.
     fn distance_to_target(&self, physics: &Physics) -> f64 {
-        let tip = self.sensors.from_hinge(physics, self.sensors.tip);
+        let tip = self.sensors.relative_to_hinge(physics, self.sensors.tip);
         norm(&difference(self.target_position(physics), tip)) - self.target_radius
     }
 }
