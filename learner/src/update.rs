@@ -292,4 +292,57 @@ mod tests {
         expected.sort();
         assert_eq!(got, expected);
     }
+
+    /// The gradient of both losses through the networks, along a random direction, against central
+    /// differences.
+    #[test]
+    fn gradients_through_the_networks_equal_finite_differences() {
+        const STEP: f64 = 2e-3;
+        let config = LearnerConfig::default();
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let batch = bandit(&mut rng, 64);
+        let mut state = TrainState::new(&network(), 1, 1, 1, &Device::flex());
+        for _ in 0..150 {
+            state.update(&config, &batch);
+        }
+        let mut normal = |count: usize| {
+            let values: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(count).collect();
+            Tensor::<1>::from_data(TensorData::new(values, [count]), &Device::flex())
+        };
+        let online = state.online.clone();
+        let direction = (
+            normal(online.policy.num_params()),
+            normal(online.critic.num_params()),
+        );
+        // Each evaluation draws the same actions, for it starts from the same generator.
+        let losses = |along: f64| {
+            let mut state = state.clone();
+            state.online = Networks {
+                policy: subtract(online.policy.clone(), direction.0.clone() * -along),
+                critic: subtract(online.critic.clone(), direction.1.clone() * -along),
+            };
+            let (policy, critic) = state.losses(&config, &batch);
+            (policy.loss, critic.loss)
+        };
+        let scalar = |tensor: Tensor<1>| f64::from(tensor.into_scalar::<f32>());
+        let (policy, critic) = state.clone().losses(&config, &batch);
+        let mut gradients = (policy.loss + critic.loss).backward();
+        let along = |gradient: Tensor<1>, direction: &Tensor<1>| {
+            scalar((gradient * direction.clone()).sum())
+        };
+        let policy = along(flat_gradient(&online.policy, &mut gradients), &direction.0);
+        let critic = along(flat_gradient(&online.critic, &mut gradients), &direction.1);
+        let (above, below) = (losses(STEP), losses(-STEP));
+        let difference = |above, below| (scalar(above) - scalar(below)) / (2.0 * STEP);
+        for (name, gradient, expected) in [
+            ("policy", policy, difference(above.0, below.0)),
+            ("critic", critic, difference(above.1, below.1)),
+        ] {
+            let error = (gradient - expected).abs();
+            assert!(
+                error < 0.02 * expected.abs(),
+                "{name}: {gradient} against {expected}"
+            );
+        }
+    }
 }
