@@ -52,6 +52,20 @@ pub(crate) enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Step one episode with given actions and write what the environment returned.
+    Trace {
+        /// Task, as `domain-task`.
+        task: String,
+        /// Seed of the environment, as in dm_control's `task_kwargs={'random': seed}`.
+        #[arg(long)]
+        seed: u64,
+        /// CSV without a header: a row a control step, unclipped.
+        #[arg(long)]
+        actions: PathBuf,
+        /// CSV to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Measure one station on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -236,6 +250,24 @@ pub(crate) struct EvalArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
+    /// The environment alone, beside a raw `mj_step` loop on the same model.
+    Env {
+        /// Task, as `domain-task`.
+        #[arg(long, default_value = "cartpole-swingup")]
+        task: String,
+        /// Environments in all.
+        #[arg(long, default_value_t = 1)]
+        envs: usize,
+        /// Threads they are shared among.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+        /// Seconds to measure.
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        /// One JSON object on the last line.
+        #[arg(long)]
+        json: bool,
+    },
     /// One full PMPO step of the learner.
     Learner {
         /// Sizes: walker, humanoid or large.

@@ -39,6 +39,12 @@ fn run(cli: Cli) -> Result<()> {
         Command::Tasks { json } => commands::tasks(json),
         Command::Eval(args) => commands::eval(&args),
         Command::Plot { run_dirs, out } => commands::plot(&run_dirs, &out),
+        Command::Trace {
+            task,
+            seed,
+            actions,
+            out,
+        } => commands::trace(&task, seed, &actions, &out),
         Command::Bench(command) => commands::bench(command),
         Command::Config(ConfigCommand::Print(args)) => {
             print!("{}", Config::load(&args)?.to_toml()?);

@@ -11,6 +11,28 @@ use crate::failure::Usage;
 /// Measures and prints; with `--json` one object on the last line.
 pub(crate) fn bench(command: BenchCommand) -> Result<()> {
     match command {
+        BenchCommand::Env {
+            task,
+            envs,
+            threads,
+            seconds,
+            json,
+        } => {
+            let options = pmpo_suite::bench::Options {
+                task,
+                environments: envs,
+                threads,
+                duration: duration(seconds)?,
+            };
+            anyhow::ensure!(
+                (1..=envs).contains(&threads),
+                Usage::new(anyhow!(
+                    "--threads: expected 1 to --envs = {envs}, got {threads}"
+                ))
+            );
+            let report = pmpo_suite::bench::run(&options).map_err(Usage::new)?;
+            print(json, &EnvReport::from(report))
+        }
         BenchCommand::Learner {
             case,
             threads,
@@ -23,6 +45,39 @@ pub(crate) fn bench(command: BenchCommand) -> Result<()> {
             let report = pmpo_learner::bench::run(case, threads, duration(seconds)?, device)?;
             print(json, &report)
         }
+    }
+}
+
+/// Control steps a second, of the suite and of a bare `mj_step` loop on the same models.
+#[derive(Serialize)]
+struct EnvReport {
+    steps_per_s: f64,
+    steps_per_cpu_s: f64,
+    raw_steps_per_s: f64,
+    raw_steps_per_cpu_s: f64,
+}
+
+impl From<pmpo_suite::bench::Report> for EnvReport {
+    fn from(report: pmpo_suite::bench::Report) -> Self {
+        Self {
+            steps_per_s: report.steps_per_s,
+            steps_per_cpu_s: report.steps_per_cpu_s,
+            raw_steps_per_s: report.raw_steps_per_s,
+            raw_steps_per_cpu_s: report.raw_steps_per_cpu_s,
+        }
+    }
+}
+
+impl std::fmt::Display for EnvReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:.0} steps/s, {:.0} steps/CPU-s; bare mj_step {:.0} steps/CPU-s; ratio {:.3}",
+            self.steps_per_s,
+            self.steps_per_cpu_s,
+            self.raw_steps_per_cpu_s,
+            self.steps_per_cpu_s / self.raw_steps_per_cpu_s
+        )
     }
 }
 

@@ -4,9 +4,10 @@ mod bench;
 mod eval;
 mod tasks;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use pmpo_suite::Environment;
 
 use crate::failure::Usage;
@@ -25,4 +26,15 @@ pub(crate) fn plot(run_dirs: &[PathBuf], out: &Path) -> Result<()> {
     pmpo_learner::curve::plot(run_dirs, out).map_err(Usage::new)?;
     println!("{}", out.display());
     Ok(())
+}
+
+/// Steps one episode with given actions.
+pub(crate) fn trace(task: &str, seed: u64, actions: &Path, out: &Path) -> Result<()> {
+    let input = File::open(actions)
+        .with_context(|| format!("--actions {}", actions.display()))
+        .map_err(Usage::new)?;
+    let mut trace = Vec::new();
+    pmpo_suite::trace::run(task, seed, input, &mut trace).map_err(Usage::new)?;
+    pmpo_service::files::write_atomically(out, &trace)
+        .with_context(|| format!("--out {}", out.display()))
 }
