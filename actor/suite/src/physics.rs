@@ -12,7 +12,7 @@ use mujoco_rs::logging::set_log_handler;
 use mujoco_rs::mujoco_c::{mj_versionString, mjtDisableBit, mjtIntegrator, mjtWarning};
 use mujoco_rs::wrappers::mj_editing::MjSpec;
 use mujoco_rs::wrappers::mj_logging::{MjLogMessage, MjtLogLevel};
-use mujoco_rs::wrappers::mj_model::MjtObjBase;
+use mujoco_rs::wrappers::mj_model::{MjtObjBase, MjtStage};
 use mujoco_rs::wrappers::{MjData, MjModel};
 
 use crate::edit::missing;
@@ -39,6 +39,9 @@ pub(crate) mod axis {
 pub(crate) struct Physics {
     data: MjData<Box<MjModel>>,
     runge_kutta: bool,
+    /// The last thing that happened was a step, so everything that depends on positions and
+    /// velocities is up to date for the next one.
+    stepped: bool,
 }
 
 impl Physics {
@@ -61,6 +64,7 @@ impl Physics {
         Ok(Self {
             data: MjData::new(Box::new(model)),
             runge_kutta,
+            stepped: false,
         })
     }
 
@@ -79,15 +83,30 @@ impl Physics {
     /// Advances the state by `count` steps and leaves position- and velocity-dependent fields in
     /// agreement with it (dm_control's legacy step).
     pub(crate) fn step(&mut self, count: usize) -> Result<(), PhysicsError> {
-        self.checked(|data| {
-            if data.runge_kutta {
-                (0..count).for_each(|_| data.data.step());
-            } else {
-                data.data.step2();
-                (1..count).for_each(|_| data.data.step());
+        let outcome = self.checked(|physics| {
+            physics.first_step();
+            (1..count).for_each(|_| physics.data.step());
+            physics.data.step1();
+        });
+        self.stepped = outcome.is_ok();
+        outcome
+    }
+
+    /// The first of a control step's steps, which can rely on what `step1` left.
+    ///
+    /// For Runge-Kutta dm_control calls `mj_step`, which recomputes just that. After a step only
+    /// the rest of `mj_step` is called here, with the same results: it saves one of the integrator's
+    /// four evaluations' kinematics and pays for `step1`. After a reset, actuation has been off.
+    fn first_step(&mut self) {
+        match (self.runge_kutta, self.stepped) {
+            (false, _) => self.data.step2(),
+            (true, false) => self.data.step(),
+            (true, true) => {
+                self.data.forward_skip(MjtStage::mjSTAGE_VEL, false);
+                self.data.check_acc();
+                self.data.runge_kutta(4);
             }
-            data.data.step1();
-        })
+        }
     }
 
     /// Advances the state by `count` steps of MuJoCo's own.
@@ -108,6 +127,7 @@ impl Physics {
         self.data.model_opt_mut().disableflags = flags | mjtDisableBit::mjDSBL_ACTUATION as i32;
         let outcome = self.checked(|physics| physics.data.forward());
         self.data.model_opt_mut().disableflags = flags;
+        self.stepped = false;
         outcome
     }
 
