@@ -8,7 +8,7 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build train test check cuda-check
+.PHONY: help setup build train test check cuda-check parity-env
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
@@ -25,8 +25,12 @@ build: setup
 train: build
 	target/release/pmpo train $(TASK) --stop-at-return $(SOLVED) $(ARGS)
 
-test: check cuda-check
+test: check cuda-check parity-env
 	$(CARGO) test --release --workspace
+
+# dm_control itself, in a private environment, for the parity test to compare with.
+parity-env:
+	@actor/suite/tests/parity_env.sh
 
 check: setup
 	$(CARGO) fmt --all --check

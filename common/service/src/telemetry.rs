@@ -1,6 +1,6 @@
 //! Logs and metrics of a process.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use axum::Router;
 use axum::routing::get;
@@ -38,7 +38,10 @@ pub fn init_logging(format: LogFormat) {
         .with_env_filter(filter)
         .with_writer(io::stderr);
     let installed = match format {
-        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Text => {
+            let colours = io::stderr().is_terminal();
+            builder.with_target(false).with_ansi(colours).try_init()
+        }
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     if let Err(error) = installed {

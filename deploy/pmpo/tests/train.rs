@@ -22,14 +22,12 @@ const SMALL: [&str; 7] = [
 
 fn train(run_dir: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pmpo"));
-    command
-        .arg("train")
-        .arg("--run-dir")
-        .arg(run_dir)
-        .args(flags);
+    command.arg("train").arg("--run-dir").arg(run_dir);
+    // First, so that a test's own flags win.
     for setting in SMALL {
         command.args(["--set", setting]);
     }
+    command.args(flags);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -184,6 +182,10 @@ fn a_killed_actor_comes_back_a_killed_learner_ends_the_run_and_resume_goes_on() 
     let newest = newest_checkpoint(&run_dir).unwrap();
     let name = newest.file_name().unwrap().to_string_lossy().into_owned();
     let step: u64 = name.trim_start_matches("step-").parse().unwrap();
+    // Read now: the resumed run keeps the newest checkpoints only.
+    let meta = std::fs::read(newest.join("meta.json")).unwrap();
+    let meta: serde_json::Value = serde_json::from_slice(&meta).unwrap();
+    assert_eq!(meta["scalars"]["learner_steps"], step);
     let limit = (step + 200).to_string();
     let resumed = train(&run_dir, &["--resume", "--learner-steps", &limit])
         .spawn()
@@ -197,9 +199,14 @@ fn a_killed_actor_comes_back_a_killed_learner_ends_the_run_and_resume_goes_on() 
     let log = std::fs::read_to_string(run_dir.join("logs/learner-0.log")).unwrap();
     let line = log
         .lines()
-        .find(|line| line.contains("resumed"))
+        .find(|line| line.contains("resuming"))
         .expect("a line on resuming");
-    assert!(line.contains(&format!("learner_step={step}")), "{line}");
+    assert!(line.contains(&format!("learner_steps={step} ")), "{line}");
+    let version = format!("policy_version={}", meta["policy_version"]);
+    assert!(
+        line.trim_end().ends_with(&version),
+        "{line}, recorded: {version}"
+    );
     let rows = rows(&run_dir);
     assert!(
         rows.windows(2).all(|pair| pair[0] < pair[1]),

@@ -53,7 +53,7 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
         };
         display.finish();
         let stopped = cluster.stop().await;
-        summarise(ended.and_then(|()| stopped), &run_dir)
+        summarise(ended.and(stopped), &run_dir)
     })
 }
 
