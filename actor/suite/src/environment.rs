@@ -16,7 +16,7 @@ use crate::task::{Setup, Task};
 
 /// One task of the suite, with its simulation and its random generator.
 pub struct Environment {
-    physics: Physics,
+    pub(crate) physics: Physics,
     task: Box<dyn Task>,
     random: RandomState,
     observation: Observation,

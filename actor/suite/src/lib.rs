@@ -24,6 +24,8 @@ mod observation;
 mod physics;
 mod randomizers;
 mod registry;
+#[cfg(feature = "renderer")]
+pub mod renderer;
 mod rewards;
 mod task;
 mod tasks;
