@@ -12,7 +12,7 @@ use mujoco_rs::logging::set_log_handler;
 use mujoco_rs::mujoco_c::{mj_versionString, mjtDisableBit, mjtIntegrator, mjtWarning};
 use mujoco_rs::wrappers::mj_editing::MjSpec;
 use mujoco_rs::wrappers::mj_logging::{MjLogMessage, MjtLogLevel};
-use mujoco_rs::wrappers::mj_model::{MjtObjBase, MjtStage};
+use mujoco_rs::wrappers::mj_model::{MjtJoint, MjtObjBase, MjtStage};
 use mujoco_rs::wrappers::{MjData, MjModel};
 
 use crate::edit::missing;
@@ -186,6 +186,17 @@ impl Physics {
     /// Index in `qvel` of the first velocity of the joint `name`.
     pub(crate) fn joint_velocity(&self, name: &str) -> Result<usize, SuiteError> {
         Ok(self.model().jnt_dofadr()[self.joint(name)?] as usize)
+    }
+
+    /// Indices in `qpos` and `qvel` of all hinge joints.
+    pub(crate) fn hinges(&self) -> Vec<(usize, usize)> {
+        let model = self.model();
+        let addresses = model.jnt_qposadr().iter().zip(model.jnt_dofadr());
+        addresses
+            .zip(model.jnt_type())
+            .filter(|(_, kind)| **kind == MjtJoint::mjJNT_HINGE)
+            .map(|((position, velocity), _)| (*position as usize, *velocity as usize))
+            .collect()
     }
 
     /// Index in `sensordata` of the first reading of the sensor `name`.

@@ -3,7 +3,7 @@
 use std::f64::consts::PI;
 
 use mujoco_rs::wrappers::mj_editing::MjSpec;
-use mujoco_rs::wrappers::mj_model::{MjtJoint, MjtObjBase};
+use mujoco_rs::wrappers::mj_model::MjtObjBase;
 
 use crate::edit;
 use crate::error::SuiteError;
@@ -37,7 +37,7 @@ const BITE_MARGIN: f64 = 2.0;
 const WALLS: [&str; 4] = ["wall_px", "wall_nx", "wall_py", "wall_ny"];
 
 pub(crate) fn stand() -> Result<Setup, SuiteError> {
-    setup(WALK_SPEED * TIME_LIMIT, |_, _| Ok(Goal::Stand))
+    setup(without_ball(WALK_SPEED * TIME_LIMIT)?, |_| Ok(Goal::Stand))
 }
 
 pub(crate) fn walk() -> Result<Setup, SuiteError> {
@@ -55,27 +55,23 @@ pub(crate) fn run() -> Result<Setup, SuiteError> {
 fn moving(speed: f64) -> Result<Setup, SuiteError> {
     let forward = Tolerance::between(speed, 2.0 * speed);
     let forward = forward.falling(speed.max(1.0), Sigmoid::Linear, 0.0);
-    setup(speed * TIME_LIMIT, |_, _| Ok(Goal::Move(forward)))
-}
-
-pub(crate) fn fetch() -> Result<Setup, SuiteError> {
-    setup(FETCH_FLOOR, |physics, floor| {
-        Ok(Goal::Fetch(Ball::new(physics, floor)?))
+    setup(without_ball(speed * TIME_LIMIT)?, |_| {
+        Ok(Goal::Move(forward))
     })
 }
 
+pub(crate) fn fetch() -> Result<Setup, SuiteError> {
+    let physics = Physics::from_edited("dog.xml", |spec| set_floor(spec, FETCH_FLOOR))?;
+    setup(physics, |physics| Ok(Goal::Fetch(Ball::new(physics)?)))
+}
+
 fn setup(
-    floor_size: f64,
-    goal: impl FnOnce(&Physics, f64) -> Result<Goal, SuiteError>,
+    mut physics: Physics,
+    goal: impl FnOnce(&Physics) -> Result<Goal, SuiteError>,
 ) -> Result<Setup, SuiteError> {
-    let with_ball = floor_size == FETCH_FLOOR;
-    let mut physics = Physics::from_edited("dog.xml", |spec| {
-        *edit::geom(spec, "floor")?.size_mut() = [floor_size, floor_size, 0.1];
-        if with_ball { Ok(()) } else { remove_ball(spec) }
-    })?;
     // Heights and weight are measured in the default pose.
     physics.reset()?;
-    let goal = goal(&physics, floor_size)?;
+    let goal = goal(&physics)?;
     let task = Dog {
         body: Body::new(&physics)?,
         goal,
@@ -85,6 +81,18 @@ fn setup(
         task,
         Timing::new(TIME_LIMIT, CONTROL_TIMESTEP),
     ))
+}
+
+fn without_ball(floor_size: f64) -> Result<Physics, SuiteError> {
+    Physics::from_edited("dog.xml", |spec| {
+        set_floor(spec, floor_size)?;
+        remove_ball(spec)
+    })
+}
+
+fn set_floor(spec: &mut MjSpec, half_edge: f64) -> Result<(), SuiteError> {
+    *edit::geom(spec, "floor")?.size_mut() = [half_edge, half_edge, 0.1];
+    Ok(())
 }
 
 /// Removes the ball, its target, the walls and the cameras that follow them.
@@ -173,12 +181,6 @@ impl Body {
     fn new(physics: &Physics) -> Result<Self, SuiteError> {
         let (torso, pelvis) = (physics.body("torso")?, physics.body("pelvis")?);
         let model = physics.model();
-        let joints = model
-            .jnt_qposadr()
-            .iter()
-            .zip(model.jnt_dofadr())
-            .zip(model.jnt_type());
-        let hinges = joints.filter(|(_, kind)| **kind == MjtJoint::mjJNT_HINGE);
         let standing = |body: usize| {
             let height = physics.xpos()[body][2] * STAND_HEIGHT_FRACTION;
             Tolerance::at_least(height).margin(height)
@@ -194,9 +196,7 @@ impl Body {
             pelvis,
             skull: physics.body("skull")?,
             root: physics.joint_position("root")?,
-            hinges: hinges
-                .map(|((qpos, dof), _)| (*qpos as usize, *dof as usize))
-                .collect(),
+            hinges: physics.hinges(),
             velocity: physics.sensor("torso_linvel")?,
             inertial: [
                 physics.sensor("accelerometer")?,
@@ -307,7 +307,7 @@ struct Ball {
 }
 
 impl Ball {
-    fn new(physics: &Physics, floor_size: f64) -> Result<Self, SuiteError> {
+    fn new(physics: &Physics) -> Result<Self, SuiteError> {
         let (target, upper) = (physics.geom("target")?, physics.site("upper_bite")?);
         let bite_radius = physics.model().site_size()[upper][0];
         let target_radius = physics.model().geom_size()[target][0];
@@ -321,10 +321,10 @@ impl Ball {
             target,
             head: physics.site("head")?,
             bites: [upper, physics.site("lower_bite")?],
-            throw_radius: 0.75 * floor_size,
+            throw_radius: 0.75 * FETCH_FLOOR,
             let_go: 2.0 * target_radius,
             reached: near(bite_radius, BITE_MARGIN),
-            fetched: near(target_radius, floor_size),
+            fetched: near(target_radius, FETCH_FLOOR),
         })
     }
 

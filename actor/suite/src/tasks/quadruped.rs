@@ -5,7 +5,7 @@ mod terrain;
 use std::f64::consts::{PI, SQRT_2};
 
 use mujoco_rs::wrappers::mj_editing::{MjSpec, SpecElement};
-use mujoco_rs::wrappers::mj_model::{MjtJoint, MjtSensor};
+use mujoco_rs::wrappers::mj_model::MjtSensor;
 
 use crate::edit;
 use crate::error::SuiteError;
@@ -175,20 +175,11 @@ struct Body {
 
 impl Body {
     fn new(physics: &Physics) -> Result<Self, SuiteError> {
-        let model = physics.model();
-        let joints = model
-            .jnt_qposadr()
-            .iter()
-            .zip(model.jnt_dofadr())
-            .zip(model.jnt_type());
-        let hinges = joints.filter(|(_, kind)| **kind == MjtJoint::mjJNT_HINGE);
         Ok(Self {
             torso: physics.body("torso")?,
             root: physics.joint_position("root")?,
             velocimeter: physics.sensor("velocimeter")?,
-            hinges: hinges
-                .map(|((qpos, dof), _)| (*qpos as usize, *dof as usize))
-                .collect(),
+            hinges: physics.hinges(),
             imu: readings(
                 physics,
                 &[MjtSensor::mjSENS_GYRO, MjtSensor::mjSENS_ACCELEROMETER],
