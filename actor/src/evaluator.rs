@@ -82,7 +82,7 @@ fn returns(
     let mut returns = Vec::with_capacity(episodes);
     let mut divergences = 0;
     while returns.len() < episodes && !stop.is_cancelled() {
-        match episode(policy, environment)? {
+        match episode(policy, environment, &mut |_| true)? {
             Ok(value) => returns.push(value),
             Err(error) => {
                 divergences += 1;
@@ -100,10 +100,28 @@ fn returns(
     Ok(returns)
 }
 
+/// Plays one episode with the mode of the policy and shows the environment in each of its states, the
+/// initial one first, to `watch`, until that answers `false`. Returns the return up to there.
+///
+/// # Errors
+/// The environment fails, or the episode diverges.
+///
+/// # Panics
+/// If the sizes of policy and environment differ.
+pub fn play(
+    policy: &mut PolicyNetwork,
+    environment: &mut Environment,
+    mut watch: impl FnMut(&mut Environment) -> bool,
+) -> Result<f64, ActorError> {
+    episode(policy, environment, &mut watch)?
+        .map_err(|error| ActorError::Divergence { attempts: 1, error })
+}
+
 /// The return of one episode, or why it is void.
 fn episode(
     policy: &mut PolicyNetwork,
     environment: &mut Environment,
+    watch: &mut dyn FnMut(&mut Environment) -> bool,
 ) -> Result<Result<f64, String>, ActorError> {
     let mut scale = ActionScale::new(&environment.spec().action);
     let mut action = vec![0.0; environment.spec().action_size()];
@@ -113,10 +131,16 @@ fn episode(
     }
     let mut episode_return = 0.0;
     loop {
+        if !watch(environment) {
+            return Ok(Ok(episode_return));
+        }
         policy.mode(&observation, &mut action);
         match valid(environment.step(scale.scale(&action)), &mut observation)? {
             Ok((reward, _, false)) => episode_return += reward,
-            Ok((reward, _, true)) => return Ok(Ok(episode_return + reward)),
+            Ok((reward, _, true)) => {
+                watch(environment);
+                return Ok(Ok(episode_return + reward));
+            }
             Err(divergence) => return Ok(Err(divergence)),
         }
     }

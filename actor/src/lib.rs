@@ -24,5 +24,5 @@ pub mod weights;
 
 pub use config::{ActorConfig, ConfigError, EvaluatorConfig};
 pub use error::ActorError;
-pub use evaluator::{EvaluationResult, evaluate};
+pub use evaluator::{EvaluationResult, evaluate, play};
 pub use run::{Addresses, run};

@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Evaluator(EvaluatorArgs),
     /// Evaluate the newest checkpoint of a run with the mode of its policy.
     Eval(EvalArgs),
+    /// Draw an episode of the newest checkpoint as a GIF or as PNG frames.
+    Render(RenderArgs),
     /// Draw the learning curves of one or more runs.
     Plot {
         /// Folders of runs.
@@ -246,6 +248,33 @@ pub(crate) struct EvalArgs {
     /// One JSON object instead of text.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenderArgs {
+    /// Folder of the run.
+    pub(crate) run_dir: PathBuf,
+    /// File to write: `walk.gif`, or `walk.png` for the frames walk-0000.png, walk-0001.png, ...
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Seed of the environment.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Pixels across.
+    #[arg(long, default_value_t = 320)]
+    pub(crate) width: u16,
+    /// Pixels down.
+    #[arg(long, default_value_t = 240)]
+    pub(crate) height: u16,
+    /// Name of one of the model's cameras; default: its first.
+    #[arg(long)]
+    pub(crate) camera: Option<String>,
+    /// Frames a second of simulated time, which the GIF plays at this rate.
+    #[arg(long, default_value_t = 25.0)]
+    pub(crate) fps: f64,
+    /// Seconds of simulated time; default: the whole episode.
+    #[arg(long)]
+    pub(crate) seconds: Option<f64>,
 }
 
 #[derive(Debug, Subcommand)]

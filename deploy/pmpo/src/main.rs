@@ -38,6 +38,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Evaluator(args) => roles::evaluator(&args, format),
         Command::Tasks { json } => commands::tasks(json),
         Command::Eval(args) => commands::eval(&args),
+        Command::Render(args) => commands::render(&args),
         Command::Plot { run_dirs, out } => commands::plot(&run_dirs, &out),
         Command::Trace {
             task,

@@ -1,5 +1,7 @@
 //! `pmpo eval`: the newest checkpoint of a run, acting with the mode of its policy.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result, ensure};
 use pmpo_policy::PolicyNetwork;
 use serde::Serialize;
@@ -43,21 +45,42 @@ fn evaluate(args: &EvalArgs) -> Result<Report> {
         args.episodes > 0,
         Usage::new(anyhow::anyhow!("--episodes: expected at least 1"))
     );
-    let file = args.run_dir.join("config.toml");
-    let config = Config::from_layers(Some(&file), &[])?;
-    let newest = pmpo_learner::checkpoint::newest(&args.run_dir).map_err(Usage::new)?;
-    let path = newest.join("policy.safetensors");
-    let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-    let mut policy =
-        PolicyNetwork::from_snapshot(&bytes).with_context(|| path.display().to_string())?;
+    let Newest {
+        config,
+        checkpoint,
+        mut policy,
+    } = Newest::load(&args.run_dir)?;
     let mut environment = load_task(&config.run.task, args.seed)?;
     let result = pmpo_actor::evaluate(&mut policy, &mut environment, args.episodes)?;
     Ok(Report {
         task: config.run.task,
-        checkpoint: newest.display().to_string(),
+        checkpoint: checkpoint.display().to_string(),
         episodes: result.returns.len(),
         return_mean: result.mean,
         return_std: result.std,
         returns: result.returns,
     })
+}
+
+/// The newest checkpoint of a run.
+pub(super) struct Newest {
+    pub(super) config: Config,
+    pub(super) checkpoint: PathBuf,
+    pub(super) policy: PolicyNetwork,
+}
+
+impl Newest {
+    pub(super) fn load(run_dir: &Path) -> Result<Self> {
+        let config = Config::from_layers(Some(&run_dir.join("config.toml")), &[])?;
+        let checkpoint = pmpo_learner::checkpoint::newest(run_dir).map_err(Usage::new)?;
+        let path = checkpoint.join("policy.safetensors");
+        let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        let policy =
+            PolicyNetwork::from_snapshot(&bytes).with_context(|| path.display().to_string())?;
+        Ok(Self {
+            config,
+            checkpoint,
+            policy,
+        })
+    }
 }
