@@ -2,8 +2,7 @@
 
 use pmpo_policy::{
     Activation, CategoricalHead, GaussianHead, HeadConfig, HeadOutput, NamedTensor, NetworkConfig,
-    PolicyNetwork, snapshot,
-    torso::LAYER_NORM_EPSILON,
+    PolicyNetwork, snapshot, torso::LAYER_NORM_EPSILON,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -248,7 +247,10 @@ fn a_categorical_head_agrees_with_the_definition() {
         let sum: f64 = logits.iter().map(|l| l.exp()).sum();
         for (logit, got) in logits.iter().zip(got) {
             let expected = logit.exp() / sum;
-            assert!((f64::from(*got) - expected).abs() < 1e-5, "{got}, {expected}");
+            assert!(
+                (f64::from(*got) - expected).abs() < 1e-5,
+                "{got}, {expected}"
+            );
         }
         let best = (0..bins).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
         modes.push(2.0 * best.unwrap() as f32 / 6.0 - 1.0);

@@ -28,6 +28,11 @@ impl CategoricalActions {
         [batch, size]
     }
 
+    /// Probabilities of the bins, `[B, A, K]`.
+    pub fn probabilities(&self) -> Tensor<3> {
+        self.log_probs.clone().exp()
+    }
+
     fn bins(&self) -> usize {
         self.log_probs.dims()[2]
     }
@@ -149,7 +154,9 @@ mod tests {
 
     #[test]
     fn gradients_equal_finite_differences() {
-        let logits = [0.3, -0.2, 0.9, 0.1, 0.5, -0.7, 0.2, 0.0, 1.0, -0.4, 0.6, 0.8];
+        let logits = [
+            0.3, -0.2, 0.9, 0.1, 0.5, -0.7, 0.2, 0.0, 1.0, -0.4, 0.6, 0.8,
+        ];
         let reference = CategoricalActions::new(constant(&logits, [2, 2, 3]));
         let x: Vec<f64> = logits.iter().rev().map(|l| l * 1.3).collect();
         let policy = |x: Tensor<1>| CategoricalActions::new(x.reshape([2, 2, 3]));
