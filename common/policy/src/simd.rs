@@ -5,16 +5,20 @@
 //! in `FMA`, because a fused multiply-add without the instruction is a slow library call.
 
 /// Work to be compiled for several instruction sets. Implementations inline all they call.
-pub(crate) trait Kernel {
+pub trait Kernel {
     /// Does the work; `FMA` tells whether [`multiply_add`] may fuse.
     fn run<const FMA: bool>(self);
 }
 
 /// Runs `kernel` with the best instructions of this machine.
 #[inline]
-pub(crate) fn dispatch(kernel: impl Kernel) {
+pub fn dispatch(kernel: impl Kernel) {
     #[cfg(target_arch = "x86_64")]
     {
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
+            // SAFETY: the machine has both features.
+            return unsafe { run_avx512(kernel) };
+        }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: the machine has both features.
             return unsafe { run_avx2(kernel) };
@@ -26,6 +30,12 @@ pub(crate) fn dispatch(kernel: impl Kernel) {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,fma")]
+fn run_avx512(kernel: impl Kernel) {
+    kernel.run::<true>();
+}
+
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn run_avx2(kernel: impl Kernel) {
     kernel.run::<true>();
@@ -33,6 +43,6 @@ fn run_avx2(kernel: impl Kernel) {
 
 /// `a * b + c`, rounded once where `FMA`.
 #[inline(always)]
-pub(crate) fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
