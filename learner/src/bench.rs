@@ -14,7 +14,7 @@ use rand_distr::{Distribution, StandardNormal};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::fused::matrix::{Matrix, multiply, room};
+use crate::fused::matrix::{Matrix, multiply};
 use crate::statistics::Statistics;
 use crate::{Batch, ConfigError, DeviceChoice, LearnerConfig, LearnerError, TrainState, threads};
 
@@ -181,7 +181,7 @@ pub fn run(
 fn sgemm_flop_per_s() -> f64 {
     const SIZE: usize = 512;
     let matrix = vec![0.5; SIZE * SIZE];
-    let mut output = room(SIZE * SIZE);
+    let mut output = Box::new_uninit_slice(SIZE * SIZE);
     let mut seconds: Vec<f64> = (0..15)
         .map(|_| {
             let start = cpu_time();

@@ -1,7 +1,8 @@
 //! Runs a kernel with the widest vectors at hand.
 //!
-//! Kernels are plain loops that the compiler vectorises. They are compiled twice: for the target's
-//! baseline, and on x86-64 for AVX2 with FMA, chosen when the program runs. [`Kernel::run`] is generic
+//! Kernels are plain loops that the compiler vectorises. They are compiled several times: for the
+//! target's baseline, and on x86-64 for AVX2 with FMA and, with [`dispatch_widest`], for AVX-512, chosen
+//! when the program runs. [`Kernel::run`] is generic
 //! in `FMA`, because a fused multiply-add without the instruction is a slow library call.
 
 /// Work to be compiled for several instruction sets. Implementations inline all they call.
@@ -15,10 +16,6 @@ pub trait Kernel {
 pub fn dispatch(kernel: impl Kernel) {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
-            // SAFETY: the machine has both features.
-            return unsafe { run_avx512(kernel) };
-        }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: the machine has both features.
             return unsafe { run_avx2(kernel) };
@@ -27,6 +24,17 @@ pub fn dispatch(kernel: impl Kernel) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     kernel.run::<{ cfg!(target_arch = "aarch64") }>();
+}
+
+/// As [`dispatch`], with AVX-512 where there is some: for kernels that compute more than they load.
+#[inline]
+pub fn dispatch_widest(kernel: impl Kernel) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
+        // SAFETY: the machine has both features.
+        return unsafe { run_avx512(kernel) };
+    }
+    dispatch(kernel);
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -2,7 +2,7 @@
 
 use burn::backend::Flex;
 use burn::tensor::{DType, Device, Tensor};
-use pmpo_policy::simd::{Kernel, dispatch, multiply_add};
+use pmpo_policy::simd::{Kernel, dispatch_widest, multiply_add};
 use rayon::prelude::*;
 
 /// Parameters to a task at least, so that small networks stay on one thread.
@@ -50,7 +50,7 @@ pub(crate) fn adam_step(
                     .zip(second.storage_mut().par_chunks_mut(TASK)),
             );
             tasks.for_each(|(change, (first, second))| {
-                dispatch(Step {
+                dispatch_widest(Step {
                     first,
                     second,
                     change,

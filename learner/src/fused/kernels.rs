@@ -5,7 +5,7 @@
 //! outputs, so that a layer need not keep its inputs.
 
 use pmpo_policy::math::{elu, exp, softplus, tanh};
-use pmpo_policy::simd::{Kernel, dispatch, multiply_add};
+use pmpo_policy::simd::{Kernel, dispatch_widest, multiply_add};
 use pmpo_policy::torso::LAYER_NORM_EPSILON;
 
 use super::Nonlinearity;
@@ -22,7 +22,7 @@ pub(super) struct Activate<'a> {
 
 impl Activate<'_> {
     pub(super) fn execute(self) {
-        dispatch(self);
+        dispatch_widest(self);
     }
 
     #[inline(always)]
@@ -58,7 +58,7 @@ pub(super) struct ActivateBackward<'a> {
 
 impl ActivateBackward<'_> {
     pub(super) fn execute(self) {
-        dispatch(self);
+        dispatch_widest(self);
     }
 
     #[inline(always)]
@@ -102,7 +102,7 @@ pub(super) struct Normalise<'a> {
 
 impl Normalise<'_> {
     pub(super) fn execute(self) {
-        dispatch(self);
+        dispatch_widest(self);
     }
 
     #[inline(always)]
@@ -158,7 +158,7 @@ pub(super) struct NormaliseBackward<'a> {
 
 impl NormaliseBackward<'_> {
     pub(super) fn execute(self) {
-        dispatch(self);
+        dispatch_widest(self);
     }
 }
 

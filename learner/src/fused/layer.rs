@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::Nonlinearity;
 use super::kernels::{Activate, ActivateBackward, Normalise, NormaliseBackward};
-use super::matrix::{Matrix, filled, multiply, room};
+use super::matrix::{Matrix, multiply};
 
 /// Rows of a block at most: 256 rows of 256 numbers are a quarter of a typical L2 cache.
 const MAX_BLOCK: usize = 256;
@@ -60,7 +60,7 @@ impl Layer<'_> {
         let input = Matrix::new(input, self.inputs());
         let weight = Matrix::new(self.weight, self.outputs());
         let rows = input.row_count();
-        let mut outputs = room(rows * self.outputs());
+        let mut outputs = Box::new_uninit_slice(rows * self.outputs());
         let mut kept = Kept::default();
         if keep && self.norm.is_some() {
             kept.normalised = vec![0.0; outputs.len()];
@@ -87,8 +87,8 @@ impl Layer<'_> {
             let outputs = multiply(input.rows(first, count), weight, outputs);
             self.activate(outputs, kept);
         });
-        // SAFETY: the blocks cover it.
-        (unsafe { filled(outputs) }, kept)
+        // SAFETY: the blocks cover it, and each was filled by its product.
+        (unsafe { outputs.assume_init() }.into_vec(), kept)
     }
 
     /// Bias, normalisation and activation of a block of products.
@@ -125,7 +125,7 @@ impl Layer<'_> {
         let columns = self.outputs();
         let rows = outputs.len() / columns;
         let block = block_rows(rows);
-        let mut input_gradient = room(if wants_input { input.len() } else { 0 });
+        let mut input_gradient = Box::new_uninit_slice(if wants_input { input.len() } else { 0 });
         let mut sums = vec![0.0; 3 * columns * rows.div_ceil(block)];
         let mut input_blocks = input_gradient.chunks_mut(block * self.inputs());
         let blocks: Vec<_> = gradient
@@ -154,8 +154,8 @@ impl Layer<'_> {
             Some(_) => (bias, Some([gamma, activation])),
         };
         Gradients {
-            // SAFETY: if it is wanted, the blocks cover it.
-            input: wants_input.then(|| unsafe { filled(input_gradient) }),
+            // SAFETY: if it is wanted, the blocks cover it, and each was filled by its product.
+            input: wants_input.then(|| unsafe { input_gradient.assume_init() }.into_vec()),
             weight,
             bias,
             norm,
@@ -203,15 +203,15 @@ impl Layer<'_> {
 fn weight_gradient(input: Matrix<'_>, gradient: &[f32], columns: usize) -> Vec<f32> {
     let (transposed, gradient) = (input.transposed(), Matrix::new(gradient, columns));
     let inputs = transposed.row_count();
-    let mut weight = room(inputs * columns);
+    let mut weight = Box::new_uninit_slice(inputs * columns);
     let share = inputs.div_ceil(rayon::current_num_threads());
     let shares = weight.par_chunks_mut(share * columns).enumerate();
     shares.for_each(|(i, output)| {
         let rows = transposed.rows(i * share, output.len() / columns);
         multiply(rows, gradient, output);
     });
-    // SAFETY: the shares cover it.
-    unsafe { filled(weight) }
+    // SAFETY: the shares cover it, and each was filled by its product.
+    unsafe { weight.assume_init() }.into_vec()
 }
 
 /// Sums over blocks of three vectors each.

@@ -56,11 +56,6 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Room for `len` numbers, to be filled by [`multiply`].
-pub(crate) fn room(len: usize) -> Vec<MaybeUninit<f32>> {
-    vec![MaybeUninit::uninit(); len]
-}
-
 /// Fills `output` with `left right`, row after row.
 pub(crate) fn multiply<'o>(
     left: Matrix<'_>,
@@ -99,17 +94,6 @@ pub(crate) fn multiply<'o>(
     }
 }
 
-/// The numbers of a room that is filled.
-///
-/// # Safety
-/// All of it has been through [`multiply`].
-pub(crate) unsafe fn filled(room: Vec<MaybeUninit<f32>>) -> Vec<f32> {
-    let mut room = std::mem::ManuallyDrop::new(room);
-    let (values, len, capacity) = (room.as_mut_ptr(), room.len(), room.capacity());
-    // SAFETY: the same allocation and layout; that it is initialised is the caller's promise.
-    unsafe { Vec::from_raw_parts(values.cast(), len, capacity) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,7 +105,7 @@ mod tests {
         let right: Vec<f32> = (0..6).map(|i| i as f32).collect();
         // left^T is 5 x 3 and right 3 x 2; of the product, rows 1 to 3.
         let (left, right) = (Matrix::new(&left, 5), Matrix::new(&right, 2));
-        let mut output = room(6);
+        let mut output = Box::new_uninit_slice(6);
         let output = multiply(left.transposed().rows(1, 3), right, &mut output);
         let mut expected = Vec::new();
         for i in 1..4 {
