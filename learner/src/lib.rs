@@ -15,6 +15,7 @@ pub mod checkpoint;
 mod config;
 pub mod curve;
 mod error;
+mod fused;
 pub mod metrics;
 mod networks;
 mod noise;
