@@ -36,21 +36,56 @@ pub fn load<T>(file: Option<&Path>, assignments: &[String]) -> Result<T, ConfigE
 where
     T: Default + Serialize + DeserializeOwned,
 {
-    let mut figment = Figment::from(Serialized::defaults(T::default()));
+    let mut given = Figment::new();
     if let Some(path) = file {
         if !path.is_file() {
             return Err(ConfigError::Missing(path.to_owned()));
         }
-        figment = figment.merge(Toml::file_exact(path));
+        given = given.merge(Toml::file_exact(path));
     }
-    figment = figment.merge(Env::prefixed(ENV_PREFIX).split("__"));
+    given = given.merge(Env::prefixed(ENV_PREFIX).split("__"));
     for assignment in assignments {
-        figment = figment.merge(Assignment::parse(assignment)?);
+        given = given.merge(Assignment::parse(assignment)?);
     }
-    figment.extract().map_err(|errors| {
-        let lines: Vec<String> = errors.into_iter().map(|error| describe(&error)).collect();
-        ConfigError::Invalid(lines.join("; "))
-    })
+    let defaults = Value::serialize(T::default())
+        .map(|defaults| of_the_given_kinds(defaults, &given, &mut Vec::new()))
+        .map_err(|error| invalid(error.into()))?;
+    Figment::from(Serialized::defaults(defaults))
+        .merge(given)
+        .extract()
+        .map_err(invalid)
+}
+
+/// The defaults without the keys of a kind that was not chosen: where a section has a `kind` and
+/// another one is given, only what is given and that kind's own defaults count.
+fn of_the_given_kinds(defaults: Value, given: &Figment, path: &mut Vec<String>) -> Value {
+    let Value::Dict(tag, mut section) = defaults else {
+        return defaults;
+    };
+    let kind = |value: &Value| value.as_str().map(str::to_owned);
+    path.push("kind".to_owned());
+    let chosen = given.find_value(&path.join(".")).ok();
+    path.pop();
+    if let (Some(default), Some(chosen)) = (section.get("kind"), chosen)
+        && kind(default) != kind(&chosen)
+    {
+        section.clear();
+    }
+    let section = section
+        .into_iter()
+        .map(|(key, value)| {
+            path.push(key.clone());
+            let value = of_the_given_kinds(value, given, path);
+            path.pop();
+            (key, value)
+        })
+        .collect();
+    Value::Dict(tag, section)
+}
+
+fn invalid(errors: figment::Error) -> ConfigError {
+    let lines: Vec<String> = errors.into_iter().map(|error| describe(&error)).collect();
+    ConfigError::Invalid(lines.join("; "))
 }
 
 fn describe(error: &figment::Error) -> String {
@@ -160,6 +195,67 @@ mod tests {
         assert_eq!(config.learner, expected);
         let bare: Config = load(None, &["learner.name=bare word".to_owned()]).unwrap();
         assert_eq!(bare.learner.name, "bare word");
+    }
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Shapes {
+        shape: Shape,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "kind", rename_all = "snake_case")]
+    enum Shape {
+        Circle(Circle),
+        Square(Square),
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Circle {
+        radius: f64,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Square {
+        side: f64,
+    }
+
+    impl Default for Circle {
+        fn default() -> Self {
+            Self { radius: 1.0 }
+        }
+    }
+
+    impl Default for Square {
+        fn default() -> Self {
+            Self { side: 2.0 }
+        }
+    }
+
+    impl Default for Shape {
+        fn default() -> Self {
+            Self::Circle(Circle::default())
+        }
+    }
+
+    #[test]
+    fn another_kind_brings_its_own_defaults() {
+        let shape = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|&text| text.to_owned()).collect();
+            load::<Shapes>(None, &set).map(|shapes| shapes.shape)
+        };
+        let circle = |radius| Shape::Circle(Circle { radius });
+        let square = |side| Shape::Square(Square { side });
+        assert_eq!(shape(&[]).unwrap(), circle(1.0));
+        assert_eq!(shape(&["shape.radius=3"]).unwrap(), circle(3.0));
+        assert_eq!(shape(&["shape.kind=circle"]).unwrap(), circle(1.0));
+        assert_eq!(shape(&["shape.kind=square"]).unwrap(), square(2.0));
+        let set = ["shape.side=5.0", "shape.kind=square"];
+        assert_eq!(shape(&set).unwrap(), square(5.0));
+        let message = shape(&["shape.kind=square", "shape.radius=1.0"]).unwrap_err();
+        assert!(message.to_string().contains("radius"), "{message}");
     }
 
     #[test]
