@@ -15,6 +15,7 @@ pub mod checkpoint;
 mod config;
 pub mod curve;
 mod error;
+pub mod figure;
 pub mod metrics;
 mod networks;
 mod options;

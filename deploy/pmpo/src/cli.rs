@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use pmpo_service::telemetry::LogFormat;
 
+use crate::sweep::SweepArgs;
+
 /// Distributed actor-learner reinforcement learning with PMPO.
 #[derive(Debug, Parser)]
 #[command(
@@ -33,6 +35,8 @@ pub(crate) enum Command {
     },
     /// Train on this machine: replay, learner, actors and an evaluator as child processes.
     Train(TrainArgs),
+    /// Train a list of configurations with several seeds and draw them together.
+    Sweep(SweepArgs),
     /// Serve a replay table.
     Replay(ReplayArgs),
     /// Learn from a replay service and serve the policy.
@@ -163,6 +167,9 @@ pub(crate) struct TrainArgs {
     /// Number of actor processes.
     #[arg(long)]
     pub(crate) actors: Option<u64>,
+    /// Stop when the process with this id, which must be the parent, ends.
+    #[arg(long, hide = true)]
+    pub(crate) parent: Option<u32>,
 }
 
 /// What every role as a service takes.
