@@ -319,12 +319,10 @@ fn plain(value: f64) -> String {
 }
 
 fn thousands(count: f64) -> String {
-    match whole(count) {
-        Some(0) => "0".to_owned(),
-        Some(count) if count % 1_000_000 == 0 => format!("{}M", count / 1_000_000),
-        Some(count) if count % 1000 == 0 => format!("{}k", count / 1000),
-        Some(count) => count.to_string(),
-        None => plain(count),
+    match count.abs() {
+        1e6.. => format!("{}M", plain(count / 1e6)),
+        1e3.. => format!("{}k", plain(count / 1e3)),
+        _ => plain(count),
     }
 }
 
@@ -418,7 +416,7 @@ mod tests {
     fn ticks_are_written_without_noise() {
         let mut panel = panel("", vec![]);
         assert_eq!(panel.x_tick(30_000.0), "30k");
-        assert_eq!(panel.x_tick(2e6), "2M");
+        assert_eq!(panel.x_tick(2e6) + &panel.x_tick(1200.0), "2M1.2k");
         panel.horizontal = Horizontal::Numbers;
         assert_eq!(panel.x_tick(0.3 - 0.1), "0.2");
         assert_eq!(panel.x_tick(-1e-17), "0");

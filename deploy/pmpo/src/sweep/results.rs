@@ -147,16 +147,22 @@ impl Outcome {
         self.seeds.len()
     }
 
-    /// The mean curve, as far as half of the seeds have come; at each place over the seeds that have
-    /// come there.
+    /// The mean curve where every finished seed has data, or every seed while none is finished; an
+    /// unfinished one counts as far as it has come.
     pub(crate) fn curve(&self, spread: Spread) -> Vec<Point> {
-        let ends = self.seeds.iter().filter_map(|seed| seed.rows.last());
-        let mut ends: Vec<u64> = ends.map(|row| row.env_steps).collect();
-        ends.sort_unstable();
-        let Some(&end) = ends.get(ends.len() / 2) else {
+        let finished = self.seeds.iter().any(|seed| seed.finished);
+        let whole = || self.seeds.iter().filter(|seed| seed.finished == finished);
+        let begin = whole()
+            .filter_map(|seed| seed.rows.first())
+            .map(|row| row.env_steps);
+        let end = whole()
+            .filter_map(|seed| seed.rows.last())
+            .map(|row| row.env_steps);
+        let (Some(begin), Some(end)) = (begin.max(), end.min()) else {
             return Vec::new();
         };
-        let place = |i: usize| end as f64 * i as f64 / GRID as f64;
+        let length = end.saturating_sub(begin) as f64;
+        let place = |i: usize| begin as f64 + length * i as f64 / GRID as f64;
         let places = (0..=GRID).map(place);
         let point = |x: f64| {
             let values: Vec<f64> = self.seeds.iter().filter_map(|seed| seed.at(x)).collect();
@@ -235,7 +241,10 @@ impl Results {
             let spread = |number: Option<OverSeeds>| {
                 number.map_or_else(
                     || "-".to_owned(),
-                    |OverSeeds { mean, std, .. }| format!("{mean:.1} ± {std:.1}"),
+                    |OverSeeds { mean, std, .. }| match outcome.seeds() {
+                        1 => format!("{mean:.1}"),
+                        _ => format!("{mean:.1} ± {std:.1}"),
+                    },
                 )
             };
             let mean = |number: Option<OverSeeds>| {
@@ -325,12 +334,13 @@ mod tests {
     fn curves_are_averaged_at_the_same_environment_steps() {
         let outcome = outcome();
         let curve = outcome.curve(Spread::MinMax);
-        // The grid ends at 404, where only the second seed has come.
-        let last = curve[curve.len() - 1];
-        assert_eq!((last.x, last.y), (404.0, 40.0));
+        let (first, last) = (curve[0], curve[curve.len() - 1]);
+        assert_eq!((first.x, first.y), (0.0, 1.0));
+        // As far as both have come.
+        assert_eq!((last.x, last.low), (400.0, 20.0));
         let point = curve[25];
-        assert_eq!(point.x, 101.0);
-        let (first, second) = (10.1, 2.0 + 40.0 * 101.0 / 200.0);
+        assert_eq!(point.x, 100.0);
+        let (first, second) = (10.0, 22.0);
         assert!((point.low - first).abs() < 1e-9 && (point.high - second).abs() < 1e-9);
         assert!((point.y - (first + second) / 2.0).abs() < 1e-9);
     }
