@@ -8,6 +8,7 @@
 //! [`checkpoint`].
 
 mod adam;
+pub mod bandit;
 mod batch;
 pub mod bench;
 mod board;

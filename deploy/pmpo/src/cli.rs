@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use pmpo_service::telemetry::LogFormat;
 
+use crate::commands::{BanditArgs, BenchActorArgs};
 use crate::sweep::SweepArgs;
 
 /// Distributed actor-learner reinforcement learning with PMPO.
@@ -72,6 +73,8 @@ pub(crate) enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Optimise the paper's synthetic functions with PMPO and DPO (Figure 1).
+    Bandit(BanditArgs),
     /// Measure one station on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -304,6 +307,8 @@ pub(crate) enum BenchCommand {
         #[arg(long)]
         json: bool,
     },
+    /// An actor: environment, policy, adder and insertion, beside a raw `mj_step` loop.
+    Actor(BenchActorArgs),
     /// One full PMPO step of the learner.
     Learner {
         /// Sizes: walker, humanoid or large.

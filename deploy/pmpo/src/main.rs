@@ -48,6 +48,7 @@ fn run(cli: Cli) -> Result<()> {
             actions,
             out,
         } => commands::trace(&task, seed, &actions, &out),
+        Command::Bandit(args) => commands::bandit(&args),
         Command::Bench(command) => commands::bench(command),
         Command::Config(ConfigCommand::Print(args)) => {
             print!("{}", Config::load(&args)?.to_toml()?);

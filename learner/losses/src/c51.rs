@@ -90,7 +90,9 @@ impl C51Config {
             .reshape([batch, atoms]);
         let support = self.support(&mixture);
         let moved = reward.reshape([batch, 1]) + discount.reshape([batch, 1]) * support;
-        let place = (moved.without_autodiff().clamp(self.min_value, self.max_value)
+        let place = (moved
+            .without_autodiff()
+            .clamp(self.min_value, self.max_value)
             - self.min_value)
             / self.spacing();
         // The last atom is reached from the one before it, with all the weight on the upper side.
@@ -192,7 +194,11 @@ mod tests {
             C51Config::cross_entropy(x.reshape([1, 4]), constant(&target, [1, 4]))
         });
         let sum: f64 = x.iter().map(|x| x.exp()).sum();
-        let expected: Vec<f64> = x.iter().zip(target).map(|(x, t)| x.exp() / sum - t).collect();
+        let expected: Vec<f64> = x
+            .iter()
+            .zip(target)
+            .map(|(x, t)| x.exp() / sum - t)
+            .collect();
         assert_close(&gradient, &expected, 1e-9);
     }
 

@@ -149,7 +149,9 @@ mod tests {
 
     #[test]
     fn gradients_equal_finite_differences() {
-        let logits = [0.3, -0.2, 0.9, 0.1, 0.5, -0.7, 0.2, 0.0, 1.0, -0.4, 0.6, 0.8];
+        let logits = [
+            0.3, -0.2, 0.9, 0.1, 0.5, -0.7, 0.2, 0.0, 1.0, -0.4, 0.6, 0.8,
+        ];
         let reference = CategoricalActions::new(constant(&logits, [2, 2, 3]));
         let x: Vec<f64> = logits.iter().rev().map(|l| l * 1.3).collect();
         let policy = |x: Tensor<1>| CategoricalActions::new(x.reshape([2, 2, 3]));

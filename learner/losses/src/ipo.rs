@@ -69,7 +69,11 @@ mod tests {
             ipo_loss(&IpoConfig { beta: 3.0 }, &improvement).loss
         };
         let expected = 3.0 * 0.04 - 0.2;
-        assert_close(&values(loss(constant(&[0.2, 1.0], [2]))), &[expected], 1e-12);
+        assert_close(
+            &values(loss(constant(&[0.2, 1.0], [2]))),
+            &[expected],
+            1e-12,
+        );
         let gradient = gradient_check(&[0.2, 1.0], loss);
         assert_close(&gradient, &[0.2, -0.08], 1e-9);
     }

@@ -259,11 +259,7 @@ fn e_step(values: Tensor<2>, epsilon: f64, temperature: Tensor<1>) -> (Tensor<2>
 fn excess(actions: Tensor<3>) -> Tensor<2> {
     let [samples, batch, _] = actions.dims();
     let outside = actions.clone() - actions.clamp(-1.0, 1.0);
-    outside
-        .square()
-        .sum_dim(2)
-        .sqrt()
-        .reshape([samples, batch])
+    outside.square().sum_dim(2).sqrt().reshape([samples, batch])
 }
 
 /// `alpha KL` for the policy and `alpha (epsilon - KL)` for the multiplier, of the KLs `[B, A]`.

@@ -59,9 +59,7 @@ pub fn pmpo_loss(config: &PmpoConfig, improvement: &Improvement<'_>) -> PolicyLo
     let values = improvement.values.clone();
     let weights = preference_weights(values, &config.preference, config.alpha);
     let preference = (weights * improvement.log_prob()).sum() / batch as f64;
-    let (penalty, kls) = config
-        .kl
-        .penalty(improvement.reference, improvement.policy);
+    let (penalty, kls) = config.kl.penalty(improvement.reference, improvement.policy);
     let mut stats = vec![("preference", preference.clone().without_autodiff())];
     stats.extend(kls);
     PolicyLossOutput {
@@ -161,7 +159,16 @@ mod tests {
         let actions = constant(&[-1.0, 1.0], [2, 1, 1]);
         let q = constant(&[1.0, 2.0], [2, 1]);
         let logits = [0.6f64.ln(), 0.4f64.ln()];
-        let loss = |x| loss(&config, &categorical(x, [1, 1, 2]), &reference, &actions, &q).loss;
+        let loss = |x| {
+            loss(
+                &config,
+                &categorical(x, [1, 1, 2]),
+                &reference,
+                &actions,
+                &q,
+            )
+            .loss
+        };
         let kl = 0.5f64.ln() - 0.5 * (0.6f64.ln() + 0.4f64.ln());
         let expected = -0.5 * (0.4f64 / 0.6).ln() + 3.0 * kl;
         assert_close(&values(loss(constant(&logits, [2]))), &[expected], 1e-12);

@@ -33,13 +33,18 @@ impl Improvement<'_> {
         );
         let [samples, b, a] = self.actions.dims();
         assert_eq!([b, a], [batch, size], "actions must be [N, B, A]");
-        assert_eq!(self.values.dims(), [samples, batch], "values must be [N, B]");
+        assert_eq!(
+            self.values.dims(),
+            [samples, batch],
+            "values must be [N, B]"
+        );
         [samples, batch, size]
     }
 
     /// `ln pi(a)` under the policy, `[N, B]`.
     pub(crate) fn log_prob(&self) -> Tensor<2> {
-        self.policy.log_prob(self.actions.clone().without_autodiff())
+        self.policy
+            .log_prob(self.actions.clone().without_autodiff())
     }
 
     /// `ln pi(a) - ln pi_ref(a)`, `[N, B]`; its gradient is the policy's alone.
@@ -144,5 +149,9 @@ pub(crate) fn at_least_a_pair(samples: usize) -> Result<(), ConfigError> {
         return Ok(());
     }
     let expected = "pmpo, since one action per state makes no pair";
-    Err(ConfigError::new("kind", expected, format!("{samples} action per state")))
+    Err(ConfigError::new(
+        "kind",
+        expected,
+        format!("{samples} action per state"),
+    ))
 }

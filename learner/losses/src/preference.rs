@@ -155,8 +155,7 @@ fn ranks(values: &Tensor<2>) -> Tensor<2> {
         .tril(-1)
         .reshape([samples, samples, 1]);
     let float = |mask: Tensor<3, Bool>| mask.float().cast(values.dtype());
-    let better =
-        float(against.clone().greater(of.clone())) + float(against.equal(of)) * earlier;
+    let better = float(against.clone().greater(of.clone())) + float(against.equal(of)) * earlier;
     better.sum_dim(1).reshape([samples, batch])
 }
 

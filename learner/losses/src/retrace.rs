@@ -37,7 +37,11 @@ impl RetraceConfig {
         if (0.0..=1.0).contains(&self.lambda) {
             return Ok(());
         }
-        Err(ConfigError::new("lambda", "a number in [0, 1]", self.lambda))
+        Err(ConfigError::new(
+            "lambda",
+            "a number in [0, 1]",
+            self.lambda,
+        ))
     }
 }
 

@@ -2,7 +2,7 @@
 //! talk gRPC on loopback, the same code as on many machines; this process starts them, restarts
 //! actors and evaluators that die, shows progress and ends all of it in order.
 
-mod child;
+pub(crate) mod child;
 mod display;
 
 use std::path::{Path, PathBuf};
