@@ -213,12 +213,12 @@ impl SweepFile {
                 .seeds
                 .as_ref()
                 .or(self.defaults.seeds.as_ref());
-            let seeds = seeds.filter(|seeds| !seeds.is_empty());
             let seeds = seeds
-                .with_context(of)
-                .context("seeds: expected at least one");
+                .filter(|seeds| !seeds.is_empty())
+                .context("seeds: expected at least one")
+                .with_context(of)?;
             let mut seen = BTreeSet::new();
-            for &seed in seeds? {
+            for &seed in seeds {
                 ensure!(seen.insert(seed), "{}: seed {seed} is there twice", of());
                 let set = self.assignments(configuration, seed).with_context(of)?;
                 let config = Config::from_layers(self.base.as_deref(), &set).with_context(of)?;

@@ -78,7 +78,7 @@ pub(crate) fn run(args: &SweepArgs) -> Result<()> {
         println!("{left} of {} runs are not finished", jobs.len());
     }
     if !failed.is_empty() {
-        bail!("{} runs failed: {}", failed.len(), failed.join(", "));
+        bail!("failed runs: {}", failed.join(", "));
     }
     Ok(())
 }
