@@ -28,6 +28,11 @@ impl CategoricalActions {
         [batch, size]
     }
 
+    /// Probabilities of the bins, `[B, A, K]`.
+    pub fn probabilities(&self) -> Tensor<3> {
+        self.log_probs.clone().exp()
+    }
+
     fn bins(&self) -> usize {
         self.log_probs.dims()[2]
     }
