@@ -17,7 +17,7 @@
 //!
 //! [[configuration]]
 //! name = "a"
-//! config = { learner = { policy_loss = { alpha = 1.0, accepted = 2, rejected = 0 } } }
+//! config = { learner = { policy_loss = { alpha = 1.0 } } }
 //! ```
 //!
 //! Unknown keys are refused with their line.
