@@ -1,5 +1,8 @@
 //! Layered configuration: defaults < file < environment (`PMPO__SECTION__KEY`) < `key=value` from the
 //! command line. Unknown keys are refused, and every message names the layer a value came from.
+//!
+//! A section with a key `kind` is one of several variants, each with keys of its own. Where a layer
+//! names another kind than the default one, the default's keys there do not count.
 
 use std::path::{Path, PathBuf};
 
@@ -36,56 +39,50 @@ pub fn load<T>(file: Option<&Path>, assignments: &[String]) -> Result<T, ConfigE
 where
     T: Default + Serialize + DeserializeOwned,
 {
-    let mut given = Figment::new();
+    let mut layers = Figment::new();
     if let Some(path) = file {
         if !path.is_file() {
             return Err(ConfigError::Missing(path.to_owned()));
         }
-        given = given.merge(Toml::file_exact(path));
+        layers = layers.merge(Toml::file_exact(path));
     }
-    given = given.merge(Env::prefixed(ENV_PREFIX).split("__"));
+    layers = layers.merge(Env::prefixed(ENV_PREFIX).split("__"));
     for assignment in assignments {
-        given = given.merge(Assignment::parse(assignment)?);
+        layers = layers.merge(Assignment::parse(assignment)?);
     }
-    let defaults = Value::serialize(T::default())
-        .map(|defaults| of_the_given_kinds(defaults, &given, &mut Vec::new()))
-        .map_err(|error| invalid(error.into()))?;
-    Figment::from(Serialized::defaults(defaults))
-        .merge(given)
-        .extract()
-        .map_err(invalid)
-}
-
-/// The defaults without the keys of a kind that was not chosen: where a section has a `kind` and
-/// another one is given, only what is given and that kind's own defaults count.
-fn of_the_given_kinds(defaults: Value, given: &Figment, path: &mut Vec<String>) -> Value {
-    let Value::Dict(tag, mut section) = defaults else {
-        return defaults;
+    let resolve = || -> Result<T, figment::Error> {
+        let mut defaults = Value::serialize(T::default())?
+            .into_dict()
+            .expect("a configuration is a table");
+        forget_other_kinds(&mut defaults, &layers.extract()?);
+        Figment::from(Serialized::defaults(defaults))
+            .merge(&layers)
+            .extract()
     };
-    let kind = |value: &Value| value.as_str().map(str::to_owned);
-    path.push("kind".to_owned());
-    let chosen = given.find_value(&path.join(".")).ok();
-    path.pop();
-    if let (Some(default), Some(chosen)) = (section.get("kind"), chosen)
-        && kind(default) != kind(&chosen)
-    {
-        section.clear();
-    }
-    let section = section
-        .into_iter()
-        .map(|(key, value)| {
-            path.push(key.clone());
-            let value = of_the_given_kinds(value, given, path);
-            path.pop();
-            (key, value)
-        })
-        .collect();
-    Value::Dict(tag, section)
+    resolve().map_err(|errors| {
+        let lines: Vec<String> = errors.into_iter().map(|error| describe(&error)).collect();
+        ConfigError::Invalid(lines.join("; "))
+    })
 }
 
-fn invalid(errors: figment::Error) -> ConfigError {
-    let lines: Vec<String> = errors.into_iter().map(|error| describe(&error)).collect();
-    ConfigError::Invalid(lines.join("; "))
+/// Drops the defaults of every section that `layers` make another variant of.
+fn forget_other_kinds(defaults: &mut Dict, layers: &Dict) {
+    for (key, value) in defaults {
+        let (Value::Dict(_, section), Some(Value::Dict(_, over))) = (value, layers.get(key)) else {
+            continue;
+        };
+        let kind = |section: &Dict| {
+            section
+                .get("kind")
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
+        if kind(over).is_some_and(|over| kind(section) != Some(over)) {
+            section.clear();
+        } else {
+            forget_other_kinds(section, over);
+        }
+    }
 }
 
 fn describe(error: &figment::Error) -> String {
@@ -159,8 +156,16 @@ mod tests {
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+    enum Loss {
+        Square { scale: f64 },
+        Huber { delta: f64 },
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(deny_unknown_fields, default)]
     struct Learner {
+        loss: Loss,
         batch_size: usize,
         name: String,
         hidden: Vec<usize>,
@@ -169,6 +174,7 @@ mod tests {
     impl Default for Learner {
         fn default() -> Self {
             Self {
+                loss: Loss::Square { scale: 1.0 },
                 batch_size: 256,
                 name: "a".to_owned(),
                 hidden: vec![128],
@@ -191,71 +197,26 @@ mod tests {
             batch_size: 32,
             name: "file".to_owned(),
             hidden: vec![4, 5],
+            ..Learner::default()
         };
         assert_eq!(config.learner, expected);
         let bare: Config = load(None, &["learner.name=bare word".to_owned()]).unwrap();
         assert_eq!(bare.learner.name, "bare word");
     }
 
-    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-    #[serde(deny_unknown_fields, default)]
-    struct Shapes {
-        shape: Shape,
-    }
-
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
-    #[serde(tag = "kind", rename_all = "snake_case")]
-    enum Shape {
-        Circle(Circle),
-        Square(Square),
-    }
-
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
-    #[serde(deny_unknown_fields, default)]
-    struct Circle {
-        radius: f64,
-    }
-
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
-    #[serde(deny_unknown_fields, default)]
-    struct Square {
-        side: f64,
-    }
-
-    impl Default for Circle {
-        fn default() -> Self {
-            Self { radius: 1.0 }
-        }
-    }
-
-    impl Default for Square {
-        fn default() -> Self {
-            Self { side: 2.0 }
-        }
-    }
-
-    impl Default for Shape {
-        fn default() -> Self {
-            Self::Circle(Circle::default())
-        }
-    }
-
     #[test]
-    fn another_kind_brings_its_own_defaults() {
-        let shape = |set: &[&str]| {
-            let set: Vec<String> = set.iter().map(|&text| text.to_owned()).collect();
-            load::<Shapes>(None, &set).map(|shapes| shapes.shape)
+    fn another_kind_brings_its_own_keys() {
+        let load = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
+            load::<Config>(None, &set).map(|config| config.learner.loss)
         };
-        let circle = |radius| Shape::Circle(Circle { radius });
-        let square = |side| Shape::Square(Square { side });
-        assert_eq!(shape(&[]).unwrap(), circle(1.0));
-        assert_eq!(shape(&["shape.radius=3"]).unwrap(), circle(3.0));
-        assert_eq!(shape(&["shape.kind=circle"]).unwrap(), circle(1.0));
-        assert_eq!(shape(&["shape.kind=square"]).unwrap(), square(2.0));
-        let set = ["shape.side=5.0", "shape.kind=square"];
-        assert_eq!(shape(&set).unwrap(), square(5.0));
-        let message = shape(&["shape.kind=square", "shape.radius=1.0"]).unwrap_err();
-        assert!(message.to_string().contains("radius"), "{message}");
+        let huber = load(&["learner.loss.kind=huber", "learner.loss.delta=2.0"]).unwrap();
+        assert_eq!(huber, Loss::Huber { delta: 2.0 });
+        // The default's kind keeps the default's keys, and its keys alone.
+        let square = load(&["learner.loss.kind=square"]).unwrap();
+        assert_eq!(square, Loss::Square { scale: 1.0 });
+        let message = load(&["learner.loss.kind=huber", "learner.loss.scale=2.0"]).unwrap_err();
+        assert!(message.to_string().contains("learner.loss"), "{message}");
     }
 
     #[test]
