@@ -172,6 +172,7 @@ impl LearnerConfig {
             table: self.table.clone(),
             batch_size: self.batch_size,
             prefetch_batches: self.prefetch_batches,
+            ..SamplerConfig::default()
         }
     }
 }

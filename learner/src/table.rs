@@ -1,5 +1,5 @@
-//! What the replay table says of itself, asked ten times a second: environment steps and size, also
-//! while no batch comes. One asker, so that answers are in order.
+//! What the replay table's shards say of themselves, asked ten times a second: environment steps and
+//! size, also while no batch comes. One asker a shard, so that its answers are in order.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use crate::metrics;
 const PERIOD: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Keeps the board up to date; never returns.
-pub(crate) async fn watch(channel: Channel, table: String, board: Board) {
+/// Keeps the board up to date with one shard; never returns.
+pub(crate) async fn watch(shard: usize, channel: Channel, table: String, board: Board) {
     let mut client = ReplayClient::new(channel);
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -26,9 +26,9 @@ pub(crate) async fn watch(channel: Channel, table: String, board: Board) {
         ticks.tick().await;
         match counters(&mut client, &table).await {
             Ok(Some(counters)) => {
-                let environment = board.table(counters);
-                gauge!(metrics::ENVIRONMENT_STEPS).set(environment.total as f64);
-                gauge!(metrics::REPLAY_ITEMS).set(counters.size as f64);
+                let (environment_steps, items) = board.table(shard, counters);
+                gauge!(metrics::ENVIRONMENT_STEPS).set(environment_steps as f64);
+                gauge!(metrics::REPLAY_ITEMS).set(items as f64);
             }
             Ok(None) => tracing::debug!(table, "the replay service has no such table"),
             // The sampler, on a connection of its own, tells the operator.

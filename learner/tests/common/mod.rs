@@ -176,7 +176,7 @@ pub(crate) fn options(run_dir: &Path, replay: SocketAddr, limits: Limits) -> Lea
             ..LearnerConfig::default()
         },
         limits,
-        replay_address: replay.to_string(),
+        replay_addresses: vec![replay.to_string()],
         run_dir: run_dir.to_owned(),
         resume: false,
         device: DeviceChoice::Cpu,

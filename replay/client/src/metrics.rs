@@ -11,6 +11,11 @@ pub const PREFETCHED_BATCHES: &str = "pmpo_replay_client_prefetched_batches";
 /// Connections lost, or not made.
 pub const CONNECTION_FAILURES: &str = "pmpo_replay_client_connection_failures_total";
 
+/// Calls that the rate limiter held back for as long as they were allowed to take.
+pub const BLOCKED_CALLS: &str = "pmpo_replay_client_blocked_calls_total";
+/// Updates of priorities that could not be delivered.
+pub const DROPPED_PRIORITY_UPDATES: &str = "pmpo_replay_client_dropped_priority_updates_total";
+
 /// Registers the descriptions with the installed recorder.
 pub fn describe() {
     describe_gauge!(
@@ -32,5 +37,15 @@ pub fn describe() {
         CONNECTION_FAILURES,
         Unit::Count,
         "Connections to the replay service lost or not made"
+    );
+    describe_counter!(
+        BLOCKED_CALLS,
+        Unit::Count,
+        "Calls that the rate limiter held back for as long as they were allowed to take"
+    );
+    describe_counter!(
+        DROPPED_PRIORITY_UPDATES,
+        Unit::Count,
+        "Updates of priorities that could not be delivered"
     );
 }

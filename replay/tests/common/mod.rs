@@ -161,11 +161,20 @@ pub fn writer(
     max_in_flight_items: usize,
     shutdown: &CancellationToken,
 ) -> Writer {
+    writer_to(runtime, &[address.to_owned()], max_in_flight_items, shutdown)
+}
+
+pub fn writer_to(
+    runtime: &Runtime,
+    addresses: &[String],
+    max_in_flight_items: usize,
+    shutdown: &CancellationToken,
+) -> Writer {
     let config = WriterConfig {
         max_in_flight_items,
         ..WriterConfig::default()
     };
-    Writer::new(address, config, signature(), runtime.handle(), shutdown).unwrap()
+    Writer::new(addresses, config, signature(), runtime.handle(), shutdown).unwrap()
 }
 
 pub fn sampler(
@@ -174,10 +183,19 @@ pub fn sampler(
     batch_size: usize,
     shutdown: &CancellationToken,
 ) -> Sampler {
+    sampler_of(runtime, &[address.to_owned()], batch_size, shutdown)
+}
+
+pub fn sampler_of(
+    runtime: &Runtime,
+    addresses: &[String],
+    batch_size: usize,
+    shutdown: &CancellationToken,
+) -> Sampler {
     let config = SamplerConfig {
         batch_size,
         prefetch_batches: 1,
         ..SamplerConfig::default()
     };
-    Sampler::new(address, config, signature(), runtime.handle(), shutdown).unwrap()
+    Sampler::new(addresses, config, signature(), runtime.handle(), shutdown).unwrap()
 }
