@@ -10,7 +10,7 @@ use std::time::Duration;
 use ::metrics::gauge;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use pmpo_proto::v1::{self, replay_client::ReplayClient, sample_request};
-use pmpo_proto::{batch_from_wire, counters_from_wire, signature_to_wire};
+use pmpo_proto::{SampledParts, signature_to_wire};
 use pmpo_types::{SampledBatch, Signature};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
@@ -54,6 +54,7 @@ impl Sampler {
             config,
             free: Arc::clone(&free),
             asked: 0,
+            parts: SampledParts::default(),
             queue,
         };
         let connection = Connection::new("sampler", address);
@@ -134,6 +135,8 @@ struct SamplerSession {
     free: Arc<Semaphore>,
     /// Batches demanded and not received; demanded again on the next connection.
     asked: u32,
+    /// Of a batch that is not whole yet.
+    parts: SampledParts,
     queue: Sender<SampledBatch>,
 }
 
@@ -157,6 +160,7 @@ impl SamplerSession {
                 request: Some(demand),
             }));
         };
+        self.parts = SampledParts::default();
         let open = v1::SampleRequest {
             request: Some(self.open()),
         };
@@ -193,27 +197,22 @@ impl SamplerSession {
             table: self.config.table.clone(),
             batch_size: self.config.batch_size as u32,
             signature: Some(signature_to_wire(&self.signature)),
+            ..v1::OpenSampler::default()
         })
     }
 
     fn deliver(&mut self, response: v1::SampleResponse) -> Result<(), String> {
+        let batch = self
+            .parts
+            .push(&self.signature, self.config.batch_size, response)
+            .map_err(|error| error.to_string())?;
+        let Some(batch) = batch else { return Ok(()) };
         self.asked = self
             .asked
             .checked_sub(1)
             .ok_or("a batch that was not asked for")?;
-        let columns = batch_from_wire(&self.signature, response.columns)
-            .map_err(|error| error.to_string())?;
-        if columns.len() != self.config.batch_size {
-            let (expected, got) = (self.config.batch_size, columns.len());
-            return Err(format!("batch: expected {expected} items, got {got}"));
-        }
-        let counters = counters_from_wire(response.counters).map_err(|error| error.to_string())?;
         // Full only if more was sent than asked for, disconnected only if nobody will take it.
-        if self
-            .queue
-            .try_send(SampledBatch { columns, counters })
-            .is_ok()
-        {
+        if self.queue.try_send(batch).is_ok() {
             gauge!(metrics::PREFETCHED_BATCHES).increment(1.0);
         }
         Ok(())

@@ -60,6 +60,7 @@ impl Writer {
                 table: config.table,
                 writer_id: writer_id_to_wire(WriterId(uuid::Uuid::new_v4().as_u128())),
                 signature: Some(signature_to_wire(&signature)),
+                ..v1::OpenWriter::default()
             },
             signature: signature.clone(),
             shared: Arc::clone(&shared),
@@ -309,6 +310,7 @@ impl WriterSession {
         let items = insert_request::Request::Items(v1::Items {
             first_sequence,
             columns,
+            ..v1::Items::default()
         });
         Some(v1::InsertRequest {
             request: Some(items),
