@@ -135,9 +135,24 @@ impl replay_server::Replay for Service {
             counters: Some(counters_to_wire(counters)),
             samples_per_insert: config.samples_per_insert,
             min_size_to_sample: config.min_size_to_sample as u64,
+            ..v1::TableInfo::default()
         };
         Ok(Response::new(v1::ListTablesResponse {
             tables: vec![table],
         }))
+    }
+
+    async fn update_priorities(
+        &self,
+        _: Request<v1::UpdatePrioritiesRequest>,
+    ) -> Result<Response<v1::UpdatePrioritiesResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn configure_table(
+        &self,
+        _: Request<v1::ConfigureTableRequest>,
+    ) -> Result<Response<v1::ConfigureTableResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
     }
 }

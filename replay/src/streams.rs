@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use pmpo_proto::v1::{self, insert_request, sample_request};
 use pmpo_proto::{
-    MAX_MESSAGE_BYTES, WireError, batch_from_wire, batch_to_wire, counters_to_wire,
-    signature_from_wire, writer_id_from_wire,
+    MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, SAMPLE_PART_BYTES, WireError, batch_from_wire,
+    sampled_to_wire, signature_from_wire, writer_id_from_wire,
 };
 use pmpo_types::{SampledBatch, Signature};
 use tokio::sync::mpsc::Sender;
@@ -15,9 +15,6 @@ use tonic::{Status, Streaming};
 use crate::error::shutting_down;
 use crate::service::Stream;
 use crate::table::{TableHandle, WriterSession};
-
-/// Room in a message for everything but the items' bytes.
-const MESSAGE_OVERHEAD_BYTES: usize = 64 << 10;
 
 /// What every stream needs: the table, and how long to wait for the first message.
 pub(crate) struct Border {
@@ -82,6 +79,7 @@ impl Insert {
             table,
             writer_id,
             signature,
+            ..
         } = match request.request {
             Some(insert_request::Request::Open(open)) => open,
             Some(insert_request::Request::Items(_)) => return Err(unexpected("`open`", "`items`")),
@@ -116,6 +114,7 @@ impl Stream<v1::InsertResponse> for Insert {
             let v1::Items {
                 first_sequence,
                 columns,
+                ..
             } = match request.request {
                 Some(insert_request::Request::Items(items)) => items,
                 Some(insert_request::Request::Open(_)) => {
@@ -123,7 +122,7 @@ impl Stream<v1::InsertResponse> for Insert {
                 }
                 None => return Err(unexpected("`items`", "nothing")),
             };
-            let batch = batch_from_wire(&signature, columns)?;
+            let batch = batch_from_wire(&signature, columns, MAX_MESSAGE_BYTES)?;
             let next_sequence = self
                 .border
                 .table
@@ -155,6 +154,7 @@ impl Sample {
             table,
             batch_size,
             signature,
+            ..
         } = match request.request {
             Some(sample_request::Request::Open(open)) => open,
             Some(sample_request::Request::Demand(_)) => {
@@ -165,7 +165,7 @@ impl Sample {
         self.border.check_table(&table)?;
         let signature = signature_from_wire(signature)?;
         let batch_size = batch_size as usize;
-        let most = (MAX_MESSAGE_BYTES - MESSAGE_OVERHEAD_BYTES) / signature.item_bytes();
+        let most = MAX_BATCH_BYTES / signature.item_bytes();
         if batch_size > most {
             let expected = format!("at most {most}, as many as fit a message");
             return Err(WireError::field("batch_size", expected, batch_size).into());
@@ -207,11 +207,11 @@ impl Stream<v1::SampleResponse> for Sample {
                     None => return Ok(()),
                 },
                 batch = drawn => {
-                    let SampledBatch { columns, counters } = batch.map_err(|_| shutting_down())?;
+                    let batch = batch.map_err(|_| shutting_down())?;
                     drawing = None;
-                    let columns = batch_to_wire(&signature, columns);
-                    let counters = Some(counters_to_wire(counters));
-                    respond(responses, v1::SampleResponse { columns, counters }).await?;
+                    for part in sampled_to_wire(&signature, batch, SAMPLE_PART_BYTES) {
+                        respond(responses, part).await?;
+                    }
                 }
             }
         }

@@ -90,6 +90,7 @@ impl FakeTable {
         v1::SampleResponse {
             columns: batch_to_wire(&signature, columns),
             counters: Some(counters_to_wire(self.counters())),
+            ..v1::SampleResponse::default()
         }
     }
 }
@@ -142,6 +143,20 @@ impl replay_server::Replay for Service {
             ..v1::TableInfo::default()
         };
         Ok(Response::new(v1::ListTablesResponse { tables: vec![info] }))
+    }
+
+    async fn update_priorities(
+        &self,
+        _: Request<v1::UpdatePrioritiesRequest>,
+    ) -> Result<Response<v1::UpdatePrioritiesResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn configure_table(
+        &self,
+        _: Request<v1::ConfigureTableRequest>,
+    ) -> Result<Response<v1::ConfigureTableResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use pmpo_types::{ColumnBatch, ColumnSpec, SampledBatch, Signature, TableCounters, WriterId};
+use pmpo_types::{
+    ColumnBatch, ColumnSpec, SampledBatch, SampledItems, Signature, TableCounters, WriterId,
+};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -168,6 +170,7 @@ impl Table {
         Ok(SampledBatch {
             columns,
             counters: self.counters(),
+            items: SampledItems::default(),
         })
     }
 

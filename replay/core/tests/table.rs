@@ -65,7 +65,9 @@ fn contents(table: &mut Table) -> Vec<i64> {
 fn batches_are_contiguous_columns_of_whole_items() {
     let mut table = table(10_000, 1);
     assert_eq!(table.insert(WRITER, 0, &batch(0..5_000)), Ok(5_000));
-    let SampledBatch { columns, counters } = table.sample(256).unwrap();
+    let SampledBatch {
+        columns, counters, ..
+    } = table.sample(256).unwrap();
     assert_eq!(columns, batch(ids(&columns)));
     assert_eq!(
         (counters.size, counters.inserts, counters.samples),
