@@ -32,24 +32,38 @@ pub(crate) struct Totals {
 ///
 /// Over a resumption, or over the restart of a shard, a table may have gone on, or begun anew. So the
 /// count goes by increases, and a table that has been given less than it said before has begun anew,
-/// and all it says is new. A shard that is away keeps its share of the count.
+/// and all it says is new. Only a durable table may also have gone back to what it had acknowledged;
+/// unless less than half is left, it has, and is counted on once it is where it was. A shard that is
+/// away keeps its share of the count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EnvironmentSteps {
     /// Steps, over all shards and resumptions.
     pub(crate) total: u64,
-    /// What each shard's table said last, in the order of the addresses.
+    /// The most each shard's table has said since it began, in the order of the addresses.
     pub(crate) table_inserts: Vec<u64>,
 }
 
 impl EnvironmentSteps {
     /// Takes in what a shard's table says; a shard's calls must be in the order of its answers.
-    fn observe(&mut self, shard: usize, inserts: u64) {
+    fn observe(&mut self, shard: usize, inserts: u64, durable: bool) {
         if self.table_inserts.len() <= shard {
             self.table_inserts.resize(shard + 1, 0);
         }
-        let before = std::mem::replace(&mut self.table_inserts[shard], inserts);
+        let before = self.table_inserts[shard];
+        if durable && (before / 2..before).contains(&inserts) {
+            return;
+        }
+        self.table_inserts[shard] = inserts;
         self.total += inserts.checked_sub(before).unwrap_or(inserts);
     }
+}
+
+/// What a shard says of its table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TableState {
+    pub(crate) counters: TableCounters,
+    /// Whether it survives the death of its process.
+    pub(crate) durable: bool,
 }
 
 /// The handle.
@@ -141,13 +155,15 @@ impl Board {
 
     /// The replay table of a shard said this; answers the environment steps and the items held in all
     /// shards.
-    pub(crate) fn table(&self, shard: usize, counters: TableCounters) -> (u64, u64) {
+    pub(crate) fn table(&self, shard: usize, table: TableState) -> (u64, u64) {
+        let TableState { counters, durable } = table;
         let mut state = self.lock();
         if state.replay_sizes.len() <= shard {
             state.replay_sizes.resize(shard + 1, 0);
         }
         state.replay_sizes[shard] = counters.size;
-        state.totals.environment.observe(shard, counters.inserts);
+        let environment = &mut state.totals.environment;
+        environment.observe(shard, counters.inserts, durable);
         (
             state.totals.environment.total,
             state.replay_sizes.iter().sum(),
@@ -247,11 +263,14 @@ fn mean(values: &VecDeque<f64>) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn counters(inserts: u64) -> TableCounters {
-        TableCounters {
-            size: inserts.min(5),
-            inserts,
-            samples: 0,
+    fn counters(inserts: u64) -> TableState {
+        TableState {
+            counters: TableCounters {
+                size: inserts.min(5),
+                inserts,
+                samples: 0,
+            },
+            durable: false,
         }
     }
 
@@ -277,6 +296,19 @@ mod tests {
         let new_table = Board::new(saved, 0, 3);
         assert_eq!(new_table.table(0, counters(0)).0, 250);
         assert_eq!(new_table.table(0, counters(40)).0, 290);
+    }
+
+    #[test]
+    fn a_durable_table_that_comes_back_without_its_last_steps_counts_none_twice() {
+        let board = Board::new(Totals::default(), 0, 3);
+        let durable = |inserts| TableState {
+            durable: true,
+            ..counters(inserts)
+        };
+        for (inserts, total) in [(1000, 1000), (990, 1000), (998, 1000), (1010, 1010)] {
+            assert_eq!(board.table(0, durable(inserts)).0, total);
+        }
+        assert_eq!(board.table(0, durable(3)).0, 1013, "its folder was emptied");
     }
 
     #[test]

@@ -6,12 +6,11 @@ use std::time::Duration;
 use ::metrics::gauge;
 use pmpo_proto::counters_from_wire;
 use pmpo_proto::v1::{self, replay_client::ReplayClient};
-use pmpo_types::TableCounters;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::board::Board;
+use crate::board::{Board, TableState};
 use crate::metrics;
 
 const PERIOD: Duration = Duration::from_millis(100);
@@ -24,9 +23,9 @@ pub(crate) async fn watch(shard: usize, channel: Channel, table: String, board: 
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match counters(&mut client, &table).await {
-            Ok(Some(counters)) => {
-                let (environment_steps, items) = board.table(shard, counters);
+        match ask(&mut client, &table).await {
+            Ok(Some(state)) => {
+                let (environment_steps, items) = board.table(shard, state);
                 gauge!(metrics::ENVIRONMENT_STEPS).set(environment_steps as f64);
                 gauge!(metrics::REPLAY_ITEMS).set(items as f64);
             }
@@ -37,15 +36,18 @@ pub(crate) async fn watch(shard: usize, channel: Channel, table: String, board: 
     }
 }
 
-async fn counters(
+async fn ask(
     client: &mut ReplayClient<Channel>,
     table: &str,
-) -> Result<Option<TableCounters>, tonic::Status> {
+) -> Result<Option<TableState>, tonic::Status> {
     let mut request = Request::new(v1::ListTablesRequest {});
     request.set_timeout(TIMEOUT);
     let tables = client.list_tables(request).await?.into_inner().tables;
     let found = tables.into_iter().find(|info| info.name == table);
-    Ok(found
-        .map(|info| counters_from_wire(info.counters))
-        .transpose()?)
+    let state = |info: v1::TableInfo| {
+        let counters = counters_from_wire(info.counters)?;
+        let durable = info.durable;
+        Ok(TableState { counters, durable })
+    };
+    found.map(state).transpose()
 }

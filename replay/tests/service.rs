@@ -197,7 +197,14 @@ fn a_batch_of_another_signature_is_not_even_taken() {
     let shutdown = CancellationToken::new();
     let config = WriterConfig::default();
     let runtime = service.runtime.handle();
-    let mut writer = Writer::new(std::slice::from_ref(&service.address), config, other, runtime, &shutdown).unwrap();
+    let mut writer = Writer::new(
+        std::slice::from_ref(&service.address),
+        config,
+        other,
+        runtime,
+        &shutdown,
+    )
+    .unwrap();
     assert_eq!(
         writer.push(batch(0..2)).unwrap_err().to_string(),
         "batch of 2 items: expected columns of [16] bytes, got [16, 24]"

@@ -64,7 +64,11 @@ fn a_writer_goes_elsewhere_while_its_shard_is_away_and_comes_back() {
     }
     assert_eq!(writer.acknowledged_items(), pushed as u64);
     let (ours, theirs) = (first.counters().1, second.counters().1);
-    assert_eq!(ours + theirs, pushed as u64 - 100, "each item is in one shard");
+    assert_eq!(
+        ours + theirs,
+        pushed as u64 - 100,
+        "each item is in one shard"
+    );
     let mut held: Vec<i64> = first.contents(ours as usize).into_keys().collect();
     held.extend(second.contents(theirs as usize).into_keys());
     held.sort_unstable();
@@ -140,7 +144,12 @@ fn what_a_dead_shard_may_have_stored_waits_for_it() {
     let other = Service::start(roomy());
     let runtime = Runtime::new().unwrap();
     let shutdown = CancellationToken::new();
-    let mut writer = writer_to(&runtime, &[address.clone(), other.address.clone()], 4, &shutdown);
+    let mut writer = writer_to(
+        &runtime,
+        &[address.clone(), other.address.clone()],
+        4,
+        &shutdown,
+    );
     writer.push(batch(0..4)).unwrap();
     assert_eq!(taken.blocking_recv().unwrap().columns[0].shape, [4]);
     silent.shutdown_background();
@@ -150,8 +159,17 @@ fn what_a_dead_shard_may_have_stored_waits_for_it() {
     let error = writer.flush(std::time::Duration::from_secs(1)).unwrap_err();
     let unacknowledged = 4;
     let reason = None;
-    assert_eq!(error, ClientError::Deadline { unacknowledged, reason });
-    assert!(other.contents(4).into_keys().eq(4..8), "and nothing of the first");
+    assert_eq!(
+        error,
+        ClientError::Deadline {
+            unacknowledged,
+            reason
+        }
+    );
+    assert!(
+        other.contents(4).into_keys().eq(4..8),
+        "and nothing of the first"
+    );
 
     let back = restart(&address);
     writer.flush(PATIENCE).unwrap();

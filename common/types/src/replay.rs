@@ -71,7 +71,10 @@ impl StepBatch {
         let refuse = |expected: String, got: String| Err(ItemError::Ends { expected, got });
         let ends = if sequence_length == 1 {
             if let Some(end) = ends.first() {
-                return refuse("none where sequence_length is 1".to_owned(), end.to_string());
+                return refuse(
+                    "none where sequence_length is 1".to_owned(),
+                    end.to_string(),
+                );
             }
             None
         } else {
@@ -255,10 +258,7 @@ mod tests {
         };
         assert_eq!(whole.skip(2), part(2, &[0, 2], &[0.2, 0.4]));
         assert_eq!(whole.slice(3..4).items(), 0);
-        assert_eq!(
-            whole.without_ends_before(2),
-            part(0, &[2, 4], &[0.2, 0.4])
-        );
+        assert_eq!(whole.without_ends_before(2), part(0, &[2, 4], &[0.2, 0.4]));
         assert_eq!(whole.without_ends_before(u64::MAX), part(0, &[], &[]));
 
         let all = StepBatch::new(1, steps(3), vec![], vec![1.0, 2.0, 3.0]).unwrap();

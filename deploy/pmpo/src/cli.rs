@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use pmpo_service::telemetry::LogFormat;
 
 /// Distributed actor-learner reinforcement learning with PMPO.
@@ -188,6 +188,9 @@ pub(crate) struct ReplayArgs {
     /// Address to serve gRPC on; port 0 lets the system choose.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
     pub(crate) listen: SocketAddr,
+    /// Number of this shard in the run; seeds its draws.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) index: u64,
 }
 
 #[derive(Debug, Args)]
@@ -199,9 +202,14 @@ pub(crate) struct LearnerArgs {
     /// Address to serve gRPC on; port 0 lets the system choose.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7002")]
     pub(crate) listen: SocketAddr,
-    /// Address of the replay service.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
-    pub(crate) replay: String,
+    /// Addresses of the replay service's shards, in the same order everywhere; repeatable.
+    #[arg(
+        long,
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7001"
+    )]
+    pub(crate) replay: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -210,9 +218,14 @@ pub(crate) struct ActorArgs {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
-    /// Address of the replay service.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
-    pub(crate) replay: String,
+    /// Addresses of the replay service's shards, in the same order everywhere; repeatable.
+    #[arg(
+        long,
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7001"
+    )]
+    pub(crate) replay: Vec<String>,
     /// Address of the learner.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7002")]
     pub(crate) learner: String,
@@ -297,6 +310,11 @@ pub(crate) enum BenchCommand {
         #[arg(long)]
         json: bool,
     },
+    /// The replay service with writers, then a sampler, in processes of their own over loopback.
+    Replay(ReplayBenchArgs),
+    /// A client process of `bench replay`.
+    #[command(hide = true)]
+    ReplayClient(ReplayClientArgs),
     /// One full PMPO step of the learner.
     Learner {
         /// Sizes: walker, humanoid or large.
@@ -315,4 +333,77 @@ pub(crate) enum BenchCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// What an item of the replay benchmark is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchItem {
+    /// An n-step transition between observations of 24 floats, with 6 actions.
+    Transition,
+    /// 64 steps of the same sizes, which no other item shares.
+    Seq64,
+    /// The same with an item each 8 steps: each step is in 8 items and stored once.
+    Seq64Overlapping,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayBenchArgs {
+    /// What is inserted.
+    #[arg(long, value_enum, default_value = "transition")]
+    pub(crate) item: BenchItem,
+    /// Writer processes.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) writers: usize,
+    /// Seconds to insert, and again to sample.
+    #[arg(long, default_value_t = 5.0)]
+    pub(crate) seconds: f64,
+    /// Items the table holds; more are inserted than that, so that removing is measured too.
+    #[arg(long)]
+    pub(crate) max_size: Option<usize>,
+    /// Steps a writer hands over at once, as an actor does.
+    #[arg(long, default_value_t = 32)]
+    pub(crate) batch_steps: usize,
+    /// Steps a writer may have in flight.
+    #[arg(long, default_value_t = 1024)]
+    pub(crate) in_flight_steps: usize,
+    /// Keep the table in this folder, which must be empty or absent.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Kill the server at the end, start it again on its folder and time that.
+    #[arg(long, requires = "data_dir")]
+    pub(crate) recovery: bool,
+    /// Set one configuration key of the replay, for example `replay.table.remover="lifo"`; repeatable.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// One JSON object on the last line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Whether a client of the benchmark writes or samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchRole {
+    /// Inserts.
+    Writer,
+    /// Draws batches.
+    Sampler,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayClientArgs {
+    #[arg(value_enum)]
+    pub(crate) role: BenchRole,
+    #[arg(long)]
+    pub(crate) replay: String,
+    #[arg(long, value_enum)]
+    pub(crate) item: BenchItem,
+    #[arg(long)]
+    pub(crate) seconds: f64,
+    /// Seed of the data.
+    #[arg(long)]
+    pub(crate) seed: u64,
+    #[arg(long)]
+    pub(crate) batch_steps: usize,
+    #[arg(long)]
+    pub(crate) in_flight_steps: usize,
 }

@@ -56,7 +56,10 @@ mod tests {
             let counts = turns(&mut Balance::new(3), weights, length);
             for (count, weight) in counts.into_iter().zip(weights) {
                 let share = length as f64 * weight as f64 / 1e6;
-                assert!((count as f64 - share).abs() <= 1.0, "{counts:?} of {length}");
+                assert!(
+                    (count as f64 - share).abs() <= 1.0,
+                    "{counts:?} of {length}"
+                );
             }
         }
     }

@@ -94,7 +94,10 @@ mod tests {
             let even = 1.0 / size as f64;
             let weights = batch(size, &[within, even]).importance_weights(1.0);
             let expected = (40.0 * global).recip() / f64::max(1.0, (40.0 * global).recip());
-            assert!((f64::from(weights[0]) - expected).abs() < 1e-6, "{weights:?}");
+            assert!(
+                (f64::from(weights[0]) - expected).abs() < 1e-6,
+                "{weights:?}"
+            );
         }
     }
 }

@@ -137,7 +137,10 @@ impl Draws {
     /// Why the shards that give nothing do so.
     pub(crate) fn reasons(&self) -> Option<String> {
         let state = self.lock();
-        let reasons = state.shards.iter().filter_map(|shard| shard.blocked.clone());
+        let reasons = state
+            .shards
+            .iter()
+            .filter_map(|shard| shard.blocked.clone());
         let reasons: Vec<String> = reasons.collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }

@@ -43,7 +43,9 @@ pub enum ClientError {
 }
 
 fn because(reason: Option<&String>) -> String {
-    reason.map(|reason| format!(": {reason}")).unwrap_or_default()
+    reason
+        .map(|reason| format!(": {reason}"))
+        .unwrap_or_default()
 }
 
 impl ClientError {

@@ -1,6 +1,5 @@
 //! The lanes of one writer: an outbox and, once it is needed, a task for each shard.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -12,12 +11,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::Status;
+use tonic::transport::Channel;
 
 use crate::connection::{Connection, OPEN_TIMEOUT, Session, SessionEnd, clients};
-use crate::outbox::Outbox;
-use crate::route::{Changes, Route};
+use crate::dispatch::{Changes, Dispatch};
 use crate::{ClientError, WriterConfig, metrics};
 
 /// Messages between a task and its socket.
@@ -39,75 +37,10 @@ pub(crate) struct Lanes {
 }
 
 struct State {
-    outboxes: Vec<Outbox>,
-    route: Route,
-    /// The newest steps, as many as an item may begin with before the next one.
-    tail: Tail,
+    dispatch: Dispatch,
     /// What a shard said last of why it makes wait, since it acknowledged something.
     blocked: Option<String>,
     ended: Option<ClientError>,
-}
-
-impl State {
-    fn in_flight_steps(&self) -> usize {
-        self.outboxes.iter().map(Outbox::in_flight_steps).sum()
-    }
-
-    /// The shard in use has changed: what was never sent to the one before goes to the new one.
-    ///
-    /// Items of several steps stay with their steps. So that the next ones are whole, the new shard gets
-    /// the steps they begin with; those are no items there.
-    fn moved_from(&mut self, left: usize) -> usize {
-        let current = self.route.current();
-        if self.tail.capacity > 0 {
-            for steps in self.tail.take_without_ends() {
-                self.outboxes[current].push(steps);
-            }
-            return 0;
-        }
-        let unbound = self.outboxes[left].take_unbound();
-        let moved = unbound.iter().map(StepBatch::len).sum();
-        for batch in unbound {
-            self.outboxes[current].push(batch);
-        }
-        moved
-    }
-}
-
-/// The newest steps that were pushed.
-struct Tail {
-    batches: VecDeque<StepBatch>,
-    steps: usize,
-    /// Steps kept: all but one of an item's.
-    capacity: usize,
-}
-
-impl Tail {
-    fn new(sequence_length: usize) -> Self {
-        Self {
-            batches: VecDeque::new(),
-            steps: 0,
-            capacity: sequence_length - 1,
-        }
-    }
-
-    fn push(&mut self, batch: &StepBatch) {
-        if self.capacity == 0 {
-            return;
-        }
-        self.steps += batch.len();
-        self.batches.push_back(batch.clone());
-        while let Some(front) = self.batches.front()
-            && self.steps - front.len() >= self.capacity
-        {
-            self.steps -= front.len();
-            self.batches.pop_front();
-        }
-    }
-
-    fn take_without_ends(&self) -> impl Iterator<Item = StepBatch> {
-        self.batches.iter().map(|b| b.without_ends_before(u64::MAX))
-    }
 }
 
 impl Lanes {
@@ -122,11 +55,7 @@ impl Lanes {
         let shards = addresses.len();
         let clients = clients(addresses, runtime)?;
         let state = State {
-            outboxes: (0..shards)
-                .map(|_| Outbox::new(config.sequence_length))
-                .collect(),
-            route: Route::new(shards, Instant::now()),
-            tail: Tail::new(config.sequence_length),
+            dispatch: Dispatch::new(shards, config.sequence_length, Instant::now()),
             blocked: None,
             ended: None,
         };
@@ -155,8 +84,8 @@ impl Lanes {
     pub(crate) fn push(&self, batch: StepBatch, max_in_flight: usize) -> Result<(), ClientError> {
         let len = batch.len();
         let full = |state: &mut State| {
-            let outbox = &state.outboxes[state.route.current()];
-            state.ended.is_none() && outbox.in_flight_steps() + len > max_in_flight
+            let steps = state.dispatch.current_in_flight_steps() + len;
+            state.ended.is_none() && steps > max_in_flight
         };
         let mut state = self
             .changed
@@ -165,9 +94,7 @@ impl Lanes {
         if let Some(error) = &state.ended {
             return Err(error.clone());
         }
-        let current = state.route.current();
-        state.tail.push(&batch);
-        state.outboxes[current].push(batch);
+        let current = state.dispatch.push(batch);
         drop(state);
         gauge!(metrics::IN_FLIGHT_ITEMS).increment(len as f64);
         self.pushed[current].notify_one();
@@ -176,12 +103,13 @@ impl Lanes {
 
     /// Waits until nothing is in flight.
     pub(crate) fn flush(&self, timeout: Duration) -> Result<(), ClientError> {
-        let unfinished = |state: &mut State| state.ended.is_none() && state.in_flight_steps() > 0;
+        let unfinished =
+            |state: &mut State| state.ended.is_none() && state.dispatch.in_flight_steps() > 0;
         let (state, _) = self
             .changed
             .wait_timeout_while(self.lock(), timeout, unfinished)
             .expect("holders of the lock do not panic");
-        match (state.in_flight_steps(), &state.ended) {
+        match (state.dispatch.in_flight_steps(), &state.ended) {
             (0, _) => Ok(()),
             (_, Some(error)) => Err(error.clone()),
             (unacknowledged, None) => Err(ClientError::Deadline {
@@ -192,16 +120,15 @@ impl Lanes {
     }
 
     pub(crate) fn acknowledged_items(&self) -> u64 {
-        let state = self.lock();
-        state.outboxes.iter().map(Outbox::acknowledged_items).sum()
+        self.lock().dispatch.acknowledged_items()
     }
 
     pub(crate) fn lost_items(&self) -> u64 {
-        self.lock().outboxes.iter().map(Outbox::lost_items).sum()
+        self.lock().dispatch.lost_items()
     }
 
     pub(crate) fn in_flight_steps(&self) -> usize {
-        self.lock().in_flight_steps()
+        self.lock().dispatch.in_flight_steps()
     }
 
     pub(crate) fn blocked(&self) -> Option<String> {
@@ -230,27 +157,25 @@ impl Lanes {
         let mut state = self.lock();
         if state.ended.is_none() {
             state.ended = Some(error);
-            gauge!(metrics::IN_FLIGHT_ITEMS).decrement(state.in_flight_steps() as f64);
+            gauge!(metrics::IN_FLIGHT_ITEMS).decrement(state.dispatch.in_flight_steps() as f64);
         }
         drop(state);
         self.changed.notify_all();
         self.shutdown.cancel();
     }
 
-    fn health(self: &Arc<Self>, change: impl FnOnce(&mut Route) -> Changes) {
+    fn health(self: &Arc<Self>, change: impl FnOnce(&mut Dispatch) -> Changes) {
         let mut state = self.lock();
-        let Changes { left, connect } = change(&mut state.route);
-        if let Some(left) = left {
-            let before = state.in_flight_steps();
-            let moved = state.moved_from(left);
-            let more = state.in_flight_steps() - before;
-            gauge!(metrics::IN_FLIGHT_ITEMS).increment(more as f64);
-            let current = state.route.current();
-            let (from, to) = (&self.addresses[left], &self.addresses[current]);
-            tracing::info!(from, to, moved, "writing to another shard");
-            self.pushed[current].notify_one();
-        }
+        let before = state.dispatch.in_flight_steps();
+        let Changes { moved, connect } = change(&mut state.dispatch);
+        let more = state.dispatch.in_flight_steps() - before;
         drop(state);
+        gauge!(metrics::IN_FLIGHT_ITEMS).increment(more as f64);
+        if let Some((from, to)) = moved {
+            self.pushed[to].notify_one();
+            let (from, to) = (&self.addresses[from], &self.addresses[to]);
+            tracing::info!(from, to, "writing to another shard");
+        }
         self.changed.notify_all();
         if let Some(shard) = connect {
             self.connect(shard);
@@ -290,7 +215,7 @@ impl Session for Lane {
 
     fn failed(&mut self) {
         let (shard, now) = (self.shard, Instant::now());
-        self.lanes.health(|route| route.failed(shard, now));
+        self.lanes.health(|dispatch| dispatch.failed(shard, now));
     }
 
     fn blocked(&mut self, reason: &str) {
@@ -320,9 +245,9 @@ impl Lane {
         self.resume(first.next_sequence)?;
         connection.opened();
         let shard = self.shard;
-        self.lanes.health(|route| route.opened(shard));
+        self.lanes.health(|dispatch| dispatch.opened(shard));
         loop {
-            let unsent = self.lanes.lock().outboxes[shard].has_unsent();
+            let unsent = self.lanes.lock().dispatch.outbox(shard).has_unsent();
             tokio::select! {
                 response = responses.message() => match response? {
                     Some(response) => self.acknowledge(response.next_sequence)?,
@@ -340,9 +265,10 @@ impl Lane {
     }
 
     fn resume(&self, next_sequence: u64) -> Result<(), SessionEnd> {
-        let resumed = self.lanes.lock().outboxes[self.shard]
-            .resume(next_sequence)
-            .map_err(SessionEnd::Protocol)?;
+        let mut state = self.lanes.lock();
+        let resumed = state.dispatch.outbox(self.shard).resume(next_sequence);
+        drop(state);
+        let resumed = resumed.map_err(SessionEnd::Protocol)?;
         if resumed.forgotten > 0 {
             let steps = resumed.forgotten;
             tracing::warn!(
@@ -356,7 +282,8 @@ impl Lane {
 
     fn acknowledge(&self, next_sequence: u64) -> Result<(), SessionEnd> {
         let mut state = self.lanes.lock();
-        let steps = state.outboxes[self.shard]
+        let outbox = state.dispatch.outbox(self.shard);
+        let steps = outbox
             .acknowledge(next_sequence)
             .map_err(SessionEnd::Protocol)?;
         state.blocked = None;
@@ -366,7 +293,7 @@ impl Lane {
     }
 
     fn next_items(&self) -> Option<v1::InsertRequest> {
-        let (first_sequence, batch) = self.lanes.lock().outboxes[self.shard].send_next()?;
+        let (first_sequence, batch) = self.lanes.lock().dispatch.outbox(self.shard).send_next()?;
         let items = steps_to_wire(&self.lanes.signature, first_sequence, &batch);
         Some(v1::InsertRequest {
             request: Some(insert_request::Request::Items(items)),

@@ -15,6 +15,7 @@ mod balance;
 mod batch;
 mod config;
 mod connection;
+pub mod dispatch;
 mod draws;
 mod error;
 mod lanes;

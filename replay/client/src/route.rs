@@ -27,15 +27,6 @@ pub(crate) struct Route {
     current: usize,
 }
 
-/// What a change of health led to.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Changes {
-    /// The shard in use before, if it is another now.
-    pub(crate) left: Option<usize>,
-    /// A shard to connect to.
-    pub(crate) connect: Option<usize>,
-}
-
 impl Route {
     /// A route over `shards` shards whose home is being connected to.
     pub(crate) fn new(shards: usize, now: Instant) -> Self {
@@ -50,41 +41,34 @@ impl Route {
     }
 
     /// A shard has accepted a stream.
-    pub(crate) fn opened(&mut self, shard: usize) -> Changes {
+    pub(crate) fn opened(&mut self, shard: usize) {
         self.shards[shard] = Health::Open;
-        Changes {
-            left: self.choose(),
-            connect: None,
-        }
+        self.choose();
     }
 
-    /// A connection was lost, or not made.
-    pub(crate) fn failed(&mut self, shard: usize, now: Instant) -> Changes {
+    /// A connection was lost, or not made; answers a shard to connect to in its place.
+    pub(crate) fn failed(&mut self, shard: usize, now: Instant) -> Option<usize> {
         if !matches!(self.shards[shard], Health::Away { .. }) {
             self.shards[shard] = Health::Away { since: now };
         }
-        let left = self.choose();
+        self.choose();
         let patience = |health: &Health| match health {
             Health::Open => true,
             Health::Away { since } => now.duration_since(*since) < FAILOVER_AFTER,
             Health::Untried => false,
         };
-        let connect = if self.shards.iter().any(patience) {
-            None
-        } else {
-            self.shards.iter().position(|&h| h == Health::Untried)
-        };
-        if let Some(next) = connect {
-            self.shards[next] = Health::Away { since: now };
+        if self.shards.iter().any(patience) {
+            return None;
         }
-        Changes { left, connect }
+        let next = self.shards.iter().position(|&h| h == Health::Untried)?;
+        self.shards[next] = Health::Away { since: now };
+        Some(next)
     }
 
-    /// Takes the first open shard; answers the one in use before, if that is another.
-    fn choose(&mut self) -> Option<usize> {
-        let open = self.shards.iter().position(|&h| h == Health::Open)?;
-        let before = std::mem::replace(&mut self.current, open);
-        (before != open).then_some(before)
+    /// Takes the first open shard.
+    fn choose(&mut self) {
+        let open = self.shards.iter().position(|&h| h == Health::Open);
+        self.current = open.unwrap_or(self.current);
     }
 }
 
@@ -92,32 +76,18 @@ impl Route {
 mod tests {
     use super::*;
 
-    fn connect(connect: usize) -> Changes {
-        Changes {
-            connect: Some(connect),
-            ..Changes::default()
-        }
-    }
-
-    fn left(left: usize) -> Changes {
-        Changes {
-            left: Some(left),
-            ..Changes::default()
-        }
-    }
-
     #[test]
     fn a_shard_that_stays_away_is_left_and_taken_back_when_it_returns() {
         let start = Instant::now();
         let mut route = Route::new(3, start);
-        assert_eq!(route.opened(0), Changes::default());
-        assert_eq!(route.failed(0, start), Changes::default(), "it may be back at once");
-        assert_eq!(route.failed(0, start + FAILOVER_AFTER), connect(1));
+        route.opened(0);
+        assert_eq!(route.failed(0, start), None, "it may be back at once");
+        assert_eq!(route.failed(0, start + FAILOVER_AFTER), Some(1));
         assert_eq!(route.current(), 0, "nothing better is open yet");
-        assert_eq!(route.opened(1), left(0));
+        route.opened(1);
         assert_eq!(route.current(), 1);
-        assert_eq!(route.failed(0, start + 9 * FAILOVER_AFTER), Changes::default());
-        assert_eq!(route.opened(0), left(1));
+        assert_eq!(route.failed(0, start + 9 * FAILOVER_AFTER), None);
+        route.opened(0);
         assert_eq!(route.current(), 0);
     }
 
@@ -126,13 +96,15 @@ mod tests {
         let start = Instant::now();
         let at = |times: u32| start + times * FAILOVER_AFTER;
         let mut route = Route::new(3, start);
-        assert_eq!(route.failed(0, at(1)), connect(1));
-        assert_eq!(route.failed(0, at(1)), Changes::default(), "the second has its time");
-        assert_eq!(route.failed(1, at(2)), connect(2));
-        assert_eq!(route.failed(2, at(3)), Changes::default(), "there is no other");
-        assert_eq!(route.opened(2), left(0));
-        assert_eq!(route.opened(1), left(2));
-        assert_eq!(route.failed(1, at(4)), left(1));
+        assert_eq!(route.failed(0, at(1)), Some(1));
+        assert_eq!(route.failed(0, at(1)), None, "the second has its time");
+        assert_eq!(route.failed(1, at(2)), Some(2));
+        assert_eq!(route.failed(2, at(3)), None, "there is no other");
+        route.opened(2);
+        assert_eq!(route.current(), 2);
+        route.opened(1);
+        assert_eq!(route.current(), 1);
+        route.failed(1, at(4));
         assert_eq!(route.current(), 2);
     }
 
@@ -140,7 +112,8 @@ mod tests {
     fn a_single_shard_is_waited_for() {
         let start = Instant::now();
         let mut route = Route::new(1, start);
-        assert_eq!(route.failed(0, start + 100 * FAILOVER_AFTER), Changes::default());
-        assert_eq!(route.opened(0), Changes::default());
+        assert_eq!(route.failed(0, start + 100 * FAILOVER_AFTER), None);
+        route.opened(0);
+        assert_eq!(route.current(), 0);
     }
 }

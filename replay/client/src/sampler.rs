@@ -56,8 +56,12 @@ impl Sampler {
         for (shard, client) in clients(addresses, runtime)?.into_iter().enumerate() {
             let (updates, queue) = mpsc::channel(PRIORITY_UPDATES);
             priorities.push(updates);
-            let passing =
-                pass_priorities(client.clone(), config.table.clone(), queue, shutdown.clone());
+            let passing = pass_priorities(
+                client.clone(),
+                config.table.clone(),
+                queue,
+                shutdown.clone(),
+            );
             let end = draws.end_on_drop();
             runtime.spawn(async move { end.with(passing.await) });
             let mut session =
@@ -103,7 +107,8 @@ impl Sampler {
                     if Instant::now() >= deadline {
                         return Ok(None);
                     }
-                    self.draws.wait(until.map_or(deadline, |until| until.min(deadline)));
+                    self.draws
+                        .wait(until.map_or(deadline, |until| until.min(deadline)));
                 }
             }
         }

@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::connection::{CALL_TIMEOUT, Connection, OPEN_TIMEOUT, Session, SessionEnd, is_permanent};
+use crate::connection::{
+    CALL_TIMEOUT, Connection, OPEN_TIMEOUT, Session, SessionEnd, is_permanent,
+};
 use crate::draws::Draws;
 use crate::{ClientError, SampledBatch, SamplerConfig, metrics};
 

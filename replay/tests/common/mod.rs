@@ -161,7 +161,12 @@ pub fn writer(
     max_in_flight_items: usize,
     shutdown: &CancellationToken,
 ) -> Writer {
-    writer_to(runtime, &[address.to_owned()], max_in_flight_items, shutdown)
+    writer_to(
+        runtime,
+        &[address.to_owned()],
+        max_in_flight_items,
+        shutdown,
+    )
 }
 
 pub fn writer_to(

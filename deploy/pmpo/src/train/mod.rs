@@ -2,7 +2,7 @@
 //! talk gRPC on loopback, the same code as on many machines; this process starts them, restarts
 //! actors and evaluators that die, shows progress and ends all of it in order.
 
-mod child;
+pub(crate) mod child;
 mod display;
 
 use std::path::{Path, PathBuf};
@@ -111,7 +111,7 @@ fn new_run_dir(config: &Config) -> PathBuf {
 /// The child processes of a run.
 #[derive(Default)]
 struct Cluster {
-    replay: Option<Child>,
+    replays: Vec<Child>,
     learner: Option<Child>,
     /// Actors and evaluators: started again when they die.
     workers: Vec<Child>,
@@ -127,11 +127,19 @@ impl Cluster {
         shutdown: &CancellationToken,
     ) -> Result<()> {
         let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
-        let replay = self.replay.insert(launcher.start("replay", 0, &listen)?);
-        let Some(replay) = replay.address(shutdown).await? else {
-            return Ok(());
-        };
-        let replay = ["--replay".to_owned(), replay.to_string()];
+        let mut addresses = Vec::new();
+        for index in 0..config.run.replay_shards {
+            self.replays.push(launcher.start("replay", index, &listen)?);
+        }
+        for replay in &mut self.replays {
+            let Some(address) = replay.address(shutdown).await? else {
+                return Ok(());
+            };
+            // Started again, it is where the others look for it.
+            replay.set_flags(vec!["--listen".to_owned(), address.to_string()]);
+            addresses.push(address.to_string());
+        }
+        let replay = ["--replay".to_owned(), addresses.join(",")];
 
         let mut flags = [&listen[..], &replay[..], &launcher.run_dir_flag()[..]].concat();
         if resume {
@@ -179,7 +187,8 @@ impl Cluster {
                     learner_death(&learner.describe(exit), last.as_ref(), launcher)
                 );
             }
-            if let Some(replay) = &mut self.replay
+            // One shard of several can be missed; the only one cannot.
+            if let [replay] = &mut self.replays[..]
                 && let Some(exit) = replay.exited()?
             {
                 bail!(
@@ -187,7 +196,7 @@ impl Cluster {
                     replay.describe(exit)
                 );
             }
-            for worker in &mut self.workers {
+            for worker in self.replays.iter_mut().chain(&mut self.workers) {
                 if let Some(notice) = worker.keep_alive(launcher)? {
                     display.notice(&notice);
                 }
@@ -218,7 +227,7 @@ impl Cluster {
         child::stop_all(self.workers.iter_mut(), GRACE).await?;
         child::stop_all(self.learner.iter_mut(), GRACE).await?;
         let outcome = self.learner.as_mut().map(Child::output).transpose()?;
-        child::stop_all(self.replay.iter_mut(), GRACE).await?;
+        child::stop_all(self.replays.iter_mut(), GRACE).await?;
         match outcome.as_deref().map(str::trim) {
             None | Some("") => Ok(None),
             Some(json) => Ok(Some(

@@ -1,5 +1,8 @@
 //! `pmpo bench`: one station at a time.
 
+mod replay;
+mod replay_client;
+
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -33,6 +36,8 @@ pub(crate) fn bench(command: BenchCommand) -> Result<()> {
             let report = pmpo_suite::bench::run(&options).map_err(Usage::new)?;
             print(json, &EnvReport::from(report))
         }
+        BenchCommand::Replay(args) => print(args.json, &replay::run(&args)?),
+        BenchCommand::ReplayClient(args) => replay_client::run(&args),
         BenchCommand::Learner {
             case,
             threads,
