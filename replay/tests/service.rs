@@ -45,7 +45,10 @@ fn a_writer_ahead_waits_for_samples() {
         writer.push(batch(id..id + 1)).unwrap();
     }
     // 14 fit: 2 * 14 - 20 = 8, the error buffer.
-    let left = ClientError::Deadline { unacknowledged: 6 };
+    let left = ClientError::Deadline {
+        unacknowledged: 6,
+        reason: None,
+    };
     let mut attempts = PATIENCE.as_millis() / MOMENT.as_millis();
     while writer.flush(MOMENT) != Err(left.clone()) {
         attempts = attempts

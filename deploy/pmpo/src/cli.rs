@@ -68,6 +68,8 @@ pub(crate) enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Show the table of a running replay, and change its bounds while it runs.
+    Tables(TablesArgs),
     /// Measure one station on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -333,6 +335,36 @@ pub(crate) enum BenchCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TablesArgs {
+    /// Addresses of the replay service's shards; repeatable.
+    #[arg(
+        long,
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7001"
+    )]
+    pub(crate) replay: Vec<String>,
+    /// Name of the table.
+    #[arg(long, default_value = "replay")]
+    pub(crate) table: String,
+    /// Change the samples per insert, until the service restarts; so do the others.
+    #[arg(long)]
+    pub(crate) samples_per_insert: Option<f64>,
+    /// Change the items needed before the first is drawn.
+    #[arg(long)]
+    pub(crate) min_size_to_sample: Option<u64>,
+    /// Change how far either side may run ahead.
+    #[arg(long)]
+    pub(crate) error_buffer: Option<f64>,
+    /// Change the bound in items, of each shard.
+    #[arg(long)]
+    pub(crate) max_size: Option<u64>,
+    /// Change the bound in bytes, of each shard; 0: none.
+    #[arg(long)]
+    pub(crate) max_bytes: Option<u64>,
 }
 
 /// What an item of the replay benchmark is.

@@ -46,6 +46,7 @@ fn run(cli: Cli) -> Result<()> {
             actions,
             out,
         } => commands::trace(&task, seed, &actions, &out),
+        Command::Tables(args) => commands::tables(&args),
         Command::Bench(command) => commands::bench(command),
         Command::Config(ConfigCommand::Print(args)) => {
             print!("{}", Config::load(&args)?.to_toml()?);

@@ -3,6 +3,7 @@
 mod bench;
 mod eval;
 mod render;
+mod tables;
 mod tasks;
 
 use std::fs::File;
@@ -16,6 +17,7 @@ use crate::failure::Usage;
 pub(crate) use bench::bench;
 pub(crate) use eval::eval;
 pub(crate) use render::render;
+pub(crate) use tables::tables;
 pub(crate) use tasks::tasks;
 
 /// Loads a task; an unknown one is the caller's error, with near misses named.
