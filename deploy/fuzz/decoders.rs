@@ -8,18 +8,21 @@ use pmpo_proto::{
     MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, SampledParts, signature_from_wire, signature_to_wire,
     steps_from_wire, steps_to_wire, writer_id_from_wire,
 };
+use pmpo_replay_core::{Restorer, Table, TableConfig};
 use pmpo_service::announce::Announcement;
 use pmpo_types::{Signature, check_priorities, transition};
 use prost::Message;
 
 /// Name of the corpus, and the decoder.
-pub const DECODERS: [(&str, fn(&[u8]) -> bool); 6] = [
+pub const DECODERS: [(&str, fn(&[u8]) -> bool); 8] = [
     ("insert_request", insert_request),
     ("sample_request", sample_request),
     ("sample_response", sample_response),
     ("update_priorities", update_priorities),
     ("policy_snapshot", policy_snapshot),
     ("announcement", announcement),
+    ("replay_log", replay_log),
+    ("replay_log_sequences", replay_log_sequences),
 ];
 
 /// The table that messages are for.
@@ -105,4 +108,53 @@ pub fn policy_snapshot(bytes: &[u8]) -> bool {
 /// What a process writes of itself.
 pub fn announcement(bytes: &[u8]) -> bool {
     serde_json::from_slice::<Announcement>(bytes).is_ok()
+}
+
+/// A segment of a table of transitions, after a crash.
+pub fn replay_log(bytes: &[u8]) -> bool {
+    log(1, bytes)
+}
+
+/// A segment of a table of sequences, after a crash.
+pub fn replay_log_sequences(bytes: &[u8]) -> bool {
+    log(table().1, bytes)
+}
+
+/// The table whose log is read.
+pub fn table_config(sequence_length: usize) -> TableConfig {
+    TableConfig {
+        sequence_length,
+        min_size_to_sample: 1,
+        ..TableConfig::default()
+    }
+}
+
+/// Whatever is found, the table that comes of it must work: it gives what it holds and takes more.
+fn log(sequence_length: usize, bytes: &[u8]) -> bool {
+    let config = table_config(sequence_length);
+    let mut restorer = Restorer::new(config).expect("the configuration is good");
+    let Ok(kept) = restorer.scan(0, bytes, true) else {
+        return false;
+    };
+    let Ok(mut loader) = restorer.finish(1) else {
+        return false;
+    };
+    loader.load(0, &bytes[..kept]);
+    let (mut table, found) = loader.finish();
+    assert_eq!(table.counters().size, found.items);
+    use_table(&mut table);
+    found.damaged == 0 && found.torn_bytes == 0 && found.items > 0
+}
+
+fn use_table(table: &mut Table) {
+    let length = table.config().sequence_length;
+    let signature = table.signature().cloned();
+    let signature = signature.unwrap_or_else(|| self::table().0);
+    if table.open_sampler(1, &signature, length).is_ok() && table.counters().size > 0 {
+        for _ in 0..8 {
+            if let Ok(batch) = table.sample(1) {
+                assert_eq!(batch.columns.len(), length);
+            }
+        }
+    }
 }

@@ -96,7 +96,7 @@ impl Lanes {
         }
         let current = state.dispatch.push(batch);
         drop(state);
-        gauge!(metrics::IN_FLIGHT_ITEMS).increment(len as f64);
+        gauge!(metrics::IN_FLIGHT_STEPS).increment(len as f64);
         self.pushed[current].notify_one();
         Ok(())
     }
@@ -157,7 +157,7 @@ impl Lanes {
         let mut state = self.lock();
         if state.ended.is_none() {
             state.ended = Some(error);
-            gauge!(metrics::IN_FLIGHT_ITEMS).decrement(state.dispatch.in_flight_steps() as f64);
+            gauge!(metrics::IN_FLIGHT_STEPS).decrement(state.dispatch.in_flight_steps() as f64);
         }
         drop(state);
         self.changed.notify_all();
@@ -170,7 +170,7 @@ impl Lanes {
         let Changes { moved, connect } = change(&mut state.dispatch);
         let more = state.dispatch.in_flight_steps() - before;
         drop(state);
-        gauge!(metrics::IN_FLIGHT_ITEMS).increment(more as f64);
+        gauge!(metrics::IN_FLIGHT_STEPS).increment(more as f64);
         if let Some((from, to)) = moved {
             self.pushed[to].notify_one();
             let (from, to) = (&self.addresses[from], &self.addresses[to]);
@@ -183,8 +183,8 @@ impl Lanes {
     }
 
     fn acknowledged(&self, steps: usize) {
-        counter!(metrics::ACKNOWLEDGED_ITEMS).increment(steps as u64);
-        gauge!(metrics::IN_FLIGHT_ITEMS).decrement(steps as f64);
+        counter!(metrics::ACKNOWLEDGED_STEPS).increment(steps as u64);
+        gauge!(metrics::IN_FLIGHT_STEPS).decrement(steps as f64);
         self.changed.notify_all();
     }
 }

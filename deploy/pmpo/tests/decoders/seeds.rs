@@ -4,13 +4,14 @@ use bytes::Bytes;
 use pmpo_policy::{NamedTensor, NetworkConfig, snapshot};
 use pmpo_proto::v1::{self, insert_request, sample_request};
 use pmpo_proto::{compress, sampled_to_wire, signature_to_wire, steps_to_wire, writer_id_to_wire};
+use pmpo_replay_core::Restorer;
 use pmpo_service::announce::Announcement;
 use pmpo_types::{
     ColumnBatch, SampledBatch, SampledItems, Signature, StepBatch, TableCounters, WriterId,
 };
 use prost::Message;
 
-use super::decoders::{BATCH, table};
+use super::decoders::{BATCH, table, table_config};
 
 fn columns(signature: &Signature, len: usize) -> ColumnBatch {
     let columns = signature.columns.iter().map(|spec| {
@@ -67,6 +68,26 @@ fn policy() -> Vec<u8> {
     let tensors = snapshot::expected_tensors(&network, 3, 2);
     let tensors: Vec<_> = tensors.into_iter().map(tensor).collect();
     snapshot::encode(&network, 3, 2, &tensors).unwrap().to_vec()
+}
+
+/// The log of a table that a writer has put a few items into.
+fn log(length: usize) -> Vec<u8> {
+    let (signature, writer) = (table().0, WriterId(7));
+    let loader = Restorer::new(table_config(length)).unwrap().finish(1);
+    let (mut table, _) = loader.unwrap().finish();
+    table.begin_segment().unwrap();
+    table.open_writer(writer, &signature, length).unwrap();
+    let steps = columns(&signature, 5);
+    let ends = if length == 1 { vec![] } else { vec![1, 2, 4] };
+    let steps = StepBatch::new(length, steps, ends, vec![]).unwrap();
+    for first in [0, 5, 10] {
+        table.insert(writer, first, &steps).unwrap();
+    }
+    table.open_sampler(2, &signature, length).unwrap();
+    table.sample(2).unwrap();
+    let mut bytes = Vec::new();
+    table.take_log(&mut bytes);
+    bytes
 }
 
 /// Decoder, name, bytes.
@@ -128,6 +149,8 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("sample_response", "zstd", response(v1::Compression::Zstd)),
         ("update_priorities", "two", priorities.encode_to_vec()),
         ("policy_snapshot", "small", policy()),
+        ("replay_log", "transitions", log(1)),
+        ("replay_log_sequences", "sequences", log(length)),
         (
             "announcement",
             "replay",
