@@ -223,7 +223,7 @@ fn bad_samplers_are_refused_by_name() {
         (
             vec![open_sampler(|open| open.batch_size = 1 << 29)],
             Code::InvalidArgument,
-            "batch_size: expected at most 3352166, as many as fit a message, got 536870912",
+            "batch_size: expected at most 3352166, as many as fit 67043328 bytes, got 536870912",
         ),
         (
             vec![open_sampler(|open| {
