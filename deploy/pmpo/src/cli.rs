@@ -190,6 +190,9 @@ pub(crate) struct ReplayArgs {
     /// Address to serve gRPC on; port 0 lets the system choose.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
     pub(crate) listen: SocketAddr,
+    /// Keep the tables in this folder, so that they outlive the process.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
     /// Number of this shard in the run; seeds its draws.
     #[arg(long, default_value_t = 0)]
     pub(crate) index: u64,

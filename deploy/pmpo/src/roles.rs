@@ -22,6 +22,7 @@ use crate::failure::Usage;
 /// Serves a replay table until a signal.
 pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
     let mut config = Config::load(&args.config)?;
+    config.replay.data_dir = args.data_dir.clone().or(config.replay.data_dir);
     config.replay.seed = derive_seed(config.run.seed, Role::Replay, args.index);
     let process = Process {
         role: "replay",

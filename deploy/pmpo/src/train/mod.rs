@@ -112,6 +112,7 @@ fn new_run_dir(config: &Config) -> PathBuf {
 #[derive(Default)]
 struct Cluster {
     replays: Vec<Child>,
+    replays_may_die: bool,
     learner: Option<Child>,
     /// Actors and evaluators: started again when they die.
     workers: Vec<Child>,
@@ -129,16 +130,20 @@ impl Cluster {
         let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
         let mut addresses = Vec::new();
         for index in 0..config.run.replay_shards {
-            self.replays.push(launcher.start("replay", index, &listen)?);
+            let flags = [&listen[..], &data_dir_flag(config, index)].concat();
+            self.replays.push(launcher.start("replay", index, &flags)?);
         }
-        for replay in &mut self.replays {
+        for (index, replay) in (0..).zip(&mut self.replays) {
             let Some(address) = replay.address(shutdown).await? else {
                 return Ok(());
             };
             // Started again, it is where the others look for it.
-            replay.set_flags(vec!["--listen".to_owned(), address.to_string()]);
+            let listen = ["--listen".to_owned(), address.to_string()];
+            replay.set_flags([&listen[..], &data_dir_flag(config, index)].concat());
             addresses.push(address.to_string());
         }
+        // One of several can be missed, and what is on disk comes back.
+        self.replays_may_die = self.replays.len() > 1 || config.replay.data_dir.is_some();
         let replay = ["--replay".to_owned(), addresses.join(",")];
 
         let mut flags = [&listen[..], &replay[..], &launcher.run_dir_flag()[..]].concat();
@@ -187,14 +192,15 @@ impl Cluster {
                     learner_death(&learner.describe(exit), last.as_ref(), launcher)
                 );
             }
-            // One shard of several can be missed; the only one cannot.
-            if let [replay] = &mut self.replays[..]
-                && let Some(exit) = replay.exited()?
-            {
-                bail!(
-                    "{}; its items are gone and the run ends",
-                    replay.describe(exit)
-                );
+            for replay in &mut self.replays {
+                if let Some(exit) = replay.exited()?
+                    && !self.replays_may_die
+                {
+                    bail!(
+                        "{}; its items are gone and the run ends",
+                        replay.describe(exit)
+                    );
+                }
             }
             for worker in self.replays.iter_mut().chain(&mut self.workers) {
                 if let Some(notice) = worker.keep_alive(launcher)? {
@@ -234,6 +240,17 @@ impl Cluster {
                 serde_json::from_str(json).context("the learner's last line")?,
             )),
         }
+    }
+}
+
+/// Shards do not share a folder.
+fn data_dir_flag(config: &Config, shard: u64) -> Vec<String> {
+    match &config.replay.data_dir {
+        Some(folder) if config.run.replay_shards > 1 => {
+            let folder = folder.join(shard.to_string());
+            vec!["--data-dir".to_owned(), folder.display().to_string()]
+        }
+        _ => Vec::new(),
     }
 }
 
