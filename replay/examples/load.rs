@@ -1,9 +1,11 @@
 //! Measures the service over loopback, server and clients in processes of their own:
-//! `load [writers] [seconds] [items a batch]` inserts, then samples; items are transitions of 24
-//! observations and 6 actions.
+//! `load [writers] [seconds] [items a batch] [data directory]` inserts, then samples; items are
+//! transitions of 24 observations and 6 actions. With a data directory it also starts the server anew
+//! and says how long it took until it answered.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pmpo_replay::{ReplayConfig, TableConfig};
@@ -18,25 +20,20 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 fn main() -> Result<(), AnyError> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == "serve") {
-        return serve();
+        return serve(arguments.get(1).map(PathBuf::from));
     }
     let number = |i: usize, default: u64| arguments.get(i).map_or(Ok(default), |text| text.parse());
     let (writers, seconds, batch) = (number(0, 4)?, number(1, 3)?, number(2, 64)? as usize);
 
-    let mut server = Command::new(std::env::current_exe()?)
-        .arg("serve")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut address = String::new();
-    BufReader::new(server.stdout.take().ok_or("no stdout")?).read_line(&mut address)?;
-    let (address, pid) = (address.trim(), server.id().to_string());
+    let data_dir = arguments.get(3);
+    let (mut server, address) = start(data_dir)?;
+    let pid = server.id().to_string();
     let runtime = Runtime::new()?;
     let duration = Duration::from_secs(seconds);
 
     measure("insert", &pid, || {
         std::thread::scope(|scope| {
-            let insert = || insert(&runtime, address, duration, batch);
+            let insert = || insert(&runtime, &address, duration, batch);
             let threads: Vec<_> = (0..writers).map(|_| scope.spawn(insert)).collect();
             threads
                 .into_iter()
@@ -44,14 +41,41 @@ fn main() -> Result<(), AnyError> {
                 .sum()
         })
     })?;
-    measure("sample", &pid, || sample(&runtime, address, duration))?;
+    measure("sample", &pid, || sample(&runtime, &address, duration))?;
+    if data_dir.is_some() {
+        server.kill()?;
+        server.wait()?;
+        let start_again = Instant::now();
+        (server, _) = start(data_dir).and_then(|(server, address)| {
+            let items = sample(&runtime, &address, Duration::ZERO)?;
+            Ok((server, items))
+        })?;
+        let seconds = start_again.elapsed().as_secs_f64();
+        let megabytes = resident_kb(&server.id().to_string())? >> 10;
+        println!(
+            "killed and started anew: first batch after {seconds:.2} s; server holds {megabytes} MB"
+        );
+    }
     drop(server.stdin.take());
     server.wait()?;
     Ok(())
 }
 
+/// A server process and its address.
+fn start(data_dir: Option<&String>) -> Result<(Child, String), AnyError> {
+    let mut server = Command::new(std::env::current_exe()?)
+        .arg("serve")
+        .args(data_dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut address = String::new();
+    BufReader::new(server.stdout.take().ok_or("no stdout")?).read_line(&mut address)?;
+    Ok((server, address.trim().to_owned()))
+}
+
 /// Serves on port 0 until standard input closes.
-fn serve() -> Result<(), AnyError> {
+fn serve(data_dir: Option<PathBuf>) -> Result<(), AnyError> {
     let table = TableConfig {
         min_size_to_sample: 1,
         error_buffer: Some(1e15),
@@ -62,6 +86,7 @@ fn serve() -> Result<(), AnyError> {
     println!("{}", listener.local_addr()?);
     let shutdown = CancellationToken::new();
     let config = ReplayConfig {
+        data_dir,
         table,
         ..ReplayConfig::default()
     };
@@ -106,7 +131,7 @@ fn sample(runtime: &Runtime, address: &str, duration: Duration) -> Result<u64, A
     let shutdown = CancellationToken::new();
     let mut sampler = Sampler::new(address, config, signature, runtime.handle(), &shutdown)?;
     let (start, mut items) = (Instant::now(), 0);
-    while start.elapsed() < duration {
+    while items == 0 || start.elapsed() < duration {
         items += sampler.next()?.columns.len() as u64;
     }
     Ok(items)

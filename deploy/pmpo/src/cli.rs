@@ -188,6 +188,9 @@ pub(crate) struct ReplayArgs {
     /// Address to serve gRPC on; port 0 lets the system choose.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
     pub(crate) listen: SocketAddr,
+    /// Folder in which the tables outlive the process; without it they are in memory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -18,10 +18,13 @@ use crate::commands;
 use crate::config::Config;
 use crate::failure::Usage;
 
-/// Serves a replay table until a signal.
+/// Serves the replay tables until a signal.
 pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
     let mut config = Config::load(&args.config)?;
     config.replay.seed = config.run.seed;
+    if let Some(data_dir) = &args.data_dir {
+        config.replay.data_dir = Some(data_dir.clone());
+    }
     let process = Process {
         role: "replay",
         index: 0,
