@@ -383,7 +383,8 @@ fn more_streams_than_allowed_are_refused() {
     let service = Service::start_at("127.0.0.1:0", config);
     let mut client = service.client();
     service.runtime.block_on(async {
-        let first = client.insert(tokio_stream::pending()).await.unwrap();
+        let (requests, stream) = mpsc::channel(1);
+        let first = client.insert(ReceiverStream::new(stream)).await.unwrap();
         let second = client.insert(tokio_stream::pending()).await.unwrap_err();
         assert_eq!(
             (second.code(), second.message()),
@@ -392,7 +393,7 @@ fn more_streams_than_allowed_are_refused() {
                 "max_streams: 1 are open, no more fit"
             )
         );
-        drop(first);
+        drop((requests, first));
         // The place is free once the service has noticed.
         for _ in 0..PATIENCE.as_millis() {
             if client.insert(tokio_stream::pending()).await.is_ok() {
