@@ -1,7 +1,8 @@
 //! All tables of the service: opened together, stopped together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ impl Tables {
             threads: Vec::new(),
             _lock: config.data_dir.as_deref().map(Lock::take).transpose()?,
         };
+        if let Some(data_dir) = &config.data_dir {
+            warn_of_strangers(data_dir, config)?;
+        }
         let mut opened = Vec::new();
         for (i, table) in config.all_tables().enumerate() {
             let seed = derive_seed(config.seed, Role::Replay, i as u64);
@@ -86,4 +90,18 @@ impl Tables {
         }
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// What else the data directory holds, for instance tables of another configuration.
+fn warn_of_strangers(data_dir: &Path, config: &ReplayConfig) -> Result<(), ReplayError> {
+    let error = |source| ReplayError::disk(data_dir, source);
+    let ours: BTreeSet<&str> = config.all_tables().map(|table| &table.name[..]).collect();
+    for entry in std::fs::read_dir(data_dir).map_err(error)? {
+        let name = entry.map_err(error)?.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with('.') && !ours.contains(&name[..]) {
+            tracing::warn!(%name, "the data directory holds what no table of now uses");
+        }
+    }
+    Ok(())
 }

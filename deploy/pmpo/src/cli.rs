@@ -190,7 +190,7 @@ pub(crate) struct ReplayArgs {
     /// Address to serve gRPC on; port 0 lets the system choose.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
     pub(crate) listen: SocketAddr,
-    /// Keep the tables in this folder, so that they outlive the process.
+    /// Folder in which the tables outlive the process; without it they are in memory.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Number of this shard in the run; seeds its draws.

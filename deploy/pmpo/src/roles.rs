@@ -19,11 +19,13 @@ use crate::commands;
 use crate::config::Config;
 use crate::failure::Usage;
 
-/// Serves a replay table until a signal.
+/// Serves the replay tables until a signal.
 pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
     let mut config = Config::load(&args.config)?;
-    config.replay.data_dir = args.data_dir.clone().or(config.replay.data_dir);
     config.replay.seed = derive_seed(config.run.seed, Role::Replay, args.index);
+    if let Some(data_dir) = &args.data_dir {
+        config.replay.data_dir = Some(data_dir.clone());
+    }
     let process = Process {
         role: "replay",
         index: args.index,

@@ -160,6 +160,8 @@ fn a_bound_in_bytes_counts_shared_steps_once() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     /// Whatever two writers send, in messages of any size, with windows anywhere and any remover: the
     /// table holds whole windows of one writer, and counts the steps they cover.
     #[test]

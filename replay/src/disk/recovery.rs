@@ -24,7 +24,7 @@ impl Lock {
     pub(crate) fn take(data_dir: &Path) -> Result<Self, ReplayError> {
         let error = |source| ReplayError::disk(data_dir, source);
         std::fs::create_dir_all(data_dir).map_err(error)?;
-        let path = data_dir.join("lock");
+        let path = data_dir.join(".lock");
         let file = OpenOptions::new()
             .create(true)
             .append(true)
@@ -80,7 +80,8 @@ pub(crate) fn recover(
 }
 
 /// Numbers of the segments, oldest first. Segments are deleted oldest first, but a power loss may
-/// undo the first deletion and not the second: what lies before a gap was deleted.
+/// undo the first deletion and not the second: what lies before a gap was deleted, or the folder has
+/// been tampered with; it is put aside.
 fn segments(folder: &Path) -> io::Result<Vec<u32>> {
     let mut numbers: Vec<u32> = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -91,7 +92,9 @@ fn segments(folder: &Path) -> io::Result<Vec<u32>> {
     numbers.sort_unstable();
     let gap = (1..numbers.len()).rfind(|&i| numbers[i] != numbers[i - 1] + 1);
     for number in numbers.drain(..gap.unwrap_or(0)) {
-        std::fs::remove_file(segment_path(folder, number))?;
+        let path = segment_path(folder, number);
+        tracing::warn!(path = %path.display(), "segment before a gap, put aside");
+        std::fs::rename(&path, path.with_extension("unused"))?;
     }
     Ok(numbers)
 }

@@ -44,7 +44,7 @@ fn run(owner: &mut Owner, command: Command) {
 }
 
 /// What those wait for who wait.
-fn waiting(owner: &mut Owner) -> Vec<Blocked> {
+fn reasons(owner: &mut Owner) -> Vec<Blocked> {
     owner.progress();
     owner.end_turn().unwrap();
     owner
@@ -114,16 +114,16 @@ fn inserts_and_samples_free_each_other() {
     let (session, _) = open(&mut owner, 1);
     let mut stored = insert(&mut owner, session, 0, 20);
     assert!(stored.try_recv().is_err(), "14 of 20 fit");
-    assert_eq!(waiting(&mut owner), [Blocked::Samples]);
+    assert_eq!(reasons(&mut owner), [Blocked::Samples]);
     let mut batches = [8, 8].map(|batch_size| sample(&mut owner, batch_size));
     assert_eq!(stored.try_recv().unwrap(), Ok(20));
     assert!(batches.iter_mut().all(|batch| batch.try_recv().is_ok()));
-    assert_eq!(waiting(&mut owner), []);
+    assert_eq!(reasons(&mut owner), []);
     // diff 40 - 16 = 24; down to 12 it is 12 more.
     assert!(sample(&mut owner, 12).try_recv().is_ok());
     let mut batch = sample(&mut owner, 1);
     assert!(batch.try_recv().is_err());
-    assert_eq!(waiting(&mut owner), [Blocked::Inserts]);
+    assert_eq!(reasons(&mut owner), [Blocked::Inserts]);
     insert(&mut owner, session, 20, 1);
     assert!(batch.try_recv().is_ok());
 }
@@ -134,7 +134,7 @@ fn who_has_gone_is_neither_served_nor_counted() {
     let (session, _) = open(&mut owner, 1);
     drop(sample(&mut owner, 4));
     let mut waiting = sample(&mut owner, 3);
-    assert_eq!(waiting(&mut owner), [Blocked::MinSize]);
+    assert_eq!(reasons(&mut owner), [Blocked::MinSize]);
     insert(&mut owner, session, 0, 10);
     assert!(waiting.try_recv().is_ok());
     assert_eq!(owner.table.counters().samples, 3);
@@ -186,7 +186,7 @@ fn who_gives_up_is_told_why_and_forgotten() {
         (Blocked::MinSize, 9.0)
     );
     assert!(batch.try_recv().is_err() && owner.samples.is_empty());
-    assert_eq!(waiting(&mut owner), []);
+    assert_eq!(reasons(&mut owner), []);
     insert(&mut owner, session, 9, 1);
     assert_eq!(owner.table.counters().samples, 0);
     let mut stored = insert(&mut owner, session, 10, 9);

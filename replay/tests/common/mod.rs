@@ -123,15 +123,14 @@ impl Service {
             .max_encoding_message_size(usize::MAX)
     }
 
-    pub fn table(&self) -> v1::TableInfo {
+    pub fn tables(&self) -> Vec<v1::TableInfo> {
         let mut client = self.client();
         let list = client.list_tables(v1::ListTablesRequest {});
-        self.runtime
-            .block_on(list)
-            .unwrap()
-            .into_inner()
-            .tables
-            .remove(0)
+        self.runtime.block_on(list).unwrap().into_inner().tables
+    }
+
+    pub fn table(&self) -> v1::TableInfo {
+        self.tables().remove(0)
     }
 
     /// (size, inserts, samples)
