@@ -11,7 +11,9 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use pmpo_losses::{CriticLossOutput, PmpoLossOutput, critic_loss, pmpo_loss, td_target};
+use pmpo_losses::{
+    CriticLossOutput, DiagonalGaussian, PmpoLossOutput, critic_loss, pmpo_loss, td_target,
+};
 use pmpo_policy::{NamedTensor, NetworkConfig};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -37,6 +39,29 @@ impl Networks {
             policy: self.policy.valid(),
             critic: self.critic.valid(),
         }
+    }
+
+    fn policy_loss(
+        &self,
+        config: &LearnerConfig,
+        batch: &Batch,
+        targets: &Targets,
+    ) -> PmpoLossOutput {
+        let policy = self.policy.forward(batch.next_observation.clone());
+        let (drawn, values) = (targets.drawn.clone(), targets.values.clone());
+        let PolicyLoss::Pmpo(loss) = &config.policy_loss;
+        pmpo_loss(loss, &policy, &targets.reference, drawn, values)
+    }
+
+    fn critic_loss(
+        &self,
+        config: &LearnerConfig,
+        batch: &Batch,
+        targets: &Targets,
+    ) -> CriticLossOutput {
+        let (observation, action) = (batch.observation.clone(), batch.action.clone());
+        let value = self.critic.forward(observation, action);
+        critic_loss(&config.critic_loss, value, targets.returns.clone())
     }
 }
 
@@ -99,35 +124,36 @@ impl TrainState {
     ///
     /// [`STATISTICS`]: crate::statistics::STATISTICS
     pub fn update(&mut self, config: &LearnerConfig, batch: &Batch) -> Tensor<1> {
-        let (policy, critic) = self.losses(config, batch);
-        let mut gradients = (policy.loss.clone() + critic.loss.clone()).backward();
-        let policy_gradient = flat_gradient(&self.online.policy, &mut gradients);
-        let critic_gradient = flat_gradient(&self.online.critic, &mut gradients);
-        let norm = |gradient: &Tensor<1>| gradient.clone().square().sum().sqrt();
-        let statistics = vec![
-            policy.loss.without_autodiff(),
-            critic.loss.without_autodiff(),
-            norm(&policy_gradient),
-            norm(&critic_gradient),
-            policy.stats.preference,
-            policy.stats.kl_mean,
-            policy.stats.kl_std,
-            critic.stats.value,
-            critic.stats.target,
-        ];
-
-        let change = self
-            .policy_adam
-            .step(policy_gradient, config.policy_learning_rate);
-        let change = (
-            change,
-            self.critic_adam
-                .step(critic_gradient, config.critic_learning_rate),
+        let targets = self.targets(config, batch);
+        let online = &self.online;
+        // The networks share nothing but their targets, so their halves of the step run side by side;
+        // each is shared out once more, as far as there are threads.
+        let (policy_half, critic_half) = rayon::join(
+            || {
+                let output = online.policy_loss(config, batch, &targets);
+                let (rate, adam) = (config.policy_learning_rate, &mut self.policy_adam);
+                (descend(&online.policy, &output.loss, adam, rate), output)
+            },
+            || {
+                let output = online.critic_loss(config, batch, &targets);
+                let (rate, adam) = (config.critic_learning_rate, &mut self.critic_adam);
+                (descend(&online.critic, &output.loss, adam, rate), output)
+            },
         );
-        self.online = Networks {
-            policy: subtract(self.online.policy.clone(), change.0),
-            critic: subtract(self.online.critic.clone(), change.1),
-        };
+        let (((policy, policy_norm), policy_output), ((critic, critic_norm), critic_output)) =
+            (policy_half, critic_half);
+        let statistics = vec![
+            policy_output.loss.without_autodiff(),
+            critic_output.loss.without_autodiff(),
+            policy_norm,
+            critic_norm,
+            policy_output.stats.preference,
+            policy_output.stats.kl_mean,
+            policy_output.stats.kl_std,
+            critic_output.stats.value,
+            critic_output.stats.target,
+        ];
+        self.online = Networks { policy, critic };
         self.step += 1;
         if self.step.is_multiple_of(config.target_period_steps) {
             self.target = self.online.valid();
@@ -135,11 +161,8 @@ impl TrainState {
         Tensor::cat(statistics, 0)
     }
 
-    fn losses(
-        &mut self,
-        config: &LearnerConfig,
-        batch: &Batch,
-    ) -> (PmpoLossOutput, CriticLossOutput) {
+    /// What the target networks say about a batch.
+    fn targets(&mut self, config: &LearnerConfig, batch: &Batch) -> Targets {
         let samples = config.actions_per_state;
         let reference = self.target.policy.forward(batch.next_observation.clone());
         let [size, actions] = reference.mean.dims();
@@ -152,17 +175,13 @@ impl TrainState {
                 drawn.clone().reshape([samples * size, actions]),
             )
             .reshape([samples, size]);
-
-        let target = td_target(batch.reward.clone(), batch.discount.clone(), values.clone());
-        let online = &self.online;
-        let value = online
-            .critic
-            .forward(batch.observation.clone(), batch.action.clone());
-        let critic = critic_loss(&config.critic_loss, value, target);
-
-        let policy = online.policy.forward(batch.next_observation.clone());
-        let PolicyLoss::Pmpo(loss) = &config.policy_loss;
-        (pmpo_loss(loss, &policy, &reference, drawn, values), critic)
+        let returns = td_target(batch.reward.clone(), batch.discount.clone(), values.clone());
+        Targets {
+            reference,
+            drawn,
+            values,
+            returns,
+        }
     }
 
     /// Standard normal numbers from the run's own generator, so that a checkpoint restores them.
@@ -174,6 +193,31 @@ impl TrainState {
             .collect();
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }
+}
+
+/// Constants of a step, for both losses.
+struct Targets {
+    /// The target policy in the next states.
+    reference: DiagonalGaussian,
+    /// Its actions, `[N, B, A]`, and their values, `[N, B]`.
+    drawn: Tensor<3>,
+    values: Tensor<2>,
+    /// What the critic regresses on, `[B]`.
+    returns: Tensor<1>,
+}
+
+/// Moves a network down the gradient of its loss; returns it and the gradient's norm.
+fn descend<M: Module>(
+    network: &M,
+    loss: &Tensor<1>,
+    adam: &mut Adam,
+    learning_rate: f64,
+) -> (M, Tensor<1>) {
+    let mut gradients = loss.backward();
+    let gradient = flat_gradient(network, &mut gradients);
+    let norm = gradient.clone().square().sum().sqrt();
+    let change = adam.step(gradient, learning_rate);
+    (subtract(network.clone(), change), norm)
 }
 
 #[cfg(test)]
@@ -314,6 +358,12 @@ mod tests {
             normal(online.policy.num_params()),
             normal(online.critic.num_params()),
         );
+        let losses_of = |mut state: TrainState| {
+            let targets = state.targets(&config, &batch);
+            let policy = state.online.policy_loss(&config, &batch, &targets);
+            let critic = state.online.critic_loss(&config, &batch, &targets);
+            (policy.loss, critic.loss)
+        };
         // Each evaluation draws the same actions, for it starts from the same generator.
         let losses = |along: f64| {
             let mut state = state.clone();
@@ -321,12 +371,11 @@ mod tests {
                 policy: subtract(online.policy.clone(), direction.0.clone() * -along),
                 critic: subtract(online.critic.clone(), direction.1.clone() * -along),
             };
-            let (policy, critic) = state.losses(&config, &batch);
-            (policy.loss, critic.loss)
+            losses_of(state)
         };
         let scalar = |tensor: Tensor<1>| f64::from(tensor.into_scalar::<f32>());
-        let (policy, critic) = state.clone().losses(&config, &batch);
-        let mut gradients = (policy.loss + critic.loss).backward();
+        let (policy, critic) = losses_of(state.clone());
+        let mut gradients = (policy + critic).backward();
         let along = |gradient: Tensor<1>, direction: &Tensor<1>| {
             scalar((gradient * direction.clone()).sum())
         };
