@@ -4,6 +4,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use bytes::Bytes;
 use pmpo_types::{ColumnBatch, transition};
 
+use crate::statistics::BatchName;
+
 /// A batch of transitions. `B` transitions, `O` observation size, `A` action size.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -19,6 +21,8 @@ pub struct Batch {
     pub next_observation: Tensor<2>,
     /// Mean policy version of the transitions.
     pub mean_policy_version: f64,
+    /// What a message calls this batch.
+    pub name: BatchName,
 }
 
 impl Batch {
@@ -38,17 +42,24 @@ impl Batch {
         let vector = |index: usize| {
             Tensor::from_data(TensorData::new(floats(&columns[index]), [len]), device)
         };
-        let versions = columns[transition::POLICY_VERSION].chunks_exact(8);
-        let version = |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+        let versions = versions(&columns[transition::POLICY_VERSION]);
         Self {
             observation: matrix(transition::OBSERVATION),
             action: matrix(transition::ACTION),
             reward: vector(transition::REWARD),
             discount: vector(transition::DISCOUNT),
             next_observation: matrix(transition::NEXT_OBSERVATION),
-            mean_policy_version: versions.map(|v| version(v) as f64).sum::<f64>() / len as f64,
+            mean_policy_version: versions.iter().map(|&v| v as f64).sum::<f64>() / len as f64,
+            name: BatchName::new(&versions, &floats(&columns[transition::REWARD])),
         }
     }
+}
+
+fn versions(column: &Bytes) -> Vec<i64> {
+    column
+        .chunks_exact(8)
+        .map(|bytes| i64::from_le_bytes(bytes.try_into().expect("eight bytes")))
+        .collect()
 }
 
 fn floats(column: &Bytes) -> Vec<f32> {
@@ -93,5 +104,7 @@ mod tests {
             [43.0, 44.0, 45.0]
         );
         assert_eq!(batch.mean_policy_version, 5.5);
+        assert_eq!(batch.name.policy_versions, 4..=7);
+        assert_eq!(batch.name.rewards, "20 to 21");
     }
 }

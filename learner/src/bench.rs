@@ -131,18 +131,19 @@ pub fn run(
         threads,
         ..LearnerConfig::default()
     };
-    config.validate()?;
     let network = NetworkConfig {
         hidden_sizes: vec![width; 2],
         ..NetworkConfig::default()
     };
+    config.validate(&network.head)?;
     threads::pool(threads)?.install(|| {
         let columns = random_batch(observation_size, action_size, batch_size);
-        let mut state = TrainState::new(&network, observation_size, action_size, 1, &device);
+        let sizes = [observation_size, action_size];
+        let mut state = TrainState::new(&network, &config, sizes, 1, &device);
         let mut statistics = Statistics::default();
         let mut step = |state: &mut TrainState| {
             let batch = Batch::new(black_box(&columns), &device);
-            statistics.push(state.update(&config, &batch));
+            statistics.push(state.update(&config, &batch), batch.name.clone());
             if statistics.pending() >= config.stats_period_steps {
                 statistics.read(state.step())?;
             }

@@ -1,6 +1,7 @@
 //! Configuration of the learner.
 
-use pmpo_losses::{CriticLoss, PmpoConfig};
+use pmpo_losses::{CriticLoss, Family, PolicyLoss};
+use pmpo_policy::HeadConfig;
 use pmpo_replay_client::SamplerConfig;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -31,20 +32,6 @@ impl ConfigError {
     }
 }
 
-/// How the policy improves.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum PolicyLoss {
-    /// Preferences of the critic over samples of the reference policy.
-    Pmpo(PmpoConfig),
-}
-
-impl Default for PolicyLoss {
-    fn default() -> Self {
-        Self::Pmpo(PmpoConfig::default())
-    }
-}
-
 /// Everything about the update, its data and its publications. The defaults learn the Control
 /// Suite's small tasks; they follow Acme's MPO where the paper is silent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +49,9 @@ pub struct LearnerConfig {
     pub discount: f64,
     /// Control steps a transition spans.
     pub n_step: usize,
+    /// Largest Euclidean norm of a network's gradient; a longer one is shortened to it. 0 leaves
+    /// gradients as they are.
+    pub max_gradient_norm: f64,
     /// Learner steps between copies of the online networks to the target networks. The target policy
     /// is also the reference policy of the policy's loss.
     pub target_period_steps: u64,
@@ -97,6 +87,7 @@ impl Default for LearnerConfig {
             critic_learning_rate: 3e-4,
             discount: 0.99,
             n_step: 5,
+            max_gradient_norm: 0.0,
             target_period_steps: 100,
             policy_loss: PolicyLoss::default(),
             critic_loss: CriticLoss::default(),
@@ -113,11 +104,11 @@ impl Default for LearnerConfig {
 }
 
 impl LearnerConfig {
-    /// Refuses values that cannot work.
+    /// Refuses values that cannot work, alone or with the policy's head.
     ///
     /// # Errors
     /// [`ConfigError`] names the field and the value.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub fn validate(&self, head: &HeadConfig) -> Result<(), ConfigError> {
         let counts = [
             ("batch_size", self.batch_size as u64),
             ("actions_per_state", self.actions_per_state as u64),
@@ -155,8 +146,15 @@ impl LearnerConfig {
         if u32::try_from(self.n_step).is_err() {
             return Err(ConfigError::new("n_step", "at most 2^32 - 1", self.n_step));
         }
-        let PolicyLoss::Pmpo(pmpo) = &self.policy_loss;
-        pmpo.validate(self.actions_per_state)
+        if !(self.max_gradient_norm >= 0.0 && self.max_gradient_norm.is_finite()) {
+            return Err(ConfigError::new(
+                "max_gradient_norm",
+                "a finite number, at least 0",
+                self.max_gradient_norm,
+            ));
+        }
+        self.policy_loss
+            .validate(self.actions_per_state, family(head))
             .map_err(|error| nested("policy_loss", error))?;
         self.critic_loss
             .validate()
@@ -176,6 +174,14 @@ impl LearnerConfig {
     }
 }
 
+/// The family of distributions that a head gives.
+pub(crate) fn family(head: &HeadConfig) -> Family {
+    match head {
+        HeadConfig::Gaussian(_) => Family::Gaussian,
+        HeadConfig::Categorical(_) => Family::Categorical,
+    }
+}
+
 fn nested(section: &str, error: pmpo_losses::ConfigError) -> ConfigError {
     ConfigError {
         field: format!("{section}.{}", error.field),
@@ -186,15 +192,18 @@ fn nested(section: &str, error: pmpo_losses::ConfigError) -> ConfigError {
 
 #[cfg(test)]
 mod tests {
+    use pmpo_policy::{CategoricalHead, NetworkConfig};
+
     use super::*;
 
     #[test]
     fn refuses_what_cannot_work_and_quotes_it() {
-        LearnerConfig::default().validate().unwrap();
+        let head = NetworkConfig::default().head;
+        LearnerConfig::default().validate(&head).unwrap();
         let refused = |change: fn(&mut LearnerConfig)| {
             let mut config = LearnerConfig::default();
             change(&mut config);
-            config.validate().unwrap_err().to_string()
+            config.validate(&head).unwrap_err().to_string()
         };
         let cases = [
             (
@@ -211,8 +220,8 @@ mod tests {
             ),
             (
                 refused(|c| c.actions_per_state = 3),
-                "policy_loss.accepted + rejected: expected at most the 3 actions per state, \
-                 got 2 + 2",
+                "policy_loss.preference.accepted + rejected: expected at most the 3 actions per \
+                 state, got 2 + 2",
             ),
             (
                 refused(|c| c.critic_loss = CriticLoss::Huber { delta: -1.0 }),
@@ -223,5 +232,16 @@ mod tests {
             assert_eq!(message, expected);
         }
         assert!(refused(|c| c.table.clear()).contains("expected a name"));
+    }
+
+    #[test]
+    fn the_loss_must_fit_the_head() {
+        let head = HeadConfig::Categorical(CategoricalHead::default());
+        let message = LearnerConfig::default().validate(&head).unwrap_err();
+        assert_eq!(
+            message.to_string(),
+            "policy_loss.kl.kind: expected joint, since a categorical head has no mean and \
+             deviation, got decoupled"
+        );
     }
 }

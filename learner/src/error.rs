@@ -8,6 +8,7 @@ use pmpo_replay_client::ClientError;
 use pmpo_service::grpc::AddressError;
 use thiserror::Error;
 
+use crate::statistics::BatchName;
 use crate::{ConfigError, DeviceChoice};
 
 /// Why a learner cannot start or go on.
@@ -38,8 +39,9 @@ pub enum LearnerError {
     Snapshot(#[from] SnapshotError),
     /// A loss, a gradient norm or another statistic is NaN or infinite.
     #[error(
-        "learner step {step}: {statistic} is {value}; the run stops, its checkpoints are those from \
-         before"
+        "learner step {step}: {statistic} is {value}; its batch: policy versions {} to {}, rewards \
+         {}; the run stops, its checkpoints are those from before",
+        batch.policy_versions.start(), batch.policy_versions.end(), batch.rewards
     )]
     NotFinite {
         /// The first step it was seen at.
@@ -48,6 +50,8 @@ pub enum LearnerError {
         statistic: &'static str,
         /// Its value.
         value: f32,
+        /// The batch of that step.
+        batch: BatchName,
     },
     /// A file of the run's folder.
     #[error("{}: {source}", path.display())]

@@ -18,6 +18,7 @@ mod error;
 mod fused;
 pub mod metrics;
 mod networks;
+mod noise;
 mod options;
 mod parameters;
 pub mod progress;
@@ -33,8 +34,9 @@ mod trainer;
 mod update;
 
 pub use batch::Batch;
-pub use config::{ConfigError, LearnerConfig, PolicyLoss};
+pub use config::{ConfigError, LearnerConfig};
 pub use error::LearnerError;
 pub use options::{DeviceChoice, EndReason, LearnerOptions, Limits, RunOutcome};
+pub use pmpo_losses::PolicyLoss;
 pub use run::run;
 pub use update::TrainState;

@@ -10,7 +10,7 @@
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor, TensorData};
-use pmpo_losses::DiagonalGaussian;
+use pmpo_losses::{ActionDistribution, CategoricalActions, DiagonalGaussian};
 use pmpo_policy::torso::LAYER_NORM_EPSILON;
 use pmpo_policy::{Activation, GaussianHead, HeadConfig, NetworkConfig};
 use rand::Rng;
@@ -62,23 +62,38 @@ impl Torso {
     }
 }
 
-/// The policy: a Gaussian with a diagonal covariance over canonical actions.
+/// The policy: a distribution over canonical actions in each state.
 #[derive(Module, Debug)]
-pub(crate) struct GaussianPolicy {
+pub(crate) struct Policy {
     torso: Torso,
-    head: GaussianLayers,
-    #[module(skip)]
-    config: GaussianHead,
+    head: Head,
 }
 
 /// The layers of the policy's head.
 #[derive(Module, Debug)]
+enum Head {
+    Gaussian(GaussianLayers),
+    Categorical(CategoricalLayers),
+}
+
+/// The layers of a Gaussian head.
+#[derive(Module, Debug)]
 struct GaussianLayers {
     mean: Linear,
     std: Linear,
+    #[module(skip)]
+    config: GaussianHead,
 }
 
-impl GaussianPolicy {
+/// The layer of a categorical head.
+#[derive(Module, Debug)]
+struct CategoricalLayers {
+    logits: Linear,
+    #[module(skip)]
+    bins: usize,
+}
+
+impl Policy {
     /// A fresh policy.
     pub(crate) fn new(
         network: &NetworkConfig,
@@ -87,41 +102,56 @@ impl GaussianPolicy {
         rng: &mut impl Rng,
         device: &Device,
     ) -> Self {
-        let HeadConfig::Gaussian(config) = &network.head;
         let torso = Torso::new(network, observation_size, rng, device);
-        let outputs = [features(network), action_size];
-        Self {
-            torso,
-            head: GaussianLayers {
-                mean: linear(outputs, OUTPUT_SCALE, rng, device),
-                std: linear(outputs, OUTPUT_SCALE, rng, device),
-            },
-            config: config.clone(),
-        }
+        let mut output = |size| linear([features(network), size], OUTPUT_SCALE, rng, device);
+        let head = match &network.head {
+            HeadConfig::Gaussian(config) => Head::Gaussian(GaussianLayers {
+                mean: output(action_size),
+                std: output(action_size),
+                config: config.clone(),
+            }),
+            HeadConfig::Categorical(config) => Head::Categorical(CategoricalLayers {
+                logits: output(action_size * config.bins),
+                bins: config.bins,
+            }),
+        };
+        Self { torso, head }
     }
 
     /// The distributions `[rows, A]` in states `[rows, observation_size]`.
-    pub(crate) fn forward(&self, observation: Tensor<2>) -> DiagonalGaussian {
+    pub(crate) fn forward(&self, observation: Tensor<2>) -> ActionDistribution {
         let features = self.torso.forward(observation);
+        match &self.head {
+            Head::Gaussian(head) => ActionDistribution::Gaussian(head.forward(features)),
+            Head::Categorical(head) => ActionDistribution::Categorical(head.forward(features)),
+        }
+    }
+}
+
+impl GaussianLayers {
+    fn forward(&self, features: Tensor<2>) -> DiagonalGaussian {
         let shape = if self.config.tanh_mean {
             Nonlinearity::Tanh
         } else {
             Nonlinearity::Identity
         };
-        let std = layer(
-            features.clone(),
-            &self.head.std,
-            None,
-            Nonlinearity::Softplus,
-        );
+        let std = layer(features.clone(), &self.std, None, Nonlinearity::Softplus);
         DiagonalGaussian {
-            mean: layer(features, &self.head.mean, None, shape),
+            mean: layer(features, &self.mean, None, shape),
             std: std * self.config.std_scale() + self.config.min_std,
         }
     }
 }
 
-/// The critic: the value of an action in a state.
+impl CategoricalLayers {
+    fn forward(&self, features: Tensor<2>) -> CategoricalActions {
+        let logits = layer(features, &self.logits, None, Nonlinearity::Identity);
+        let [rows, outputs] = logits.dims();
+        CategoricalActions::new(logits.reshape([rows, outputs / self.bins, self.bins]))
+    }
+}
+
+/// The critic: what an action in a state is worth, in as many outputs as its loss wants.
 #[derive(Module, Debug)]
 pub(crate) struct Critic {
     torso: Torso,
@@ -132,26 +162,26 @@ impl Critic {
     /// A fresh critic with the policy's torso.
     pub(crate) fn new(
         network: &NetworkConfig,
-        observation_size: usize,
-        action_size: usize,
+        inputs: usize,
+        outputs: usize,
         rng: &mut impl Rng,
         device: &Device,
     ) -> Self {
-        let torso = Torso::new(network, observation_size + action_size, rng, device);
+        let torso = Torso::new(network, inputs, rng, device);
         Self {
             torso,
-            value: linear([features(network), 1], OUTPUT_SCALE, rng, device),
+            value: linear([features(network), outputs], OUTPUT_SCALE, rng, device),
         }
     }
 
-    /// The values `[rows]` of actions `[rows, A]`, which are clipped to the canonical range as actors
-    /// clip them, in states `[rows, observation_size]`.
-    pub(crate) fn forward(&self, observation: Tensor<2>, action: Tensor<2>) -> Tensor<1> {
+    /// The outputs `[rows, K]` for actions `[rows, A]`, which are clipped to the canonical range as
+    /// actors clip them, in states `[rows, observation_size]`.
+    pub(crate) fn forward(&self, observation: Tensor<2>, action: Tensor<2>) -> Tensor<2> {
         let [rows, _] = observation.dims();
         assert_eq!(action.dims()[0], rows, "one action a row");
         let input = Tensor::cat(vec![observation, action.clamp(-1.0, 1.0)], 1);
         let features = self.torso.forward(input);
-        layer(features, &self.value, None, Nonlinearity::Identity).reshape([rows])
+        layer(features, &self.value, None, Nonlinearity::Identity)
     }
 }
 
@@ -171,7 +201,7 @@ fn linear(shape: [usize; 2], scale: f64, rng: &mut impl Rng, device: &Device) ->
 
 #[cfg(test)]
 mod tests {
-    use pmpo_policy::{PolicyNetwork, snapshot};
+    use pmpo_policy::{CategoricalHead, HeadOutput, PolicyNetwork, snapshot};
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
     use rand_distr::StandardNormal;
@@ -202,6 +232,11 @@ mod tests {
                 activation: Activation::LayerNormRelu,
                 head: HeadConfig::Gaussian(linear_mean),
             },
+            NetworkConfig {
+                hidden_sizes: vec![16, 8],
+                head: HeadConfig::Categorical(CategoricalHead { bins: 5 }),
+                ..NetworkConfig::default()
+            },
         ]
     }
 
@@ -212,7 +247,7 @@ mod tests {
         for network in networks() {
             let mut rng = ChaCha8Rng::seed_from_u64(3);
             let [inputs, actions] = SIZES;
-            let policy = GaussianPolicy::new(&network, inputs, actions, &mut rng, &Device::flex());
+            let policy = Policy::new(&network, inputs, actions, &mut rng, &Device::flex());
             let moved = normal(&mut rng, [policy.num_params()]) * 0.5;
             let policy = subtract(policy, moved);
             let tensors = named_tensors(&policy);
@@ -220,15 +255,15 @@ mod tests {
             let mut actor = PolicyNetwork::from_snapshot(&bytes).unwrap();
 
             let observations = normal(&mut rng, [20, inputs]) * 2.0;
-            let output = policy.forward(observations.clone());
-            let rows = |tensor: Tensor<2>| tensor.into_data().try_into_vec::<f32>().unwrap();
-            let (observations, mean, std) =
-                (rows(observations), rows(output.mean), rows(output.std));
-            for (row, observation) in observations.chunks(inputs).enumerate() {
-                let expected = actor.forward(observation);
-                let row = row * actions..(row + 1) * actions;
-                let got = mean[row.clone()].iter().zip(expected.mean);
-                for (got, expected) in got.chain(std[row].iter().zip(expected.std)) {
+            let got = outputs(policy.forward(observations.clone()));
+            let observations: Vec<f32> = observations.into_data().try_into_vec().unwrap();
+            let width = got.len() / 20;
+            for (observation, got) in observations.chunks(inputs).zip(got.chunks(width)) {
+                let expected = match actor.forward(observation) {
+                    HeadOutput::Gaussian(output) => [output.mean, output.std].concat(),
+                    HeadOutput::Categorical(output) => output.probabilities.to_vec(),
+                };
+                for (got, expected) in got.iter().zip(expected) {
                     let difference = (got - expected).abs();
                     assert!(
                         difference <= 1e-5 * expected.abs().max(1.0),
@@ -239,15 +274,31 @@ mod tests {
         }
     }
 
+    /// What the actor's network says of each row: means and deviations, or probabilities.
+    fn outputs(distribution: ActionDistribution) -> Vec<f32> {
+        let table = match distribution {
+            ActionDistribution::Gaussian(gaussian) => {
+                Tensor::cat(vec![gaussian.mean, gaussian.std], 1)
+            }
+            ActionDistribution::Categorical(categorical) => {
+                let [rows, actions, bins] = categorical.probabilities().dims();
+                categorical.probabilities().reshape([rows, actions * bins])
+            }
+        };
+        table.into_data().try_into_vec().unwrap()
+    }
+
     #[test]
     fn a_fresh_policy_has_the_configured_width_everywhere_and_a_fresh_critic_says_nothing() {
         let (network, mut rng) = (NetworkConfig::default(), ChaCha8Rng::seed_from_u64(3));
         let [inputs, actions] = SIZES;
         let device = Device::flex();
-        let policy = GaussianPolicy::new(&network, inputs, actions, &mut rng, &device);
-        let critic = Critic::new(&network, inputs, actions, &mut rng, &device);
+        let policy = Policy::new(&network, inputs, actions, &mut rng, &device);
+        let critic = Critic::new(&network, inputs + actions, 1, &mut rng, &device);
         let observations = normal(&mut rng, [50, inputs]);
-        let output = policy.forward(observations.clone());
+        let ActionDistribution::Gaussian(output) = policy.forward(observations.clone()) else {
+            panic!("a Gaussian by default");
+        };
         let largest = |tensor: Tensor<2>| tensor.max_abs().into_scalar::<f32>();
         assert!(largest(output.mean) < 0.1);
         assert!(largest(output.std - 0.7) < 0.05);
@@ -258,7 +309,7 @@ mod tests {
     #[test]
     fn the_critic_sees_actions_as_they_are_carried_out() {
         let (network, mut rng) = (NetworkConfig::default(), ChaCha8Rng::seed_from_u64(3));
-        let critic = Critic::new(&network, 5, 3, &mut rng, &Device::flex());
+        let critic = Critic::new(&network, 5 + 3, 1, &mut rng, &Device::flex());
         let observation = normal(&mut rng, [1, 5]);
         let value = |action: [f32; 3]| {
             let action = Tensor::<1>::from_floats(action, &Device::flex()).reshape([1, 3]);

@@ -70,8 +70,14 @@ pub(crate) fn subtract<M: Module>(module: M, change: Tensor<1>) -> M {
 struct Path(Vec<String>);
 
 impl Path {
-    fn enter(&mut self, name: &str) {
-        self.0.push(name.to_owned());
+    /// A list's own level and an enum's variant are no part of a parameter's name.
+    fn enter(&mut self, name: &str, container: &str) {
+        let named = name != "layers" && !container.starts_with("Enum:");
+        self.0.push(if named {
+            name.to_owned()
+        } else {
+            String::new()
+        });
     }
 
     fn exit(&mut self) {
@@ -81,7 +87,7 @@ impl Path {
     fn name(&self) -> String {
         let parts = self.0.iter().map(String::as_str);
         parts
-            .filter(|&part| part != "layers")
+            .filter(|part| !part.is_empty())
             .collect::<Vec<_>>()
             .join(".")
     }
@@ -94,8 +100,8 @@ struct Reader {
 }
 
 impl ModuleVisitor for Reader {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.enter(name);
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
@@ -122,8 +128,8 @@ struct Loader {
 }
 
 impl ModuleMapper for Loader {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.enter(name);
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {

@@ -47,7 +47,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<RunOutcome, LearnerError> {
     options.policy.validate()?;
-    options.learner.validate()?;
+    options.learner.validate(&options.policy.head)?;
     let stop = shutdown.child_token();
     let _stopped_with_us = stop.clone().drop_guard();
     let replay = grpc::connect_lazy(&options.replay_address)?;
@@ -113,8 +113,8 @@ fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
     let device = options.device.open()?;
     let state = TrainState::new(
         &options.policy,
-        options.spec.observation_size(),
-        options.spec.action_size(),
+        &options.learner,
+        [options.spec.observation_size(), options.spec.action_size()],
         derive_seed(options.seed, Role::Learner, 0),
         &device,
     );

@@ -1,11 +1,12 @@
 //! A [`TrainState`] as safetensors: `online.policy.torso.0.weight` and so on for each network of
-//! online and target, and `adam.policy.first`, `.second` for the optimisers. What is no tensor
-//! (step, optimiser steps, generator) is in [`Scalars`].
+//! online and target, and `adam.policy.first`, `.second` for the optimisers, and
+//! `duals.loss.values` for the dual variables of a loss that has some. What is no tensor (step,
+//! optimiser steps, generator) is in [`Scalars`].
 
 use std::collections::{BTreeMap, HashMap};
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use pmpo_policy::NamedTensor;
 use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adam::Adam;
 use crate::parameters::{named_tensors, with_named_tensors};
-use crate::update::{Networks, TrainState};
+use crate::update::{Duals, Networks, TrainState};
 
 /// The part of a [`TrainState`] that is no tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub(crate) struct Scalars {
     pub(crate) learner_steps: u64,
     policy_adam_steps: u64,
     critic_adam_steps: u64,
+    #[serde(default)]
+    dual_adam_steps: u64,
     rng: ChaCha8Rng,
 }
 
@@ -31,7 +34,8 @@ impl Scalars {
             learner_steps: state.step,
             policy_adam_steps: state.policy_adam.steps,
             critic_adam_steps: state.critic_adam.steps,
-            rng: state.rng.clone(),
+            dual_adam_steps: state.duals.as_ref().map_or(0, |duals| duals.adam.steps),
+            rng: state.noise.rng.clone(),
         }
     }
 }
@@ -49,17 +53,17 @@ pub(crate) fn encode(state: &TrainState) -> Vec<u8> {
         add(&format!("{prefix}.policy"), named_tensors(&networks.policy));
         add(&format!("{prefix}.critic"), named_tensors(&networks.critic));
     }
-    for (prefix, adam) in [
+    let mut adams = vec![
         ("policy", &state.policy_adam),
         ("critic", &state.critic_adam),
-    ] {
-        let named =
-            [("first", &adam.first), ("second", &adam.second)].map(|(name, moment)| NamedTensor {
-                name: name.to_owned(),
-                shape: moment.dims().to_vec(),
-                values: moment.to_data().try_into_vec().expect("moments are f32"),
-            });
-        add(&format!("adam.{prefix}"), named.into());
+    ];
+    if let Some(duals) = &state.duals {
+        add("duals.loss", vec![vector("values", &duals.values)]);
+        adams.push(("duals", &duals.adam));
+    }
+    for (prefix, adam) in adams {
+        let moments = vec![vector("first", &adam.first), vector("second", &adam.second)];
+        add(&format!("adam.{prefix}"), moments);
     }
     let views = tensors.iter().map(|(name, (shape, bytes))| {
         let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
@@ -79,24 +83,30 @@ pub(crate) fn restore(
 ) -> Result<TrainState, String> {
     let mut tensors = decode(file)?;
     let device = state.device().clone();
-    let adam =
-        |old: Adam, moments: Vec<NamedTensor>, steps| restore_adam(old, moments, steps, &device);
+    let mut take = |group: &str| tensors.remove(group).unwrap_or_default();
     let restored = TrainState {
-        online: restore_networks(state.online, &mut tensors, "online")?,
-        target: restore_networks(state.target, &mut tensors, "target")?,
-        policy_adam: adam(
+        policy_adam: restore_adam(
             state.policy_adam,
-            tensors.remove("adam.policy").unwrap_or_default(),
+            take("adam.policy"),
             scalars.policy_adam_steps,
         )?,
-        critic_adam: adam(
+        critic_adam: restore_adam(
             state.critic_adam,
-            tensors.remove("adam.critic").unwrap_or_default(),
+            take("adam.critic"),
             scalars.critic_adam_steps,
         )?,
+        duals: match state.duals {
+            None => None,
+            Some(duals) => Some(Duals {
+                values: take_vector(&mut by_name(take("duals.loss")), "values", &duals.values)?,
+                adam: restore_adam(duals.adam, take("adam.duals"), scalars.dual_adam_steps)?,
+            }),
+        },
+        online: restore_networks(state.online, &mut tensors, "online")?,
+        target: restore_networks(state.target, &mut tensors, "target")?,
         step: scalars.learner_steps,
-        rng: scalars.rng,
-        device: device.clone(),
+        noise: state.noise.with_rng(scalars.rng),
+        device,
     };
     match tensors.into_keys().next() {
         None => Ok(restored),
@@ -155,27 +165,42 @@ fn restore_module<M: Module>(
     with_named_tensors(module, tensors).map_err(|error| format!("{prefix}: {error}"))
 }
 
-fn restore_adam(
-    old: Adam,
-    moments: Vec<NamedTensor>,
-    steps: u64,
-    device: &Device,
-) -> Result<Adam, String> {
-    let [parameters] = old.first.dims();
-    let mut moments: HashMap<String, NamedTensor> = moments
-        .into_iter()
-        .map(|tensor| (tensor.name.clone(), tensor))
-        .collect();
-    let mut take = |name: &str| match moments.remove(name) {
-        Some(tensor) if tensor.shape == [parameters] => {
-            let data = TensorData::new(tensor.values, [parameters]);
-            Ok(Tensor::from_data(data, device))
-        }
-        _ => Err(format!("adam moment `{name}`: expected [{parameters}]")),
-    };
+fn restore_adam(old: Adam, moments: Vec<NamedTensor>, steps: u64) -> Result<Adam, String> {
+    let mut moments = by_name(moments);
     Ok(Adam {
-        first: take("first")?,
-        second: take("second")?,
+        first: take_vector(&mut moments, "first", &old.first)?,
+        second: take_vector(&mut moments, "second", &old.second)?,
         steps,
     })
+}
+
+fn by_name(tensors: Vec<NamedTensor>) -> HashMap<String, NamedTensor> {
+    tensors.into_iter().map(|t| (t.name.clone(), t)).collect()
+}
+
+fn vector(name: &str, tensor: &Tensor<1>) -> NamedTensor {
+    NamedTensor {
+        name: name.to_owned(),
+        shape: tensor.dims().to_vec(),
+        values: tensor.to_data().try_into_vec().expect("vectors are f32"),
+    }
+}
+
+/// The vector of this name, of the length of the one it replaces and on its device.
+fn take_vector(
+    tensors: &mut HashMap<String, NamedTensor>,
+    name: &str,
+    like: &Tensor<1>,
+) -> Result<Tensor<1>, String> {
+    let [length] = like.dims();
+    match tensors.remove(name) {
+        Some(tensor) if tensor.shape == [length] => {
+            let data = TensorData::new(tensor.values, [length]);
+            Ok(Tensor::from_data(data, &like.device()))
+        }
+        found => {
+            let found = found.map_or("none".to_owned(), |tensor| format!("{:?}", tensor.shape));
+            Err(format!("`{name}`: expected [{length}], got {found}"))
+        }
+    }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::board::Board;
 use crate::checkpoint::Checkpoints;
 use crate::publisher::Publisher;
-use crate::statistics::{STATISTICS, Statistics};
+use crate::statistics::Statistics;
 use crate::{Batch, EndReason, LearnerError, LearnerOptions, TrainState, metrics};
 
 /// How long to wait for a batch before looking at the limits again.
@@ -94,7 +94,8 @@ impl Trainer {
         let start = Instant::now();
         let config = &self.options.learner;
         let batch = Batch::new(&sampled.columns, self.state.device());
-        self.statistics.push(self.state.update(config, &batch));
+        let statistics = self.state.update(config, &batch);
+        self.statistics.push(statistics, batch.name.clone());
         let step = self.state.step();
         let publish = step.is_multiple_of(config.publish_period_steps);
         self.board.stepped(step);
@@ -113,10 +114,8 @@ impl Trainer {
 
     /// Also the check that everything is finite, which comes before whatever leaves this thread.
     fn read_statistics(&mut self) -> Result<(), LearnerError> {
-        if let Some(means) = self.statistics.read(self.state.step())? {
-            for (name, mean) in STATISTICS.into_iter().zip(means) {
-                gauge!(metrics::STATISTIC, "name" => name).set(mean);
-            }
+        for (name, mean) in self.statistics.read(self.state.step())? {
+            gauge!(metrics::STATISTIC, "name" => name).set(mean);
         }
         Ok(())
     }

@@ -1,34 +1,34 @@
-//! One learner step, as Acme's MPO with the PMPO loss in place of MPO's.
+//! One learner step, as Acme's MPO with a choice of losses in place of MPO's.
 //!
 //! In every next state of the batch the target policy, which is also the reference policy, gives `N`
 //! actions. The target critic's values of them serve twice: averaged they make the critic's n-step
-//! target, ranked they say which actions the online policy should prefer in those same states.
-//! Critics see actions clipped to the canonical range, as actors act; log-likelihoods are of the
-//! actions as drawn. Adam moves both networks, and every `target_period_steps` the online networks
-//! become the target networks.
+//! target, compared they say how the online policy should improve in those same states. Critics see
+//! actions clipped to the canonical range, as actors act; log-likelihoods are of the actions as drawn.
+//! Adam moves both networks and the loss's dual variables, and every `target_period_steps` the online
+//! networks become the target networks.
 //!
 //! Nothing is read back from the device: statistics stay there until `statistics.rs` wants them.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
-use pmpo_losses::{
-    CriticLossOutput, DiagonalGaussian, PmpoLossOutput, critic_loss, pmpo_loss, td_target,
-};
+use burn::tensor::{Device, Gradients, Tensor};
+use pmpo_losses::{CriticLossOutput, Improvement, LEAST_DUAL, PolicyLossOutput};
 use pmpo_policy::{NamedTensor, NetworkConfig};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
 
+use crate::LearnerConfig;
 use crate::adam::Adam;
 use crate::batch::Batch;
-use crate::networks::{Critic, GaussianPolicy};
+use crate::config::family;
+use crate::networks::{Critic, Policy};
+use crate::noise::Noise;
 use crate::parameters::{flat_gradient, named_tensors, subtract};
-use crate::{LearnerConfig, PolicyLoss};
+use crate::statistics::UpdateStatistics;
 
 /// Policy and critic.
 #[derive(Clone, Debug)]
 pub(crate) struct Networks {
-    pub(crate) policy: GaussianPolicy,
+    pub(crate) policy: Policy,
     pub(crate) critic: Critic,
 }
 
@@ -40,28 +40,29 @@ impl Networks {
             critic: self.critic.valid(),
         }
     }
+}
 
-    fn policy_loss(
-        &self,
-        config: &LearnerConfig,
-        batch: &Batch,
-        targets: &Targets,
-    ) -> PmpoLossOutput {
-        let policy = self.policy.forward(batch.next_observation.clone());
-        let (drawn, values) = (targets.drawn.clone(), targets.values.clone());
-        let PolicyLoss::Pmpo(loss) = &config.policy_loss;
-        pmpo_loss(loss, &policy, &targets.reference, drawn, values)
+/// The dual variables of the policy's loss.
+#[derive(Clone, Debug)]
+pub(crate) struct Duals {
+    /// `[duals]`, a constant.
+    pub(crate) values: Tensor<1>,
+    pub(crate) adam: Adam,
+}
+
+impl Duals {
+    /// `None` if the loss has none.
+    fn new(initial: &[f32], device: &Device) -> Option<Self> {
+        (!initial.is_empty()).then(|| Self {
+            values: Tensor::from_floats(initial, device),
+            adam: Adam::new(initial.len(), device),
+        })
     }
 
-    fn critic_loss(
-        &self,
-        config: &LearnerConfig,
-        batch: &Batch,
-        targets: &Targets,
-    ) -> CriticLossOutput {
-        let (observation, action) = (batch.observation.clone(), batch.action.clone());
-        let value = self.critic.forward(observation, action);
-        critic_loss(&config.critic_loss, value, targets.returns.clone())
+    fn step(&mut self, gradient: Tensor<1>, learning_rate: f64) {
+        let change = self.adam.step(gradient, learning_rate);
+        self.values
+            .inplace(|values| (values - change).clamp_min(LEAST_DUAL));
     }
 }
 
@@ -70,27 +71,42 @@ impl Networks {
 pub struct TrainState {
     pub(crate) online: Networks,
     pub(crate) target: Networks,
+    pub(crate) duals: Option<Duals>,
     pub(crate) policy_adam: Adam,
     pub(crate) critic_adam: Adam,
     pub(crate) step: u64,
-    pub(crate) rng: ChaCha8Rng,
+    pub(crate) noise: Noise,
     pub(crate) device: Device,
 }
 
+/// The losses of one step, and the leaves that their gradients are wanted of.
+struct Losses {
+    policy: PolicyLossOutput,
+    critic: CriticLossOutput,
+    /// How wide the online policy is, by name.
+    width: (&'static str, Tensor<1>),
+    duals: Option<Tensor<1>>,
+}
+
 impl TrainState {
-    /// Fresh networks for an environment of these sizes.
+    /// Fresh networks for an environment with `[observation_size, action_size]`. The configurations
+    /// must be valid.
     pub fn new(
         network: &NetworkConfig,
-        observation_size: usize,
-        action_size: usize,
+        config: &LearnerConfig,
+        [observation_size, action_size]: [usize; 2],
         seed: u64,
         device: &Device,
     ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (inputs, outputs) = (observation_size + action_size, config.critic_loss.outputs());
         let target = Networks {
-            policy: GaussianPolicy::new(network, observation_size, action_size, &mut rng, device),
-            critic: Critic::new(network, observation_size, action_size, &mut rng, device),
+            policy: Policy::new(network, observation_size, action_size, &mut rng, device),
+            critic: Critic::new(network, inputs, outputs, &mut rng, device),
         };
+        let duals = config
+            .policy_loss
+            .initial_duals(action_size, family(&network.head));
         Self {
             policy_adam: Adam::new(target.policy.num_params(), device),
             critic_adam: Adam::new(target.critic.num_params(), device),
@@ -99,8 +115,9 @@ impl TrainState {
                 critic: target.critic.clone().train(),
             },
             target,
+            duals: Duals::new(&duals, device),
             step: 0,
-            rng,
+            noise: Noise::new(rng, family(&network.head), device),
             device: device.clone(),
         }
     }
@@ -120,112 +137,156 @@ impl TrainState {
         named_tensors(&self.online.policy)
     }
 
-    /// Takes one step on a batch; returns its statistics, in the order of [`STATISTICS`].
-    ///
-    /// [`STATISTICS`]: crate::statistics::STATISTICS
-    pub fn update(&mut self, config: &LearnerConfig, batch: &Batch) -> Tensor<1> {
-        let targets = self.targets(config, batch);
+    /// Takes one step on a batch; returns its statistics.
+    pub fn update(&mut self, config: &LearnerConfig, batch: &Batch) -> UpdateStatistics {
+        let losses = self.losses(config, batch);
         let online = &self.online;
-        // The networks share nothing but their targets, so their halves of the step run side by side;
-        // each is shared out once more, as far as there are threads.
-        let (policy_half, critic_half) = rayon::join(
+        let longest = config.max_gradient_norm;
+        // From here on the networks share nothing: side by side, as far as there are threads.
+        let (policy, critic) = rayon::join(
             || {
-                let output = online.policy_loss(config, batch, &targets);
-                let (rate, adam) = (config.policy_learning_rate, &mut self.policy_adam);
-                (descend(&online.policy, &output.loss, adam, rate), output)
+                let (loss, adam) = (&losses.policy.loss, &mut self.policy_adam);
+                let rate = config.policy_learning_rate;
+                descend(&online.policy, loss, longest, adam, rate)
             },
             || {
-                let output = online.critic_loss(config, batch, &targets);
-                let (rate, adam) = (config.critic_learning_rate, &mut self.critic_adam);
-                (descend(&online.critic, &output.loss, adam, rate), output)
+                let (loss, adam) = (&losses.critic.loss, &mut self.critic_adam);
+                let rate = config.critic_learning_rate;
+                descend(&online.critic, loss, longest, adam, rate)
             },
         );
-        let (((policy, policy_norm), policy_output), ((critic, critic_norm), critic_output)) =
-            (policy_half, critic_half);
-        let statistics = vec![
-            policy_output.loss.without_autodiff(),
-            critic_output.loss.without_autodiff(),
-            policy_norm,
-            critic_norm,
-            policy_output.stats.preference,
-            policy_output.stats.kl_mean,
-            policy_output.stats.kl_std,
-            critic_output.stats.value,
-            critic_output.stats.target,
-        ];
-        self.online = Networks { policy, critic };
+        let statistics = statistics(&losses, &[policy.norm, critic.norm]);
+        self.online = Networks {
+            policy: policy.network,
+            critic: critic.network,
+        };
+        self.step_duals(config, &losses, &policy.gradients);
         self.step += 1;
         if self.step.is_multiple_of(config.target_period_steps) {
             self.target = self.online.valid();
         }
-        Tensor::cat(statistics, 0)
+        statistics
     }
 
-    /// What the target networks say about a batch.
-    fn targets(&mut self, config: &LearnerConfig, batch: &Batch) -> Targets {
-        let samples = config.actions_per_state;
-        let reference = self.target.policy.forward(batch.next_observation.clone());
-        let [size, actions] = reference.mean.dims();
-        let drawn = reference.sample(self.noise([samples, size, actions]));
-        let values = self
-            .target
-            .critic
-            .forward(
-                batch.next_observation.clone().repeat(&[samples, 1]),
-                drawn.clone().reshape([samples * size, actions]),
-            )
-            .reshape([samples, size]);
-        let returns = td_target(batch.reward.clone(), batch.discount.clone(), values.clone());
-        Targets {
-            reference,
-            drawn,
-            values,
-            returns,
+    fn step_duals(&mut self, config: &LearnerConfig, losses: &Losses, gradients: &Gradients) {
+        let rate = config.policy_loss.dual_learning_rate();
+        if let (Some(duals), Some(leaf), Some(rate)) = (&mut self.duals, &losses.duals, rate) {
+            let gradient = leaf
+                .grad(gradients)
+                .expect("each dual has a part in the loss");
+            duals.step(gradient, rate);
         }
     }
 
-    /// Standard normal numbers from the run's own generator, so that a checkpoint restores them.
-    fn noise(&mut self, shape: [usize; 3]) -> Tensor<3> {
-        let count = shape.iter().product();
-        let values: Vec<f32> = StandardNormal
-            .sample_iter(&mut self.rng)
-            .take(count)
-            .collect();
-        Tensor::from_data(TensorData::new(values, shape), &self.device)
+    fn losses(&mut self, config: &LearnerConfig, batch: &Batch) -> Losses {
+        let samples = config.actions_per_state;
+        let reference = self.target.policy.forward(batch.next_observation.clone());
+        let [size, actions] = reference.dims();
+        let noise = self.noise.draw(self.step, [samples, size, actions]);
+        let drawn = reference.sample(noise);
+        let next_outputs = self.target.critic.forward(
+            batch.next_observation.clone().repeat(&[samples, 1]),
+            drawn.clone().reshape([samples * size, actions]),
+        );
+        let values = config
+            .critic_loss
+            .values(next_outputs.clone())
+            .reshape([samples, size]);
+
+        let (reward, discount) = (batch.reward.clone(), batch.discount.clone());
+        let target = config.critic_loss.target(reward, discount, next_outputs);
+        let online = &self.online;
+        let outputs = online
+            .critic
+            .forward(batch.observation.clone(), batch.action.clone());
+        let critic = config.critic_loss.loss(outputs, target);
+
+        let policy = online.policy.forward(batch.next_observation.clone());
+        let duals = self
+            .duals
+            .as_ref()
+            .map(|duals| duals.values.clone().autodiff().require_grad());
+        let improvement = Improvement {
+            policy: &policy,
+            reference: &reference,
+            actions: drawn,
+            values,
+        };
+        Losses {
+            policy: config.policy_loss.loss(&improvement, duals.as_ref()),
+            critic,
+            width: policy.width(),
+            duals,
+        }
     }
 }
 
-/// Constants of a step, for both losses.
-struct Targets {
-    /// The target policy in the next states.
-    reference: DiagonalGaussian,
-    /// Its actions, `[N, B, A]`, and their values, `[N, B]`.
-    drawn: Tensor<3>,
-    values: Tensor<2>,
-    /// What the critic regresses on, `[B]`.
-    returns: Tensor<1>,
+/// What became of a network in a step.
+struct Descent<M> {
+    network: M,
+    /// Of its gradient, before clipping.
+    norm: Tensor<1>,
+    /// Of the loss's other leaves.
+    gradients: Gradients,
 }
 
-/// Moves a network down the gradient of its loss; returns it and the gradient's norm.
+/// Moves a network down the gradient of its loss, which is clipped to the norm `longest`.
 fn descend<M: Module>(
     network: &M,
     loss: &Tensor<1>,
+    longest: f64,
     adam: &mut Adam,
     learning_rate: f64,
-) -> (M, Tensor<1>) {
+) -> Descent<M> {
     let mut gradients = loss.backward();
     let gradient = flat_gradient(network, &mut gradients);
     let norm = gradient.clone().square().sum().sqrt();
-    let change = adam.step(gradient, learning_rate);
-    (subtract(network.clone(), change), norm)
+    let change = adam.step(clipped(gradient, norm.clone(), longest), learning_rate);
+    Descent {
+        network: subtract(network.clone(), change),
+        norm,
+        gradients,
+    }
+}
+
+/// `gradient`, whose norm is `norm`, no longer than `longest`; 0 leaves it as it is.
+fn clipped(gradient: Tensor<1>, norm: Tensor<1>, longest: f64) -> Tensor<1> {
+    if longest == 0.0 {
+        return gradient;
+    }
+    // The floor keeps 0 / 0 out; a norm that is not finite stays so, and is found.
+    let factor = (norm.clamp_min(f64::from(f32::MIN_POSITIVE)).recip() * longest).clamp_max(1.0);
+    gradient * factor
+}
+
+fn statistics(losses: &Losses, [policy_norm, critic_norm]: &[Tensor<1>; 2]) -> UpdateStatistics {
+    let critic = &losses.critic;
+    let (width_name, width) = losses.width.clone();
+    let mut all = vec![
+        ("policy_loss", losses.policy.loss.clone().without_autodiff()),
+        ("critic_loss", critic.loss.clone().without_autodiff()),
+        ("policy_gradient_norm", policy_norm.clone()),
+        ("critic_gradient_norm", critic_norm.clone()),
+        ("value", critic.stats.value.clone()),
+        ("target", critic.stats.target.clone()),
+        (width_name, width),
+    ];
+    all.extend(losses.policy.stats.iter().cloned());
+    UpdateStatistics::new(all)
 }
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
     use bytes::Bytes;
-    use pmpo_policy::HeadConfig;
+    use pmpo_losses::{
+        ActionDistribution, C51Config, CriticLoss, DiagonalGaussian, DpoConfig, IpoConfig, JointKl,
+        KlPenalty, MpoConfig, PmpoConfig, PolicyLoss,
+    };
+    use pmpo_policy::{CategoricalHead, HeadConfig};
     use pmpo_types::{ColumnBatch, transition};
     use rand::RngExt;
+    use rand_distr::{Distribution, StandardNormal};
 
     use super::*;
 
@@ -233,6 +294,17 @@ mod tests {
         NetworkConfig {
             hidden_sizes: vec![24, 24],
             ..NetworkConfig::default()
+        }
+    }
+
+    fn fresh(config: &LearnerConfig) -> TrainState {
+        TrainState::new(&network(), config, [1, 1], 1, &Device::flex())
+    }
+
+    fn gaussian(distribution: ActionDistribution) -> DiagonalGaussian {
+        match distribution {
+            ActionDistribution::Gaussian(gaussian) => gaussian,
+            ActionDistribution::Categorical(_) => panic!("a Gaussian head"),
         }
     }
 
@@ -272,14 +344,14 @@ mod tests {
             critic_learning_rate: 5e-3,
             ..LearnerConfig::default()
         };
-        let mut state = TrainState::new(&network(), 1, 1, 1, &Device::flex());
+        let mut state = fresh(&config);
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         for _ in 0..800 {
             let batch = bandit(&mut rng, 64);
             state.update(&config, &batch);
         }
         let observation = bandit(&mut rng, 20).observation;
-        let policy = state.online.policy.forward(observation.clone());
+        let policy = gaussian(state.online.policy.forward(observation.clone()));
         for (mean, std) in values(policy.mean).into_iter().zip(values(policy.std)) {
             assert!((mean - 0.2).abs() < 0.15, "mean {mean}");
             // Far actions are rejected on both sides: the policy narrows, as fast as the KL lets it.
@@ -297,7 +369,7 @@ mod tests {
             target_period_steps: 3,
             ..LearnerConfig::default()
         };
-        let mut state = TrainState::new(&network(), 1, 1, 1, &Device::flex());
+        let mut state = fresh(&config);
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let mut before = (
             named_tensors(&state.target.policy),
@@ -325,11 +397,13 @@ mod tests {
 
     #[test]
     fn a_seed_gives_the_same_networks_with_the_names_of_snapshots() {
-        let new = |seed| TrainState::new(&network(), 4, 2, seed, &Device::flex()).policy_tensors();
+        let config = LearnerConfig::default();
+        let new = |seed| {
+            TrainState::new(&network(), &config, [4, 2], seed, &Device::flex()).policy_tensors()
+        };
         let tensors = new(1);
         assert_eq!(tensors, new(1));
         assert_ne!(tensors, new(2));
-        let HeadConfig::Gaussian(_) = network().head;
         let mut got: Vec<_> = tensors.into_iter().map(|t| (t.name, t.shape)).collect();
         let mut expected = pmpo_policy::snapshot::expected_tensors(&network(), 4, 2);
         got.sort();
@@ -345,7 +419,7 @@ mod tests {
         let config = LearnerConfig::default();
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let batch = bandit(&mut rng, 64);
-        let mut state = TrainState::new(&network(), 1, 1, 1, &Device::flex());
+        let mut state = fresh(&config);
         for _ in 0..150 {
             state.update(&config, &batch);
         }
@@ -358,12 +432,6 @@ mod tests {
             normal(online.policy.num_params()),
             normal(online.critic.num_params()),
         );
-        let losses_of = |mut state: TrainState| {
-            let targets = state.targets(&config, &batch);
-            let policy = state.online.policy_loss(&config, &batch, &targets);
-            let critic = state.online.critic_loss(&config, &batch, &targets);
-            (policy.loss, critic.loss)
-        };
         // Each evaluation draws the same actions, for it starts from the same generator.
         let losses = |along: f64| {
             let mut state = state.clone();
@@ -371,11 +439,12 @@ mod tests {
                 policy: subtract(online.policy.clone(), direction.0.clone() * -along),
                 critic: subtract(online.critic.clone(), direction.1.clone() * -along),
             };
-            losses_of(state)
+            let losses = state.losses(&config, &batch);
+            (losses.policy.loss, losses.critic.loss)
         };
         let scalar = |tensor: Tensor<1>| f64::from(tensor.into_scalar::<f32>());
-        let (policy, critic) = losses_of(state.clone());
-        let mut gradients = (policy + critic).backward();
+        let at_rest = state.clone().losses(&config, &batch);
+        let mut gradients = (at_rest.policy.loss + at_rest.critic.loss).backward();
         let along = |gradient: Tensor<1>, direction: &Tensor<1>| {
             scalar((gradient * direction.clone()).sum())
         };
@@ -393,5 +462,111 @@ mod tests {
                 "{name}: {gradient} against {expected}"
             );
         }
+    }
+
+    /// Every loss with every head and critic, on the bandit: the policy moves towards the better
+    /// actions, and nothing is ever not finite.
+    #[test]
+    fn every_combination_of_losses_improves_the_bandit() {
+        let joint = |beta| KlPenalty::Joint(JointKl { beta });
+        let pmpo = |alpha, kl| {
+            PolicyLoss::Pmpo(PmpoConfig {
+                alpha,
+                kl,
+                ..PmpoConfig::default()
+            })
+        };
+        let losses = [
+            pmpo(0.5, joint(1.0)),
+            pmpo(1.0, joint(1.0)),
+            pmpo(0.0, joint(2.0)),
+            pmpo(0.5, KlPenalty::default()),
+            PolicyLoss::Mpo(MpoConfig {
+                init_log_temperature: 0.0,
+                init_log_alpha_mean: 0.0,
+                ..MpoConfig::default()
+            }),
+            PolicyLoss::Dpo(DpoConfig { beta: 1.0 }),
+            PolicyLoss::Ipo(IpoConfig { beta: 0.5 }),
+        ];
+        let heads = [
+            network().head,
+            HeadConfig::Categorical(CategoricalHead::default()),
+        ];
+        let critics = [
+            CriticLoss::Mse,
+            CriticLoss::Categorical(C51Config {
+                min_value: -6.0,
+                max_value: 0.0,
+                ..C51Config::default()
+            }),
+        ];
+        let mut tried = 0;
+        for policy_loss in losses {
+            for head in &heads {
+                for critic_loss in &critics {
+                    let config = LearnerConfig {
+                        policy_learning_rate: 1e-3,
+                        critic_learning_rate: 5e-3,
+                        max_gradient_norm: 10.0,
+                        policy_loss: policy_loss.clone(),
+                        critic_loss: critic_loss.clone(),
+                        ..LearnerConfig::default()
+                    };
+                    if config.validate(head).is_ok() {
+                        improves_the_bandit(&config, head);
+                        tried += 1;
+                    }
+                }
+            }
+        }
+        // The decoupled KL has no categorical form.
+        assert_eq!(tried, 7 * 2 * 2 - 2);
+    }
+
+    fn improves_the_bandit(config: &LearnerConfig, head: &HeadConfig) {
+        let network = NetworkConfig {
+            head: head.clone(),
+            ..network()
+        };
+        let mut state = TrainState::new(&network, config, [1, 1], 1, &Device::flex());
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        // Mean payoff of the policy's own actions.
+        let payoff = |state: &mut TrainState, rng: &mut ChaCha8Rng| {
+            let policy = state.online.policy.forward(bandit(rng, 64).observation);
+            let noise = state.noise.draw(0, [50, 64, 1]);
+            let action = policy.sample(noise).clamp(-1.0, 1.0);
+            let payoff = (action - 0.2).square().mean() * -4.0;
+            payoff.into_scalar::<f32>()
+        };
+        let before = payoff(&mut state, &mut rng);
+        for _ in 0..300 {
+            let batch = bandit(&mut rng, 64);
+            for (name, value) in state.update(config, &batch).read() {
+                assert!(value.is_finite(), "{name} is {value} with {config:?}");
+            }
+        }
+        let after = payoff(&mut state, &mut rng);
+        assert!(
+            after > before + 0.05,
+            "{before} to {after} with {:?}, {head:?}, {:?}",
+            config.policy_loss,
+            config.critic_loss
+        );
+    }
+
+    /// A gradient of norm 5 is shortened to 2, a shorter one is left, and 0 clips nothing.
+    #[test]
+    fn gradients_are_clipped_by_their_norm() {
+        let clip = |longest| {
+            let gradient = Tensor::<1>::from_floats([3.0, -4.0], &Device::flex());
+            let norm = gradient.clone().square().sum().sqrt();
+            values(clipped(gradient, norm, longest))
+        };
+        for (got, expected) in clip(2.0).into_iter().zip([1.2, -1.6]) {
+            assert!((got - expected).abs() < 1e-6);
+        }
+        assert_eq!(clip(6.0), [3.0, -4.0]);
+        assert_eq!(clip(0.0), [3.0, -4.0]);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ConfigError, GaussianHead};
+use crate::{CategoricalHead, ConfigError, GaussianHead};
 
 const MAX_LAYERS: usize = 16;
 const MAX_WIDTH: usize = 16_384;
@@ -36,6 +36,8 @@ pub enum Activation {
 pub enum HeadConfig {
     /// A Gaussian with a diagonal covariance.
     Gaussian(GaussianHead),
+    /// A categorical distribution over bins for each dimension.
+    Categorical(CategoricalHead),
 }
 
 impl Default for NetworkConfig {
@@ -69,6 +71,7 @@ impl NetworkConfig {
         }
         match &self.head {
             HeadConfig::Gaussian(head) => head.validate(),
+            HeadConfig::Categorical(head) => head.validate(),
         }
     }
 }

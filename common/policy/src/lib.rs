@@ -18,6 +18,6 @@ pub mod torso;
 
 pub use config::{Activation, HeadConfig, NetworkConfig};
 pub use error::{ConfigError, SnapshotError};
-pub use heads::{GaussianHead, GaussianOutput};
-pub use network::PolicyNetwork;
+pub use heads::{CategoricalHead, CategoricalOutput, GaussianHead, GaussianOutput, HeadOutput};
+pub use network::{PolicyNetwork, clip};
 pub use snapshot::{NamedTensor, PolicySnapshot, PolicyWeights};

@@ -2,11 +2,11 @@
 
 use rand::Rng;
 
-use crate::heads::GaussianNetwork;
+use crate::heads::{HeadNetwork, HeadOutput};
 use crate::simd::{self, Kernel};
 use crate::snapshot::Tensors;
 use crate::torso::Torso;
-use crate::{GaussianOutput, HeadConfig, PolicyWeights, SnapshotError, snapshot};
+use crate::{PolicyWeights, SnapshotError, snapshot};
 
 /// A policy network ready to act.
 #[derive(Clone, Debug)]
@@ -14,7 +14,7 @@ pub struct PolicyNetwork {
     observation_size: usize,
     action_size: usize,
     torso: Torso,
-    head: GaussianNetwork,
+    head: HeadNetwork,
 }
 
 impl PolicyNetwork {
@@ -29,12 +29,11 @@ impl PolicyNetwork {
     fn from_weights(weights: &PolicyWeights) -> Result<Self, SnapshotError> {
         let tensors = Tensors::new(&weights.tensors);
         let network = &weights.network;
-        let HeadConfig::Gaussian(head) = &network.head;
         Ok(Self {
             observation_size: weights.observation_size,
             action_size: weights.action_size,
             torso: Torso::new(network.activation, &network.hidden_sizes, &tensors)?,
-            head: GaussianNetwork::new(head, &tensors)?,
+            head: HeadNetwork::new(&network.head, &tensors)?,
         })
     }
 
@@ -52,7 +51,7 @@ impl PolicyNetwork {
     ///
     /// # Panics
     /// If `observation` has not [`Self::observation_size`] elements.
-    pub fn forward(&mut self, observation: &[f32]) -> GaussianOutput<'_> {
+    pub fn forward(&mut self, observation: &[f32]) -> HeadOutput<'_> {
         assert_eq!(
             observation.len(),
             self.observation_size,
@@ -75,9 +74,24 @@ impl PolicyNetwork {
         rng: &mut R,
         action: &mut [f32],
     ) {
+        self.sample_with_log_prob(observation, rng, action);
+        clip(action);
+    }
+
+    /// Draws an action given `observation`, as the distribution has it: a Gaussian's may be outside
+    /// [-1, 1]. Returns the logarithm of its density, or of its probability for a categorical head.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn sample_with_log_prob<R: Rng + ?Sized>(
+        &mut self,
+        observation: &[f32],
+        rng: &mut R,
+        action: &mut [f32],
+    ) -> f32 {
         assert_eq!(action.len(), self.action_size, "length of the action");
         self.forward(observation);
-        self.head.sample(rng, action);
+        self.head.sample(rng, action)
     }
 
     /// The most likely action given `observation`, clipped to [-1, 1].
@@ -88,7 +102,13 @@ impl PolicyNetwork {
         assert_eq!(action.len(), self.action_size, "length of the action");
         self.forward(observation);
         self.head.mode(action);
+        clip(action);
     }
+}
+
+/// Clips a canonical action to its range, as it is carried out.
+pub fn clip(action: &mut [f32]) {
+    action.iter_mut().for_each(|a| *a = a.clamp(-1.0, 1.0));
 }
 
 struct Forward<'a> {

@@ -89,13 +89,13 @@ pub fn expected_tensors(
         .last()
         .copied()
         .unwrap_or(observation_size);
-    match &network.head {
-        HeadConfig::Gaussian(_) => {
-            for name in ["mean", "std"] {
-                tensors.push((format!("head.{name}.weight"), vec![features, action_size]));
-                tensors.push((format!("head.{name}.bias"), vec![action_size]));
-            }
-        }
+    let layers = match &network.head {
+        HeadConfig::Gaussian(_) => vec![("mean", action_size), ("std", action_size)],
+        HeadConfig::Categorical(head) => vec![("logits", action_size * head.bins)],
+    };
+    for (name, outputs) in layers {
+        tensors.push((format!("head.{name}.weight"), vec![features, outputs]));
+        tensors.push((format!("head.{name}.bias"), vec![outputs]));
     }
     tensors
 }

@@ -1,8 +1,8 @@
 //! The network against a reference written straight from its definition, in `f64`.
 
 use pmpo_policy::{
-    Activation, GaussianHead, HeadConfig, NamedTensor, NetworkConfig, PolicyNetwork, snapshot,
-    torso::LAYER_NORM_EPSILON,
+    Activation, CategoricalHead, GaussianHead, HeadConfig, HeadOutput, NamedTensor, NetworkConfig,
+    PolicyNetwork, snapshot, torso::LAYER_NORM_EPSILON,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -83,7 +83,10 @@ fn reference(
             };
         }
     }
-    let HeadConfig::Gaussian(head) = &network.head;
+    let HeadConfig::Gaussian(head) = &network.head else {
+        let logits = linear(&x, "head.logits", tensors);
+        return (logits, Vec::new());
+    };
     let mean = linear(&x, "head.mean", tensors);
     let mean = mean
         .iter()
@@ -126,7 +129,9 @@ fn forward_agrees_with_the_definition() {
                     .map(|_| 3.0 * rng.sample::<f32, _>(StandardNormal))
                     .collect();
                 let (mean, std) = reference(&config, &tensors, &observation);
-                let output = network.forward(&observation);
+                let HeadOutput::Gaussian(output) = network.forward(&observation) else {
+                    panic!("a Gaussian head");
+                };
                 for (got, expected) in output
                     .mean
                     .iter()
@@ -167,7 +172,9 @@ fn samples_have_the_distribution_of_the_head_and_are_clipped() {
         init_std: 0.3,
         ..Default::default()
     });
-    let output = network.forward(&[1.0, -2.0, 3.0]);
+    let HeadOutput::Gaussian(output) = network.forward(&[1.0, -2.0, 3.0]) else {
+        panic!("a Gaussian head");
+    };
     assert_eq!(output.mean, [0.0; 2]);
     assert!((output.std[0] - 0.3).abs() < 1e-6);
 
@@ -212,4 +219,95 @@ fn the_same_generator_gives_the_same_actions() {
     };
     assert_eq!(draw(3), draw(3));
     assert_ne!(draw(3), draw(4));
+}
+
+fn categorical(bins: usize) -> NetworkConfig {
+    NetworkConfig {
+        hidden_sizes: vec![33, 20],
+        head: HeadConfig::Categorical(CategoricalHead { bins }),
+        ..NetworkConfig::default()
+    }
+}
+
+#[test]
+fn a_categorical_head_agrees_with_the_definition() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let (config, sizes, bins) = (categorical(7), (5, 3), 7);
+    let tensors = random_tensors(&config, sizes, &mut rng);
+    let bytes = snapshot::encode(&config, sizes.0, sizes.1, &tensors).unwrap();
+    let mut network = PolicyNetwork::from_snapshot(&bytes).unwrap();
+    let observation = [0.5, -1.0, 2.0, 0.1, -0.3];
+    let (logits, _) = reference(&config, &tensors, &observation);
+    let HeadOutput::Categorical(output) = network.forward(&observation) else {
+        panic!("a categorical head");
+    };
+    let got = output.probabilities.to_vec();
+    let mut modes = Vec::new();
+    for (logits, got) in logits.chunks(bins).zip(got.chunks(bins)) {
+        let sum: f64 = logits.iter().map(|l| l.exp()).sum();
+        for (logit, got) in logits.iter().zip(got) {
+            let expected = logit.exp() / sum;
+            assert!(
+                (f64::from(*got) - expected).abs() < 1e-5,
+                "{got}, {expected}"
+            );
+        }
+        let best = (0..bins).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+        modes.push(2.0 * best.unwrap() as f32 / 6.0 - 1.0);
+    }
+    let mut action = [0.0; 3];
+    network.mode(&observation, &mut action);
+    for (action, mode) in action.iter().zip(&modes) {
+        assert!((action - mode).abs() < 1e-6, "{action}, {mode}");
+    }
+}
+
+/// Frequencies of the bins against their probabilities, with Pearson's chi-squared: for 6 degrees of
+/// freedom 22.5 is passed once in a thousand seeds. And the log-probability is that of the bins drawn.
+#[test]
+fn categorical_samples_have_the_head_s_probabilities() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let config = categorical(7);
+    let tensors = random_tensors(&config, (2, 1), &mut rng);
+    let bytes = snapshot::encode(&config, 2, 1, &tensors).unwrap();
+    let mut network = PolicyNetwork::from_snapshot(&bytes).unwrap();
+    let (observation, n) = ([0.4, -0.2], 20_000);
+    let (mut counts, mut action) = ([0u32; 7], [0.0]);
+    let mut log_probs = [0.0; 7];
+    for _ in 0..n {
+        let log_prob = network.sample_with_log_prob(&observation, &mut rng, &mut action);
+        let bin = ((action[0] + 1.0) * 3.0).round() as usize;
+        counts[bin] += 1;
+        log_probs[bin] = log_prob;
+    }
+    let HeadOutput::Categorical(output) = network.forward(&observation) else {
+        panic!("a categorical head");
+    };
+    let mut chi_squared = 0.0;
+    for ((&count, &p), log_prob) in counts.iter().zip(output.probabilities).zip(log_probs) {
+        let expected = f64::from(p) * f64::from(n);
+        chi_squared += (f64::from(count) - expected).powi(2) / expected;
+        assert!(count == 0 || (log_prob - p.ln()).abs() < 1e-5);
+    }
+    assert!(chi_squared < 22.5, "{chi_squared}");
+}
+
+/// `ln N(a; 0, 0.3)` of the action as drawn, summed over both dimensions.
+#[test]
+fn a_gaussian_sample_comes_with_its_log_density() {
+    let mut network = blank(GaussianHead {
+        init_std: 0.3,
+        ..Default::default()
+    });
+    let mut action = [0.0; 2];
+    let log_prob =
+        network.sample_with_log_prob(&[0.0; 3], &mut ChaCha8Rng::seed_from_u64(5), &mut action);
+    let expected: f64 = action
+        .iter()
+        .map(|&a| {
+            let z = f64::from(a) / 0.3;
+            -0.5 * z * z - 0.3f64.ln() - 0.5 * std::f64::consts::TAU.ln()
+        })
+        .sum();
+    assert!((f64::from(log_prob) - expected).abs() < 1e-5);
 }

@@ -78,7 +78,9 @@ impl Config {
     fn validate(&self) -> Result<()> {
         self.run.validate().context("run")?;
         self.policy.validate().context("policy")?;
-        self.learner.validate().context("learner")?;
+        self.learner
+            .validate(&self.policy.head)
+            .context("learner")?;
         self.replay.validate().context("replay")?;
         self.actor.validate().context("actor")?;
         self.evaluator.validate().context("evaluator")?;

@@ -1,26 +1,29 @@
-//! The critic's loss: n-step temporal differences with the target policy's actions averaged, as in
-//! MPO (Abdolmaleki et al. 2018) with Acme's n-step transitions.
+//! The critic's losses: temporal differences with the target policy's actions averaged, as in MPO
+//! (Abdolmaleki et al. 2018) with Acme's n-step transitions.
 //!
 //! `y = r + d mean_n Q_target(s', a_n)`, `a_n ~ pi_target(.|s')`, where `r` is the n-step discounted
-//! sum of rewards and `d` the product of the environment's discounts and `gamma^n`.
+//! sum of rewards and `d` the product of the environment's discounts and `gamma^n`. The critic says a
+//! number, or a distribution over returns (`c51.rs`), whose target is `y` in distribution.
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::ConfigError;
+use crate::{C51Config, ConfigError};
 
-/// How the temporal difference is penalised.
+/// What the critic says, and how its error is penalised.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CriticLoss {
-    /// Half the mean of the squares.
+    /// A number; half the mean of the squares.
     #[default]
     Mse,
-    /// Quadratic up to `delta`, linear beyond (Huber 1964).
+    /// A number; quadratic up to `delta`, linear beyond (Huber 1964).
     Huber {
         /// Where the linear part begins.
         delta: f64,
     },
+    /// A categorical distribution over returns.
+    Categorical(C51Config),
 }
 
 impl CriticLoss {
@@ -35,8 +38,100 @@ impl CriticLoss {
             Self::Huber { delta } => {
                 Err(ConfigError::new("delta", "a finite number above 0", delta))
             }
+            Self::Categorical(config) => config.validate(),
         }
     }
+
+    /// Outputs `K` of the critic's network.
+    pub fn outputs(&self) -> usize {
+        match self {
+            Self::Mse | Self::Huber { .. } => 1,
+            Self::Categorical(config) => config.atoms,
+        }
+    }
+
+    /// The values `[rows]` that the critic's outputs `[rows, K]` stand for.
+    pub fn values(&self, outputs: Tensor<2>) -> Tensor<1> {
+        let [rows, k] = outputs.dims();
+        assert_eq!(k, self.outputs(), "outputs must be [rows, K]");
+        match self {
+            Self::Mse | Self::Huber { .. } => outputs.reshape([rows]),
+            Self::Categorical(config) => config.values(outputs),
+        }
+    }
+
+    /// The target from rewards and discounts `[B]` and the target critic's outputs `[N * B, K]` for the
+    /// target policy's actions in the next states, samples first.
+    pub fn target(
+        &self,
+        reward: Tensor<1>,
+        discount: Tensor<1>,
+        next_outputs: Tensor<2>,
+    ) -> CriticTarget {
+        let [batch] = reward.dims();
+        assert_eq!(discount.dims(), [batch], "discount must be [B]");
+        let [rows, _] = next_outputs.dims();
+        assert_eq!(rows % batch, 0, "next outputs must be [N * B, K]");
+        match self {
+            Self::Mse | Self::Huber { .. } => {
+                let next_value = self
+                    .values(next_outputs)
+                    .reshape([rows / batch, batch])
+                    .mean_dim(0)
+                    .reshape([batch]);
+                CriticTarget::Values((reward + discount * next_value).without_autodiff())
+            }
+            Self::Categorical(config) => {
+                CriticTarget::Distribution(config.target(reward, discount, next_outputs))
+            }
+        }
+    }
+
+    /// The loss of the online critic's `outputs` `[B, K]` against the target, averaged over the batch.
+    pub fn loss(&self, outputs: Tensor<2>, target: CriticTarget) -> CriticLossOutput {
+        let value = self.values(outputs.clone().without_autodiff());
+        let (losses, target) = match (self, target) {
+            (Self::Categorical(config), CriticTarget::Distribution(target)) => {
+                assert_eq!(outputs.dims(), target.dims(), "targets must be [B, K]");
+                let mean = config.mean(target.clone());
+                (C51Config::cross_entropy(outputs, target), mean)
+            }
+            (Self::Mse | Self::Huber { .. }, CriticTarget::Values(target)) => {
+                assert_eq!(target.dims(), value.dims(), "targets must be [B]");
+                let target = target.without_autodiff();
+                let difference = target.clone() - self.values(outputs);
+                (self.penalise(difference), target)
+            }
+            _ => panic!("a target made by another loss"),
+        };
+        CriticLossOutput {
+            loss: losses.mean(),
+            stats: CriticStats {
+                value: value.mean(),
+                target: target.mean(),
+            },
+        }
+    }
+
+    fn penalise(&self, difference: Tensor<1>) -> Tensor<1> {
+        match self {
+            Self::Huber { delta } => {
+                // With c the difference clipped to [-delta, delta]: c (difference - c / 2).
+                let clipped = difference.clone().clamp(-delta, *delta);
+                clipped.clone() * (difference - clipped * 0.5)
+            }
+            Self::Mse | Self::Categorical(_) => difference.square() * 0.5,
+        }
+    }
+}
+
+/// What the critic should have said, in `B` states; constants.
+#[derive(Clone, Debug)]
+pub enum CriticTarget {
+    /// Values `[B]`.
+    Values(Tensor<1>),
+    /// Distributions over the critic's atoms, `[B, K]`.
+    Distribution(Tensor<2>),
 }
 
 /// What there is to know about one evaluation of the loss; scalars on the device, read when wanted.
@@ -57,55 +152,25 @@ pub struct CriticLossOutput {
     pub stats: CriticStats,
 }
 
-/// The regression target `[B]` from rewards `[B]`, discounts `[B]` and the target critic's values
-/// `[N, B]` of the target policy's actions in the next states.
-pub fn td_target(reward: Tensor<1>, discount: Tensor<1>, next_values: Tensor<2>) -> Tensor<1> {
-    let [batch] = reward.dims();
-    assert_eq!(discount.dims(), [batch], "discount must be [B]");
-    assert_eq!(next_values.dims()[1], batch, "next values must be [N, B]");
-    let next_value = next_values.mean_dim(0).reshape([batch]);
-    (reward + discount * next_value).without_autodiff()
-}
-
-/// The loss of the online critic's `values` `[B]` against `targets` `[B]`, averaged over the batch.
-pub fn critic_loss(config: &CriticLoss, values: Tensor<1>, targets: Tensor<1>) -> CriticLossOutput {
-    assert_eq!(
-        values.dims(),
-        targets.dims(),
-        "targets must be [B] as the values"
-    );
-    let targets = targets.without_autodiff();
-    let stats = CriticStats {
-        value: values.clone().without_autodiff().mean(),
-        target: targets.clone().mean(),
-    };
-    let difference = targets - values;
-    let loss = match config {
-        CriticLoss::Mse => difference.square() * 0.5,
-        CriticLoss::Huber { delta } => {
-            // With c the difference clipped to [-delta, delta]: c (difference - c / 2).
-            let clipped = difference.clone().clamp(-delta, *delta);
-            clipped.clone() * (difference - clipped * 0.5)
-        }
-    };
-    CriticLossOutput {
-        loss: loss.mean(),
-        stats,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{assert_close, constant, gradient_check, values};
 
+    fn target(reward: Tensor<1>, discount: Tensor<1>, next: Tensor<2>) -> Tensor<1> {
+        match CriticLoss::Mse.target(reward, discount, next) {
+            CriticTarget::Values(target) => target,
+            CriticTarget::Distribution(_) => panic!("a number was asked for"),
+        }
+    }
+
     /// State 0: `1 + 0.9 (2 + 4) / 2 = 3.7`; state 1 has terminated: its reward alone.
     #[test]
     fn targets_average_the_actions_and_stop_at_termination() {
-        let target = td_target(
+        let target = target(
             constant(&[1.0, -2.0], [2]),
             constant(&[0.9, 0.0], [2]),
-            constant(&[2.0, 100.0, 4.0, 300.0], [2, 2]),
+            constant(&[2.0, 100.0, 4.0, 300.0], [4, 1]),
         );
         assert_close(&values(target), &[3.7, -2.0], 1e-12);
     }
@@ -113,42 +178,69 @@ mod tests {
     /// Differences 0.5 and -3. MSE: `(0.125 + 4.5) / 2`; Huber with delta 1: `(0.125 + 3 - 0.5) / 2`.
     #[test]
     fn loss_and_gradient_by_hand() {
-        let target = constant(&[1.0, -2.0], [2]);
+        let target = CriticTarget::Values(constant(&[1.0, -2.0], [2]));
         for (config, loss, gradient) in [
             (CriticLoss::Mse, 2.3125, [-0.25, 1.5]),
             (CriticLoss::Huber { delta: 1.0 }, 1.3125, [-0.25, 0.5]),
         ] {
             let q = [0.5, 1.0];
-            let output = critic_loss(&config, constant(&q, [2]), target.clone());
+            let output = config.loss(constant(&q, [2, 1]), target.clone());
             assert_close(&values(output.loss), &[loss], 1e-12);
             assert_close(&values(output.stats.value), &[0.75], 1e-12);
             assert_close(&values(output.stats.target), &[-0.5], 1e-12);
-            let got = gradient_check(&q, |q| critic_loss(&config, q, target.clone()).loss);
+            let got = gradient_check(&q, |q| config.loss(q.reshape([2, 1]), target.clone()).loss);
             assert_close(&got, &gradient, 1e-9);
         }
+    }
+
+    /// Two atoms, 0 and 1; the critic says a half each, the target is 0.25: `ln 2`, and the gradient of
+    /// the logits is `p - y`.
+    #[test]
+    fn a_distributional_critic_by_hand() {
+        let config = CriticLoss::Categorical(C51Config {
+            atoms: 2,
+            min_value: 0.0,
+            max_value: 1.0,
+        });
+        let target = config.target(
+            constant(&[0.25], [1]),
+            constant(&[0.0], [1]),
+            constant(&[0.3, -0.3], [1, 2]),
+        );
+        let output = config.loss(constant(&[0.0, 0.0], [1, 2]), target.clone());
+        assert_close(&values(output.loss), &[2f64.ln()], 1e-12);
+        assert_close(&values(output.stats.value), &[0.5], 1e-12);
+        assert_close(&values(output.stats.target), &[0.25], 1e-12);
+        let gradient = gradient_check(&[0.0, 0.0], |x| {
+            config.loss(x.reshape([1, 2]), target.clone()).loss
+        });
+        assert_close(&gradient, &[0.5 - 0.75, 0.5 - 0.25], 1e-9);
     }
 
     #[test]
     fn no_gradient_reaches_the_target() {
         let leaf = |x: &[f64]| constant::<1>(x, [x.len()]).autodiff().require_grad();
-        let (online, behind) = (leaf(&[0.5]), leaf(&[2.0]));
-        let next = behind.clone().reshape([1, 1]);
-        let target = td_target(constant(&[1.0], [1]), constant(&[0.9], [1]), next);
-        let gradients = critic_loss(&CriticLoss::Mse, online.clone(), target)
-            .loss
-            .backward();
-        assert!(online.grad(&gradients).is_some());
-        assert!(behind.grad(&gradients).is_none());
+        let (online, behind) = (leaf(&[0.5, 0.1]), leaf(&[2.0, 1.0]));
+        let two_atoms = C51Config {
+            atoms: 2,
+            ..C51Config::default()
+        };
+        for config in [CriticLoss::Mse, CriticLoss::Categorical(two_atoms)] {
+            let k = config.outputs();
+            let next = behind.clone().slice(0..k).reshape([1, k]);
+            let target = config.target(constant(&[1.0], [1]), constant(&[0.9], [1]), next);
+            let outputs = online.clone().slice(0..k).reshape([1, k]);
+            let gradients = config.loss(outputs, target).loss.backward();
+            assert!(online.grad(&gradients).is_some());
+            assert!(behind.grad(&gradients).is_none());
+        }
     }
 
     #[test]
     #[should_panic(expected = "targets must be [B]")]
     fn a_target_that_would_broadcast_is_refused() {
-        critic_loss(
-            &CriticLoss::Mse,
-            constant(&[0.0, 1.0], [2]),
-            constant(&[0.0], [1]),
-        );
+        let target = CriticTarget::Values(constant(&[0.0], [1]));
+        CriticLoss::Mse.loss(constant(&[0.0, 1.0], [2, 1]), target);
     }
 
     #[test]

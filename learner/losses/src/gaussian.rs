@@ -1,5 +1,5 @@
-//! Gaussians with a diagonal covariance, and their KL divergence decoupled into mean and standard
-//! deviation as in MPO (Abdolmaleki et al. 2018b, "Relative Entropy Regularized Policy Iteration",
+//! Gaussians with a diagonal covariance, and their KL divergence, joint or decoupled into mean and
+//! standard deviation as in MPO (Abdolmaleki et al. 2018b, "Relative Entropy Regularized Policy Iteration",
 //! section 4.2.1; Acme's `MPO` loss).
 //!
 //! With one joint KL a step that shrinks the standard deviation can pay for a step of the mean;
@@ -62,35 +62,47 @@ impl DiagonalGaussian {
     }
 }
 
-/// `KL(reference || policy)` in two parts, each summed over the action's dimensions.
+/// `KL(reference || policy)` in two parts, for each dimension of the action.
 #[derive(Clone, Debug)]
 pub struct DecoupledKl {
-    /// `KL(N(mu_ref, std_ref) || N(mu, std_ref))`, `[B]`.
-    pub mean: Tensor<1>,
-    /// `KL(N(mu_ref, std_ref) || N(mu_ref, std))`, `[B]`.
-    pub std: Tensor<1>,
+    /// `KL(N(mu_ref, std_ref) || N(mu, std_ref))`, `[B, A]`.
+    pub mean: Tensor<2>,
+    /// `KL(N(mu_ref, std_ref) || N(mu_ref, std))`, `[B, A]`.
+    pub std: Tensor<2>,
 }
 
 /// The KL divergence from `reference` to `policy` in closed form, in the paper's order (reference
 /// first, eq. 10), with only the mean and only the standard deviation moved. No gradient flows into
 /// the reference.
 pub fn decoupled_kl(reference: &DiagonalGaussian, policy: &DiagonalGaussian) -> DecoupledKl {
-    let dims = policy.dims();
+    let reference = constant_like(reference, policy);
+    let shift = (policy.mean.clone() - reference.mean) / reference.std.clone();
+    DecoupledKl {
+        mean: shift.square() * 0.5,
+        std: width_kl(reference.std / policy.std.clone()),
+    }
+}
+
+/// `KL(reference || policy)` in closed form for each dimension of the action, `[B, A]`, in the paper's
+/// order. No gradient flows into the reference.
+pub fn gaussian_kl(reference: &DiagonalGaussian, policy: &DiagonalGaussian) -> Tensor<2> {
+    let reference = constant_like(reference, policy);
+    let shift = (policy.mean.clone() - reference.mean) / policy.std.clone();
+    shift.square() * 0.5 + width_kl(reference.std / policy.std.clone())
+}
+
+fn constant_like(reference: &DiagonalGaussian, policy: &DiagonalGaussian) -> DiagonalGaussian {
     assert_eq!(
         reference.dims(),
-        dims,
+        policy.dims(),
         "reference must be [B, A] as the policy"
     );
-    let batch = dims[0];
-    let reference = reference.clone().detach();
-    let shift = (policy.mean.clone() - reference.mean) / reference.std.clone();
-    // ln(std / std_ref) + std_ref^2 / (2 std^2) - 1/2, by the ratio of the two.
-    let ratio = reference.std / policy.std.clone();
-    let width = ratio.clone().square() * 0.5 - ratio.log() - 0.5;
-    DecoupledKl {
-        mean: (shift.square() * 0.5).sum_dim(1).reshape([batch]),
-        std: width.sum_dim(1).reshape([batch]),
-    }
+    reference.clone().detach()
+}
+
+/// `ln(std / std_ref) + std_ref^2 / (2 std^2) - 1/2`, by `ratio = std_ref / std`.
+fn width_kl(ratio: Tensor<2>) -> Tensor<2> {
+    ratio.clone().square() * 0.5 - ratio.log() - 0.5
 }
 
 #[cfg(test)]
@@ -124,6 +136,9 @@ mod tests {
         let kl = decoupled_kl(&reference, &policy);
         assert_close(&values(kl.mean), &[2.0], 1e-12);
         assert_close(&values(kl.std), &[2f64.ln() + 0.125 - 0.5], 1e-12);
+        // With both moved at once, the means are 1 apart in units of the policy's 1.
+        let joint = gaussian_kl(&reference, &policy);
+        assert_close(&values(joint), &[2f64.ln() + 0.125], 1e-12);
     }
 
     #[test]
@@ -136,7 +151,7 @@ mod tests {
                 std: x.slice(2..4).reshape([1, 2]),
             };
             let kl = decoupled_kl(&reference, &policy);
-            kl.mean + kl.std
+            kl.mean.sum() + kl.std.sum() + gaussian_kl(&reference, &policy).sum()
         });
         assert_close(&gradient, &[0.0; 4], 1e-12);
     }
@@ -151,7 +166,8 @@ mod tests {
                 std: x.slice(4..8).reshape([2, 2]),
             };
             let kl = decoupled_kl(&reference, &policy);
-            kl.mean.sum() + kl.std.sum() * 3.0
+            let joint = gaussian_kl(&reference, &policy);
+            kl.mean.sum() + kl.std.sum() * 3.0 + joint.sum() * 0.5
         });
         gradient_check(
             &[0.2, -0.1, 0.4, 0.8, 0.3, 0.1, 0.6, 0.4, 0.9, 0.7, 0.5, 0.2],
@@ -175,6 +191,7 @@ mod tests {
         };
         let kl = decoupled_kl(&reference, &policy);
         assert!(!kl.mean.is_autodiff() && !kl.std.is_autodiff());
+        assert!(!gaussian_kl(&reference, &policy).is_autodiff());
     }
 
     #[test]

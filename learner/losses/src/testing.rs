@@ -2,6 +2,28 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use crate::{ActionDistribution, CategoricalActions, DiagonalGaussian, PolicyLossOutput};
+
+/// Gaussians `[B, A]` from a vector of all means and then all standard deviations.
+pub(crate) fn gaussian(x: Tensor<1>, dims: [usize; 2]) -> ActionDistribution {
+    let count = dims[0] * dims[1];
+    ActionDistribution::Gaussian(DiagonalGaussian {
+        mean: x.clone().slice(0..count).reshape(dims),
+        std: x.slice(count..2 * count).reshape(dims),
+    })
+}
+
+/// Categorical distributions from logits `[B, A, K]` as a vector.
+pub(crate) fn categorical(x: Tensor<1>, dims: [usize; 3]) -> ActionDistribution {
+    ActionDistribution::Categorical(CategoricalActions::new(x.reshape(dims)))
+}
+
+/// A statistic by its name.
+pub(crate) fn stat(output: &PolicyLossOutput, name: &str) -> Vec<f64> {
+    let found = output.stats.iter().find(|(known, _)| *known == name);
+    values(found.expect("a statistic of this name").1.clone())
+}
+
 /// A constant f64 tensor.
 pub(crate) fn constant<const D: usize>(values: &[f64], dims: [usize; D]) -> Tensor<D> {
     let data = TensorData::new(values.to_vec(), dims);

@@ -1,7 +1,8 @@
 //! Resumption bit for bit, and damage.
 
 use burn::tensor::Device;
-use pmpo_policy::snapshot;
+use pmpo_losses::{C51Config, CriticLoss, MpoConfig, PolicyLoss};
+use pmpo_policy::{CategoricalHead, GaussianHead, HeadConfig, snapshot};
 use pmpo_types::{ActionSpec, EnvironmentSpec, ObservationField};
 
 use super::*;
@@ -45,7 +46,13 @@ fn options(run_dir: &Path) -> LearnerOptions {
 }
 
 fn fresh(options: &LearnerOptions, seed: u64) -> TrainState {
-    TrainState::new(&options.policy, 3, 2, seed, &Device::flex())
+    TrainState::new(
+        &options.policy,
+        &options.learner,
+        [3, 2],
+        seed,
+        &Device::flex(),
+    )
 }
 
 fn save(checkpoints: &Checkpoints, options: &LearnerOptions, state: &TrainState) {
@@ -69,17 +76,36 @@ fn advance(state: &mut TrainState, options: &LearnerOptions, steps: usize) {
     }
 }
 
+/// 50 updates after resuming, on the same batches, for every state that a loss may keep: none, dual
+/// variables, a categorical head with a distributional critic.
 #[test]
 fn a_resumed_run_goes_on_bit_for_bit() {
-    let folder = tempfile::tempdir().unwrap();
-    let options = options(folder.path());
-    let checkpoints = Checkpoints::create(&options).unwrap();
-    let mut state = fresh(&options, 1);
-    advance(&mut state, &options, 25);
-    save(&checkpoints, &options, &state);
+    let gaussian = HeadConfig::Gaussian(GaussianHead::default());
+    let categorical = HeadConfig::Categorical(CategoricalHead::default());
+    let mpo = || PolicyLoss::Mpo(MpoConfig::default());
+    let atoms = CriticLoss::Categorical(C51Config::default());
+    for (head, policy_loss, critic_loss) in [
+        (gaussian.clone(), PolicyLoss::default(), CriticLoss::Mse),
+        (gaussian, mpo(), CriticLoss::Mse),
+        (categorical, mpo(), atoms),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = options(folder.path());
+        options.policy.head = head;
+        options.learner.policy_loss = policy_loss;
+        options.learner.critic_loss = critic_loss;
+        goes_on_bit_for_bit(&options);
+    }
+}
+
+fn goes_on_bit_for_bit(options: &LearnerOptions) {
+    let checkpoints = Checkpoints::create(options).unwrap();
+    let mut state = fresh(options, 1);
+    advance(&mut state, options, 25);
+    save(&checkpoints, options, &state);
 
     // The state it replaces has other weights and another generator.
-    let (_, mut resumed, totals) = Checkpoints::resume(&options, fresh(&options, 2)).unwrap();
+    let (_, mut resumed, totals) = Checkpoints::resume(options, fresh(options, 2)).unwrap();
     assert_eq!((totals.learner_steps, totals.policy_version), (25, 2));
     assert_eq!(
         totals.environment,
@@ -90,9 +116,9 @@ fn a_resumed_run_goes_on_bit_for_bit() {
     );
     assert_eq!(totals.training_seconds, 5.5);
     for state in [&mut state, &mut resumed] {
-        advance(state, &options, 20);
+        advance(state, options, 50);
     }
-    assert_eq!(resumed.step(), 45);
+    assert_eq!(resumed.step(), 75);
     let weights = |state: &TrainState| {
         [&state.online, &state.target].map(|networks| {
             (

@@ -16,6 +16,9 @@ use crate::math::{softplus, tanh};
 use crate::snapshot::Tensors;
 use crate::{ConfigError, SnapshotError};
 
+/// `ln(2 pi) / 2`.
+const HALF_LN_TAU: f32 = 0.918_938_5;
+
 /// Configuration of the Gaussian head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -119,18 +122,19 @@ impl GaussianNetwork {
         }
     }
 
-    /// Draws an action, clipped to [-1, 1].
-    pub(crate) fn sample<R: Rng + ?Sized>(&self, rng: &mut R, action: &mut [f32]) {
+    /// Draws an action, and returns the logarithm of its density.
+    pub(crate) fn sample<R: Rng + ?Sized>(&self, rng: &mut R, action: &mut [f32]) -> f32 {
+        let mut log_prob = 0.0;
         for ((action, mean), std) in action.iter_mut().zip(&self.mean).zip(&self.std) {
             let noise: f32 = rng.sample(StandardNormal);
-            *action = (mean + std * noise).clamp(-1.0, 1.0);
+            *action = mean + std * noise;
+            log_prob -= 0.5 * noise * noise + std.ln() + HALF_LN_TAU;
         }
+        log_prob
     }
 
-    /// The most likely action, clipped to [-1, 1].
+    /// The most likely action.
     pub(crate) fn mode(&self, action: &mut [f32]) {
-        for (action, mean) in action.iter_mut().zip(&self.mean) {
-            *action = mean.clamp(-1.0, 1.0);
-        }
+        action.copy_from_slice(&self.mean);
     }
 }

@@ -1,0 +1,157 @@
+//! How the policy improves: the closed set of losses, and what they share. A loss is one file, one
+//! variant here, and its tests beside it.
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ActionDistribution, ConfigError, DpoConfig, Family, IpoConfig, MpoConfig, PmpoConfig, dpo_loss,
+    ipo_loss, mpo_loss, pmpo_loss,
+};
+
+/// What a policy is improved with: actions that were drawn from a reference policy, and their values.
+#[derive(Clone, Debug)]
+pub struct Improvement<'a> {
+    /// The policy to improve, in `B` states.
+    pub policy: &'a ActionDistribution,
+    /// The policy that the actions were drawn from, in the same states. A constant.
+    pub reference: &'a ActionDistribution,
+    /// `[N, B, A]`, as drawn. Constants.
+    pub actions: Tensor<3>,
+    /// Values of the actions, `[N, B]`. Constants.
+    pub values: Tensor<2>,
+}
+
+impl Improvement<'_> {
+    /// Asserts the shapes; returns `[N, B, A]`.
+    pub(crate) fn dims(&self) -> [usize; 3] {
+        let [batch, size] = self.policy.dims();
+        assert_eq!(
+            self.reference.dims(),
+            [batch, size],
+            "reference must be [B, A] as the policy"
+        );
+        let [samples, b, a] = self.actions.dims();
+        assert_eq!([b, a], [batch, size], "actions must be [N, B, A]");
+        assert_eq!(
+            self.values.dims(),
+            [samples, batch],
+            "values must be [N, B]"
+        );
+        [samples, batch, size]
+    }
+
+    /// `ln pi(a)` under the policy, `[N, B]`.
+    pub(crate) fn log_prob(&self) -> Tensor<2> {
+        self.policy
+            .log_prob(self.actions.clone().without_autodiff())
+    }
+
+    /// `ln pi(a) - ln pi_ref(a)`, `[N, B]`; its gradient is the policy's alone.
+    pub(crate) fn log_ratio(&self) -> Tensor<2> {
+        let actions = self.actions.clone().without_autodiff();
+        self.log_prob() - self.reference.log_prob(actions).without_autodiff()
+    }
+}
+
+/// Scalars `[1]` on the device with their names, read when wanted.
+pub type PolicyStats = Vec<(&'static str, Tensor<1>)>;
+
+/// The loss and its statistics.
+#[derive(Clone, Debug)]
+pub struct PolicyLossOutput {
+    /// To minimise: `[1]`.
+    pub loss: Tensor<1>,
+    /// Its parts.
+    pub stats: PolicyStats,
+}
+
+/// How the policy improves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum PolicyLoss {
+    /// Preferences over samples: the paper's loss.
+    Pmpo(PmpoConfig),
+    /// Maximum a posteriori policy optimisation: samples weighted by a softmax of their values.
+    Mpo(MpoConfig),
+    /// Direct preference optimisation on the best and the worst sample.
+    Dpo(DpoConfig),
+    /// Identity preference optimisation on the best and the worst sample.
+    Ipo(IpoConfig),
+}
+
+impl Default for PolicyLoss {
+    fn default() -> Self {
+        Self::Pmpo(PmpoConfig::default())
+    }
+}
+
+impl PolicyLoss {
+    /// Refuses contradictions, given the number of action samples a state and the policy's head.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the field and the value.
+    pub fn validate(&self, samples: usize, family: Family) -> Result<(), ConfigError> {
+        match self {
+            Self::Pmpo(config) => config.validate(samples, family),
+            Self::Mpo(config) => config.validate(samples),
+            Self::Dpo(config) => config.validate(samples),
+            Self::Ipo(config) => config.validate(samples),
+        }
+    }
+
+    /// Initial dual variables of the loss for actions of this size; empty if it has none.
+    pub fn initial_duals(&self, action_size: usize, family: Family) -> Vec<f32> {
+        match self {
+            Self::Mpo(config) => config.initial_duals(action_size, family),
+            Self::Pmpo(_) | Self::Dpo(_) | Self::Ipo(_) => Vec::new(),
+        }
+    }
+
+    /// Adam's learning rate for the dual variables; none without them.
+    pub fn dual_learning_rate(&self) -> Option<f64> {
+        match self {
+            Self::Mpo(config) => Some(config.dual_learning_rate),
+            Self::Pmpo(_) | Self::Dpo(_) | Self::Ipo(_) => None,
+        }
+    }
+
+    /// The loss. `duals` are as many as [`Self::initial_duals`] gave, `None` if it gave none.
+    ///
+    /// # Panics
+    /// If a shape or the number of duals is wrong, or the distributions are not of the family that
+    /// this was validated for.
+    pub fn loss(
+        &self,
+        improvement: &Improvement<'_>,
+        duals: Option<&Tensor<1>>,
+    ) -> PolicyLossOutput {
+        match self {
+            Self::Pmpo(config) => pmpo_loss(config, improvement),
+            Self::Mpo(config) => mpo_loss(config, improvement, duals.expect("MPO has duals")),
+            Self::Dpo(config) => dpo_loss(config, improvement),
+            Self::Ipo(config) => ipo_loss(config, improvement),
+        }
+    }
+}
+
+/// Refuses a weight that is not positive.
+pub(crate) fn positive(field: &'static str, value: f64) -> Result<(), ConfigError> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(ConfigError::new(field, "a finite number above 0", value))
+}
+
+/// Refuses fewer than two samples a state.
+pub(crate) fn at_least_a_pair(samples: usize) -> Result<(), ConfigError> {
+    if samples >= 2 {
+        return Ok(());
+    }
+    let expected = "pmpo, since one action per state makes no pair";
+    Err(ConfigError::new(
+        "kind",
+        expected,
+        format!("{samples} action per state"),
+    ))
+}

@@ -1,0 +1,278 @@
+//! Preferences out of values: which of a state's action samples are accepted and which are rejected
+//! (section "Extracting preferences from evaluation functions").
+//!
+//! By rank, the best `accepted` and the worst `rejected` of a state's samples; or by a baseline
+//! `b(x)`, where a sample is accepted if its value is at least the mean or the median of its state's.
+//! Everything is computed by counting, without a sort and without reading anything back; `N` is small.
+
+use burn::tensor::{Bool, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::ConfigError;
+
+/// How samples are divided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Preference {
+    /// By rank; samples between the two groups are left out.
+    Rank(RankPreference),
+    /// Against a baseline.
+    Baseline(BaselinePreference),
+}
+
+/// The best are accepted, the worst are rejected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RankPreference {
+    /// How many of a state's samples are accepted: those of highest value.
+    pub accepted: usize,
+    /// How many of a state's samples are rejected: those of lowest value.
+    pub rejected: usize,
+}
+
+/// Samples are compared with a statistic of their state's samples.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BaselinePreference {
+    /// Which statistic.
+    pub statistic: BaselineStatistic,
+}
+
+/// The baseline `b(x)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BaselineStatistic {
+    /// Mean of the sampled values: of the state's value under the reference policy.
+    #[default]
+    Mean,
+    /// Median of the sampled values; between the two middle ones if their number is even.
+    Median,
+}
+
+impl Default for RankPreference {
+    fn default() -> Self {
+        Self {
+            accepted: 2,
+            rejected: 2,
+        }
+    }
+}
+
+impl Default for Preference {
+    fn default() -> Self {
+        Self::Rank(RankPreference::default())
+    }
+}
+
+impl Preference {
+    /// Refuses contradictions, given the number of action samples a state and the weight `alpha` of
+    /// the accepted ones.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the field and the value.
+    pub fn validate(&self, samples: usize, alpha: f64) -> Result<(), ConfigError> {
+        let Self::Rank(RankPreference { accepted, rejected }) = *self else {
+            if samples < 2 {
+                let expected = "rank, since one action per state is its own baseline";
+                return Err(ConfigError::new("preference.kind", expected, "baseline"));
+            }
+            return Ok(());
+        };
+        for (field, count, weight) in [
+            ("preference.accepted", accepted, alpha),
+            ("preference.rejected", rejected, 1.0 - alpha),
+        ] {
+            if count == 0 && weight > 0.0 {
+                let expected = format!("at least 1, since alpha is {alpha}");
+                return Err(ConfigError::new(field, expected, count));
+            }
+        }
+        if accepted.saturating_add(rejected) > samples {
+            return Err(ConfigError::new(
+                "preference.accepted + rejected",
+                format!("at most the {samples} actions per state"),
+                format!("{accepted} + {rejected}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Which of the samples with `values` `[N, B]` are accepted and which are rejected, as ones and
+    /// zeros `[N, B]`.
+    pub fn divide(&self, values: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let values = values.without_autodiff();
+        let [samples, _] = values.dims();
+        match *self {
+            Self::Rank(RankPreference { accepted, rejected }) => {
+                assert!(
+                    accepted + rejected <= samples,
+                    "accepted + rejected must be at most N = {samples}"
+                );
+                let rank = ranks(&values);
+                let best = rank.clone().lower_scalar(accepted as f64);
+                let worst = rank.greater_equal_scalar((samples - rejected) as f64);
+                (ones(best, &values), ones(worst, &values))
+            }
+            Self::Baseline(BaselinePreference { statistic }) => {
+                let baseline = match statistic {
+                    BaselineStatistic::Mean => values.clone().mean_dim(0),
+                    BaselineStatistic::Median => median(&values),
+                };
+                let accepted = ones(values.clone().greater_equal(baseline), &values);
+                (accepted.clone(), -accepted + 1.0)
+            }
+        }
+    }
+}
+
+/// The factor of each sample's log-likelihood in eq. 10, from the values `[N, B]` of the samples:
+/// `alpha / |D_a|` for the accepted, `-(1 - alpha) / |D_r|` for the rejected, else 0; `[N, B]`. Each
+/// expectation is the mean over a state's own samples, so unbalanced splits need no reweighting.
+pub fn preference_weights(values: Tensor<2>, preference: &Preference, alpha: f64) -> Tensor<2> {
+    let (accepted, rejected) = preference.divide(values);
+    // A state whose samples are all worth the same rejects none of them.
+    let mean = |chosen: Tensor<2>| chosen.clone() / chosen.sum_dim(0).clamp_min(1.0);
+    mean(accepted) * alpha - mean(rejected) * (1.0 - alpha)
+}
+
+/// The samples of highest and of lowest value, as ones and zeros `[N, B]` with a single one a state.
+pub(crate) fn best_and_worst(values: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    let pair = Preference::Rank(RankPreference {
+        accepted: 1,
+        rejected: 1,
+    });
+    pair.divide(values)
+}
+
+/// Rank of each sample in its state, 0 for the highest value, `[N, B]`. Of samples with equal values
+/// the first ranks higher.
+fn ranks(values: &Tensor<2>) -> Tensor<2> {
+    let [samples, batch] = values.dims();
+    // better[i, j, b]: sample j of state b ranks above sample i.
+    let of = values.clone().reshape([samples, 1, batch]);
+    let against = values.clone().reshape([1, samples, batch]);
+    let earlier = Tensor::<2>::ones([samples, samples], (&values.device(), values.dtype()))
+        .tril(-1)
+        .reshape([samples, samples, 1]);
+    let float = |mask: Tensor<3, Bool>| mask.float().cast(values.dtype());
+    let better = float(against.clone().greater(of.clone())) + float(against.equal(of)) * earlier;
+    better.sum_dim(1).reshape([samples, batch])
+}
+
+/// Median of each state's values, `[1, B]`.
+fn median(values: &Tensor<2>) -> Tensor<2> {
+    let [samples, _] = values.dims();
+    let rank = ranks(values);
+    let (below, above) = ((samples - 1) / 2, samples / 2);
+    let at = |place: usize| {
+        let chosen = ones(rank.clone().equal_scalar(place as f64), values);
+        (values.clone() * chosen).sum_dim(0)
+    };
+    (at(below) + at(above)) * 0.5
+}
+
+fn ones(chosen: Tensor<2, Bool>, like: &Tensor<2>) -> Tensor<2> {
+    chosen.float().cast(like.dtype())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, constant, values};
+
+    fn rank(accepted: usize, rejected: usize) -> Preference {
+        Preference::Rank(RankPreference { accepted, rejected })
+    }
+
+    fn baseline(statistic: BaselineStatistic) -> Preference {
+        Preference::Baseline(BaselinePreference { statistic })
+    }
+
+    /// Two states, four samples each, columns `[0.3, 1, -2, 0.5]` and `[5, 5, 5, 1]`.
+    fn two_states() -> Tensor<2> {
+        constant(&[0.3, 5.0, 1.0, 5.0, -2.0, 5.0, 0.5, 1.0], [4, 2])
+    }
+
+    #[test]
+    fn the_best_are_accepted_and_the_worst_rejected() {
+        let weights = values(preference_weights(two_states(), &rank(2, 2), 0.5));
+        let expected = [-0.25, 0.25, 0.25, 0.25, -0.25, -0.25, 0.25, -0.25];
+        assert_close(&weights, &expected, 1e-12);
+    }
+
+    #[test]
+    fn unbalanced_splits_average_over_their_own_samples() {
+        let weights = values(preference_weights(two_states(), &rank(1, 2), 0.75));
+        let expected = [-0.125, 0.75, 0.75, 0.0, -0.125, -0.125, 0.0, -0.125];
+        assert_close(&weights, &expected, 1e-12);
+    }
+
+    /// Accept-only (alpha 1) and reject-only (alpha 0), eq. 6 and eq. 9.
+    #[test]
+    fn alpha_one_and_zero_leave_one_side() {
+        let q = constant(&[1.0, 4.0, 3.0, 2.0], [4, 1]);
+        for (alpha, preference, expected) in [
+            (1.0, rank(2, 0), [0.0, 0.5, 0.5, 0.0]),
+            (0.0, rank(0, 2), [-0.5, 0.0, 0.0, -0.5]),
+        ] {
+            preference.validate(4, alpha).unwrap();
+            let weights = values(preference_weights(q.clone(), &preference, alpha));
+            assert_close(&weights, &expected, 1e-12);
+        }
+    }
+
+    /// Means are -0.05 and 4: three and three samples reach them.
+    #[test]
+    fn the_mean_as_a_baseline() {
+        let preference = baseline(BaselineStatistic::Mean);
+        let weights = values(preference_weights(two_states(), &preference, 0.5));
+        let third = 0.5 / 3.0;
+        let expected = [third, third, third, third, -0.5, third, third, -0.5];
+        assert_close(&weights, &expected, 1e-12);
+    }
+
+    /// Medians are 0.4 and 5; of three samples the middle one is accepted.
+    #[test]
+    fn the_median_as_a_baseline() {
+        let preference = baseline(BaselineStatistic::Median);
+        let (accepted, rejected) = preference.divide(two_states());
+        assert_close(&values(accepted), &[0., 1., 1., 1., 0., 1., 1., 0.], 0.0);
+        assert_close(&values(rejected), &[1., 0., 0., 0., 1., 0., 0., 1.], 0.0);
+        let (accepted, _) = preference.divide(constant(&[2.0, 3.0, 1.0], [3, 1]));
+        assert_close(&values(accepted), &[1.0, 1.0, 0.0], 0.0);
+    }
+
+    /// `f(x, y) >= b(x)` accepts a sample that equals the baseline; the loss stays finite.
+    #[test]
+    fn a_state_of_equal_values_rejects_nothing() {
+        let preference = baseline(BaselineStatistic::Mean);
+        let weights = preference_weights(constant(&[3.0; 4], [4, 1]), &preference, 0.5);
+        assert_close(&values(weights), &[0.125; 4], 1e-12);
+    }
+
+    #[test]
+    fn refuses_contradictions_and_quotes_them() {
+        let refused = |preference: Preference, samples, alpha| {
+            preference.validate(samples, alpha).unwrap_err().to_string()
+        };
+        let cases = [
+            (
+                refused(rank(2, 0), 4, 0.5),
+                "preference.rejected: expected at least 1, since alpha is 0.5, got 0",
+            ),
+            (
+                refused(rank(3, 2), 4, 0.5),
+                "preference.accepted + rejected: expected at most the 4 actions per state, \
+                 got 3 + 2",
+            ),
+            (
+                refused(baseline(BaselineStatistic::Mean), 1, 0.5),
+                "preference.kind: expected rank, since one action per state is its own \
+                 baseline, got baseline",
+            ),
+        ];
+        for (message, expected) in cases {
+            assert_eq!(message, expected);
+        }
+    }
+}
