@@ -6,6 +6,7 @@
 //! channels. An evaluator is an actor without an adder: it acts with the mode of the policy.
 
 pub mod adder;
+pub mod bench;
 mod canonical;
 mod collector;
 mod config;

@@ -59,7 +59,15 @@ pub async fn run(
     let _end_writers = writers_end.clone().drop_guard();
     let collectors = environments
         .iter()
-        .map(|_| collector(&config, &addresses.replay, (&run, &spec), &writers_end))
+        .map(|_| {
+            collector(
+                &config,
+                &addresses.replay,
+                (run.n_step, run.discount),
+                &spec,
+                &writers_end,
+            )
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let actor = format!("actor-{index}");
     tracing::info!(
@@ -94,10 +102,12 @@ pub async fn run(
     crew.join().await
 }
 
-fn collector(
+/// From an environment's steps to the replay service: adder, batch, writer.
+pub(crate) fn collector(
     config: &ActorConfig,
     replay: &str,
-    (run, spec): (&RunInfo, &EnvironmentSpec),
+    (n_step, discount): (usize, f64),
+    spec: &EnvironmentSpec,
     writers_end: &CancellationToken,
 ) -> Result<Collector<Writer>, ActorError> {
     let batch = TransitionBatch::new(spec.observation_size(), spec.action_size());
@@ -109,7 +119,7 @@ fn collector(
         &Handle::current(),
         writers_end,
     )?;
-    let adder = NStepAdder::new(run.n_step, run.discount);
+    let adder = NStepAdder::new(n_step, discount);
     Ok(Collector::new(
         adder,
         batch,

@@ -93,7 +93,7 @@ pub enum LearnerError {
         reason: String,
     },
     /// A figure cannot be drawn.
-    #[error("learning curve: {0}")]
+    #[error("figure: {0}")]
     Figure(String),
     /// The gRPC server failed.
     #[error("gRPC server: {0}")]

@@ -8,6 +8,7 @@
 //! [`checkpoint`].
 
 mod adam;
+pub mod bandit;
 mod batch;
 pub mod bench;
 mod board;
@@ -15,6 +16,7 @@ pub mod checkpoint;
 mod config;
 pub mod curve;
 mod error;
+pub mod figure;
 mod fused;
 pub mod metrics;
 mod networks;

@@ -81,11 +81,53 @@ pub fn run(options: &Options) -> Result<Report, SuiteError> {
     })
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Work {
-    steps: u64,
-    wall: Duration,
-    cpu: Duration,
+/// Bare `mj_step` on one task's model, a slice of time at a time, for others to compare themselves
+/// with in the same run.
+pub struct BareStepper {
+    worker: Worker,
+    cursor: usize,
+    work: Work,
+}
+
+impl BareStepper {
+    /// A stepper of one environment.
+    ///
+    /// # Errors
+    /// Those of [`crate::load`].
+    pub fn new(task: &str) -> Result<Self, SuiteError> {
+        Ok(Self {
+            worker: Worker::new(task, std::iter::once(0))?,
+            cursor: 0,
+            work: Work::default(),
+        })
+    }
+
+    /// Steps for a tenth of a second with random actions.
+    pub fn slice(&mut self) {
+        slice(
+            &mut self.worker.bare,
+            &self.worker.actions,
+            &mut self.cursor,
+            &mut self.work,
+            Environment::step_bare,
+        );
+    }
+
+    /// What all slices came to.
+    pub fn work(&self) -> Work {
+        self.work
+    }
+}
+
+/// Control steps, and the time they took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Control steps.
+    pub steps: u64,
+    /// By the clock.
+    pub wall: Duration,
+    /// Of the stepping thread's CPU.
+    pub cpu: Duration,
 }
 
 impl Work {

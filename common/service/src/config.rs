@@ -1,5 +1,8 @@
 //! Layered configuration: defaults < file < environment (`PMPO__SECTION__KEY`) < `key=value` from the
 //! command line. Unknown keys are refused, and every message names the layer a value came from.
+//!
+//! A section with a key `kind` is one of several variants, each with keys of its own. Where a layer
+//! names another kind than the default one, the default's keys there do not count.
 
 use std::path::{Path, PathBuf};
 
@@ -36,21 +39,50 @@ pub fn load<T>(file: Option<&Path>, assignments: &[String]) -> Result<T, ConfigE
 where
     T: Default + Serialize + DeserializeOwned,
 {
-    let mut figment = Figment::from(Serialized::defaults(T::default()));
+    let mut layers = Figment::new();
     if let Some(path) = file {
         if !path.is_file() {
             return Err(ConfigError::Missing(path.to_owned()));
         }
-        figment = figment.merge(Toml::file_exact(path));
+        layers = layers.merge(Toml::file_exact(path));
     }
-    figment = figment.merge(Env::prefixed(ENV_PREFIX).split("__"));
+    layers = layers.merge(Env::prefixed(ENV_PREFIX).split("__"));
     for assignment in assignments {
-        figment = figment.merge(Assignment::parse(assignment)?);
+        layers = layers.merge(Assignment::parse(assignment)?);
     }
-    figment.extract().map_err(|errors| {
+    let resolve = || -> Result<T, figment::Error> {
+        let mut defaults = Value::serialize(T::default())?
+            .into_dict()
+            .expect("a configuration is a table");
+        forget_other_kinds(&mut defaults, &layers.extract()?);
+        Figment::from(Serialized::defaults(defaults))
+            .merge(&layers)
+            .extract()
+    };
+    resolve().map_err(|errors| {
         let lines: Vec<String> = errors.into_iter().map(|error| describe(&error)).collect();
         ConfigError::Invalid(lines.join("; "))
     })
+}
+
+/// Drops the defaults of every section that `layers` make another variant of.
+fn forget_other_kinds(defaults: &mut Dict, layers: &Dict) {
+    for (key, value) in defaults {
+        let (Value::Dict(_, section), Some(Value::Dict(_, over))) = (value, layers.get(key)) else {
+            continue;
+        };
+        let kind = |section: &Dict| {
+            section
+                .get("kind")
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
+        if kind(over).is_some_and(|over| kind(section) != Some(over)) {
+            section.clear();
+        } else {
+            forget_other_kinds(section, over);
+        }
+    }
 }
 
 fn describe(error: &figment::Error) -> String {
@@ -124,8 +156,16 @@ mod tests {
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+    enum Loss {
+        Square { scale: f64 },
+        Huber { delta: f64 },
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(deny_unknown_fields, default)]
     struct Learner {
+        loss: Loss,
         batch_size: usize,
         name: String,
         hidden: Vec<usize>,
@@ -134,6 +174,7 @@ mod tests {
     impl Default for Learner {
         fn default() -> Self {
             Self {
+                loss: Loss::Square { scale: 1.0 },
                 batch_size: 256,
                 name: "a".to_owned(),
                 hidden: vec![128],
@@ -156,10 +197,26 @@ mod tests {
             batch_size: 32,
             name: "file".to_owned(),
             hidden: vec![4, 5],
+            ..Learner::default()
         };
         assert_eq!(config.learner, expected);
         let bare: Config = load(None, &["learner.name=bare word".to_owned()]).unwrap();
         assert_eq!(bare.learner.name, "bare word");
+    }
+
+    #[test]
+    fn another_kind_brings_its_own_keys() {
+        let load = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
+            load::<Config>(None, &set).map(|config| config.learner.loss)
+        };
+        let huber = load(&["learner.loss.kind=huber", "learner.loss.delta=2.0"]).unwrap();
+        assert_eq!(huber, Loss::Huber { delta: 2.0 });
+        // The default's kind keeps the default's keys, and its keys alone.
+        let square = load(&["learner.loss.kind=square"]).unwrap();
+        assert_eq!(square, Loss::Square { scale: 1.0 });
+        let message = load(&["learner.loss.kind=huber", "learner.loss.scale=2.0"]).unwrap_err();
+        assert!(message.to_string().contains("learner.loss"), "{message}");
     }
 
     #[test]

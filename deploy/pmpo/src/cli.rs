@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use pmpo_service::telemetry::LogFormat;
 
+use crate::commands::{BanditArgs, BenchActorArgs};
+use crate::sweep::SweepArgs;
+
 /// Distributed actor-learner reinforcement learning with PMPO.
 #[derive(Debug, Parser)]
 #[command(
@@ -33,6 +36,8 @@ pub(crate) enum Command {
     },
     /// Train on this machine: replay, learner, actors and an evaluator as child processes.
     Train(TrainArgs),
+    /// Train a list of configurations with several seeds and draw them together.
+    Sweep(SweepArgs),
     /// Serve a replay table.
     Replay(ReplayArgs),
     /// Learn from a replay service and serve the policy.
@@ -68,6 +73,8 @@ pub(crate) enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Optimise the paper's synthetic functions with PMPO and DPO (Figure 1).
+    Bandit(BanditArgs),
     /// Measure one station on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -163,6 +170,9 @@ pub(crate) struct TrainArgs {
     /// Number of actor processes.
     #[arg(long)]
     pub(crate) actors: Option<u64>,
+    /// Stop when the process with this id, which must be the parent, ends.
+    #[arg(long, hide = true)]
+    pub(crate) parent: Option<u32>,
 }
 
 /// What every role as a service takes.
@@ -297,6 +307,8 @@ pub(crate) enum BenchCommand {
         #[arg(long)]
         json: bool,
     },
+    /// An actor: environment, policy, adder and insertion, beside a raw `mj_step` loop.
+    Actor(BenchActorArgs),
     /// One full PMPO step of the learner.
     Learner {
         /// Sizes: walker, humanoid or large.

@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod failure;
 mod roles;
+mod sweep;
 mod train;
 
 use std::ffi::{c_int, c_long};
@@ -51,6 +52,7 @@ fn run(cli: Cli) -> Result<()> {
     let format = cli.log_format;
     match cli.command {
         Command::Train(args) => train::run(&args, format),
+        Command::Sweep(args) => sweep::run(&args),
         Command::Replay(args) => roles::replay(&args, format),
         Command::Learner(args) => roles::learner(&args, format),
         Command::Actor(args) => roles::actor(&args, format),
@@ -65,6 +67,7 @@ fn run(cli: Cli) -> Result<()> {
             actions,
             out,
         } => commands::trace(&task, seed, &actions, &out),
+        Command::Bandit(args) => commands::bandit(&args),
         Command::Bench(command) => commands::bench(command),
         Command::Config(ConfigCommand::Print(args)) => {
             print!("{}", Config::load(&args)?.to_toml()?);

@@ -194,7 +194,7 @@ async fn bind(address: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Has the kernel send SIGTERM when the process `parent`, which started this one, ends.
-fn die_with(parent: u32) -> Result<()> {
+pub(crate) fn die_with(parent: u32) -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     let alive = rustix::process::getppid()
         .is_some_and(|pid| u32::try_from(pid.as_raw_nonzero().get()) == Ok(parent));

@@ -1,5 +1,7 @@
 //! `pmpo bench`: one station at a time.
 
+pub(crate) mod actor;
+
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -33,6 +35,7 @@ pub(crate) fn bench(command: BenchCommand) -> Result<()> {
             let report = pmpo_suite::bench::run(&options).map_err(Usage::new)?;
             print(json, &EnvReport::from(report))
         }
+        BenchCommand::Actor(args) => actor::run(&args),
         BenchCommand::Learner {
             case,
             threads,

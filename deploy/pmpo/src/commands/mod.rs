@@ -1,5 +1,6 @@
 //! The tools around a run.
 
+mod bandit;
 mod bench;
 mod eval;
 mod render;
@@ -13,6 +14,8 @@ use pmpo_suite::Environment;
 
 use crate::failure::Usage;
 
+pub(crate) use bandit::{BanditArgs, bandit};
+pub(crate) use bench::actor::BenchActorArgs;
 pub(crate) use bench::bench;
 pub(crate) use eval::eval;
 pub(crate) use render::render;

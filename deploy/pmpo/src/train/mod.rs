@@ -2,7 +2,7 @@
 //! talk gRPC on loopback, the same code as on many machines; this process starts them, restarts
 //! actors and evaluators that die, shows progress and ends all of it in order.
 
-mod child;
+pub(crate) mod child;
 mod display;
 
 use std::path::{Path, PathBuf};
@@ -23,11 +23,15 @@ use crate::cli::TrainArgs;
 use crate::commands;
 use crate::config::Config;
 use crate::failure::Usage;
+use crate::roles;
 use child::{Child, Launcher};
 use display::Display;
 
 const TICK: Duration = Duration::from_millis(250);
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Name of the file in a run's folder that says how the run ended; absent while it goes.
+const OUTCOME: &str = "outcome.json";
 
 /// How long each role may take to end after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(20);
@@ -39,6 +43,9 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
+        if let Some(parent) = args.parent {
+            roles::die_with(parent)?;
+        }
         let shutdown = shutdown::on_signals()?;
         let launcher = Launcher::new(&run_dir, format)?;
         let display = Display::new(&config.run);
@@ -92,6 +99,11 @@ fn prepare(args: &TrainArgs) -> Result<(Config, PathBuf)> {
     for folder in [&run_dir, &run_dir.join("logs"), &run_dir.join("roles")] {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("run folder {}", folder.display()))?;
+    }
+    // How an earlier part of the run ended is not how this one will.
+    let outcome = run_dir.join(OUTCOME);
+    if outcome.exists() {
+        std::fs::remove_file(&outcome).with_context(|| outcome.display().to_string())?;
     }
     let path = run_dir.join("config.toml");
     pmpo_service::files::write_atomically(&path, config.to_toml()?.as_bytes())
@@ -237,17 +249,34 @@ fn learner_death(death: &str, last: Option<&v1::RunStatus>, launcher: &Launcher)
     )
 }
 
+/// How the run in `run_dir` ended; `None` while it goes on, or when it ended badly.
+pub(crate) fn read_outcome(run_dir: &Path) -> Result<Option<RunOutcome>> {
+    let path = run_dir.join(OUTCOME);
+    let place = || path.display().to_string();
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let json = std::fs::read(&path).with_context(place)?;
+    serde_json::from_slice(&json).map(Some).with_context(place)
+}
+
 fn summarise(ended: Result<Option<RunOutcome>>, run_dir: &Path) -> Result<()> {
     let outcome = ended?;
-    match outcome {
-        Some(outcome) => println!("{outcome}"),
-        None => println!("ended before the learner was ready"),
-    }
     ensure!(
         run_dir.is_dir(),
         "run folder {} has vanished",
         run_dir.display()
     );
+    match outcome {
+        Some(outcome) => {
+            let path = run_dir.join(OUTCOME);
+            let json = serde_json::to_string_pretty(&outcome)? + "\n";
+            pmpo_service::files::write_atomically(&path, json.as_bytes())
+                .with_context(|| path.display().to_string())?;
+            println!("{outcome}");
+        }
+        None => println!("ended before the learner was ready"),
+    }
     println!("run folder: {}", run_dir.display());
     Ok(())
 }
