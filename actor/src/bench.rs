@@ -67,7 +67,7 @@ pub struct Report {
 ///
 /// # Errors
 /// The task cannot be loaded, or the replay refuses the writer.
-pub async fn run(options: Options, replay: &str) -> Result<Report, ActorError> {
+pub async fn run(options: Options, replay: &[String]) -> Result<Report, ActorError> {
     options.actor.validate()?;
     let environment = pmpo_suite::load(&options.task, 1)?;
     let spec = environment.spec().clone();

@@ -168,7 +168,10 @@ mod tests {
 
     #[test]
     fn a_replay_that_is_away_does_not_keep_a_stopping_actor() {
-        let (collector, _receiver) = collector(Err(ClientError::Deadline { unacknowledged: 3 }));
+        let (collector, _receiver) = collector(Err(ClientError::Deadline {
+            unacknowledged: 3,
+            reason: None,
+        }));
         collector.finish(Duration::ZERO).unwrap();
     }
 

@@ -54,7 +54,7 @@ pub struct ActorConfig {
 impl Default for ActorConfig {
     fn default() -> Self {
         Self {
-            environments: 1,
+            environments: 4,
             insert_batch_items: 32,
             report_queue_episodes: 64,
             shutdown_grace_s: 2.0,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pmpo_replay_client::Writer;
+use pmpo_replay_client::{Writer, preference};
 use pmpo_service::grpc;
 use pmpo_types::{EnvironmentSpec, Role, derive_seed};
 use rand_chacha::ChaCha8Rng;
@@ -20,13 +20,13 @@ use crate::threads::Crew;
 use crate::weights::subscribe;
 use crate::{ActorConfig, ActorError, metrics};
 
-/// The services an actor talks to, as `host:port`.
+/// The services an actor talks to, `host:port` each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
     /// The learner: the run, the weights, the reports.
     pub learner: String,
-    /// The replay: the transitions.
-    pub replay: String,
+    /// The replay's shards: the transitions.
+    pub replay: Vec<String>,
 }
 
 /// Acts as the run's actor number `index` until `shutdown`.
@@ -57,12 +57,14 @@ pub async fn run(
     // Before any thread runs: an error here leaves nothing behind.
     let writers_end = CancellationToken::new();
     let _end_writers = writers_end.clone().drop_guard();
+    // All environments of an actor share a first shard, so that its death stops whole actors' worth.
+    let shards = preference(&addresses.replay, index);
     let collectors = environments
         .iter()
         .map(|_| {
             collector(
                 &config,
-                &addresses.replay,
+                &shards,
                 (run.n_step, run.discount),
                 &spec,
                 &writers_end,
@@ -105,7 +107,7 @@ pub async fn run(
 /// From an environment's steps to the replay service: adder, batch, writer.
 pub(crate) fn collector(
     config: &ActorConfig,
-    replay: &str,
+    replay: &[String],
     (n_step, discount): (usize, f64),
     spec: &EnvironmentSpec,
     writers_end: &CancellationToken,

@@ -14,6 +14,7 @@ use rand_distr::{Distribution, StandardNormal};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
+use crate::fused::matrix::{Matrix, multiply};
 use crate::statistics::Statistics;
 use crate::{Batch, ConfigError, DeviceChoice, LearnerConfig, LearnerError, TrainState, threads};
 
@@ -55,6 +56,23 @@ impl FromStr for Case {
     }
 }
 
+/// Floating-point operations of the matrix products of one step. A product of a row with a matrix
+/// takes two for each of the matrix's elements; the backward pass takes as many for the matrix's
+/// gradient, and as many for the input's, which the first layer does not need.
+fn product_flop(case: Case, actions_per_state: usize) -> usize {
+    let [observation_size, action_size, batch_size, width] = case.sizes();
+    let rest = |outputs| width * width + width * outputs;
+    let forward = |inputs, outputs| inputs * width + rest(outputs);
+    let train = |inputs, outputs| 2 * forward(inputs, outputs) + rest(outputs);
+    let policy = (observation_size, 2 * action_size);
+    let critic = (observation_size + action_size, 1);
+    let row = forward(policy.0, policy.1)
+        + actions_per_state * forward(critic.0, critic.1)
+        + train(policy.0, policy.1)
+        + train(critic.0, critic.1);
+    2 * batch_size * row
+}
+
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -68,14 +86,30 @@ pub struct Report {
     pub steps_per_s: f64,
     /// Milliseconds of CPU time a step, over all threads of the process.
     pub cpu_ms_per_step: f64,
+    /// Floating-point operations of a step's matrix products, in millions.
+    pub product_mflop_per_step: f64,
+    /// Billions of them a second of one thread, in a large product on this machine's CPU, measured
+    /// in the same run.
+    pub sgemm_gflop_per_s: f64,
+    /// Milliseconds of CPU time that the products alone take at that rate: no step is faster.
+    pub floor_cpu_ms_per_step: f64,
+    /// `cpu_ms_per_step` over the floor.
+    pub cpu_over_floor: f64,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:.1} steps/s, {:.2} CPU ms a step over {} steps",
-            self.steps_per_s, self.cpu_ms_per_step, self.steps
+            "{:.1} steps/s, {:.2} CPU ms a step over {} steps: {:.2} times the {:.2} ms of its {:.0} \
+             MFLOP of matrix products at {:.0} GFLOP/s",
+            self.steps_per_s,
+            self.cpu_ms_per_step,
+            self.steps,
+            self.cpu_over_floor,
+            self.floor_cpu_ms_per_step,
+            self.product_mflop_per_step,
+            self.sgemm_gflop_per_s
         )
     }
 }
@@ -123,15 +157,42 @@ pub fn run(
             step(&mut state)?;
         }
         statistics.read(state.step())?;
+        let (elapsed, cpu) = (start.elapsed(), cpu_time() - cpu);
         let steps = state.step() - WARM_UP_STEPS;
+        let cpu_ms_per_step = cpu.as_secs_f64() * 1e3 / steps as f64;
+        let flop = product_flop(case, config.actions_per_state) as f64;
+        let flop_per_s = sgemm_flop_per_s();
+        let floor_cpu_ms_per_step = flop / flop_per_s * 1e3;
         Ok(Report {
             case,
             threads,
             steps,
-            steps_per_s: steps as f64 / start.elapsed().as_secs_f64(),
-            cpu_ms_per_step: (cpu_time() - cpu).as_secs_f64() * 1e3 / steps as f64,
+            steps_per_s: steps as f64 / elapsed.as_secs_f64(),
+            cpu_ms_per_step,
+            product_mflop_per_step: flop * 1e-6,
+            sgemm_gflop_per_s: flop_per_s * 1e-9,
+            floor_cpu_ms_per_step,
+            cpu_over_floor: cpu_ms_per_step / floor_cpu_ms_per_step,
         })
     })
+}
+
+/// Floating-point operations a second of one thread of the CPU in a product of 512x512 matrices, at
+/// which size the product is at its fastest: the median of a few repetitions.
+fn sgemm_flop_per_s() -> f64 {
+    const SIZE: usize = 512;
+    let matrix = vec![0.5; SIZE * SIZE];
+    let mut output = Box::new_uninit_slice(SIZE * SIZE);
+    let mut seconds: Vec<f64> = (0..15)
+        .map(|_| {
+            let start = cpu_time();
+            let matrix = Matrix::new(black_box(&matrix), SIZE);
+            black_box(multiply(matrix, matrix, &mut output));
+            (cpu_time() - start).as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    2.0 * SIZE.pow(3) as f64 / seconds[seconds.len() / 2]
 }
 
 /// CPU time of this process.
@@ -169,14 +230,19 @@ pub(crate) fn random_batch(
 mod tests {
     use super::*;
 
+    /// By hand, in millions of multiply-adds: the target policy 256 x 74,752, the target critic
+    /// 1024 x 73,472; the online policy 256 x (2 x 74,752 + 68,608), the online critic
+    /// 256 x (2 x 73,472 + 65,792).
+    #[test]
+    fn products_of_the_walker_case() {
+        assert_eq!(product_flop(Case::Walker, 4), 2 * 204_668_928);
+    }
+
     #[test]
     fn measures_at_least_one_step() {
         let case: Case = "walker".parse().unwrap();
         let report = run(case, 1, Duration::ZERO, DeviceChoice::Cpu).unwrap();
-        assert!(
-            report.steps >= 1 && report.cpu_ms_per_step > 0.0,
-            "{report}"
-        );
+        assert!(report.steps >= 1 && report.cpu_over_floor > 0.0, "{report}");
         assert!("runner".parse::<Case>().is_err());
     }
 }

@@ -83,8 +83,8 @@ impl Default for LearnerConfig {
         Self {
             batch_size: 256,
             actions_per_state: 4,
-            policy_learning_rate: 3e-4,
-            critic_learning_rate: 3e-4,
+            policy_learning_rate: 1e-3,
+            critic_learning_rate: 1e-3,
             discount: 0.99,
             n_step: 5,
             max_gradient_norm: 0.0,
@@ -170,6 +170,7 @@ impl LearnerConfig {
             table: self.table.clone(),
             batch_size: self.batch_size,
             prefetch_batches: self.prefetch_batches,
+            ..SamplerConfig::default()
         }
     }
 }

@@ -17,6 +17,7 @@ mod config;
 pub mod curve;
 mod error;
 pub mod figure;
+mod fused;
 pub mod metrics;
 mod networks;
 mod noise;

@@ -9,12 +9,14 @@
 
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor, TensorData};
 use pmpo_losses::{ActionDistribution, CategoricalActions, DiagonalGaussian};
 use pmpo_policy::torso::LAYER_NORM_EPSILON;
 use pmpo_policy::{Activation, GaussianHead, HeadConfig, NetworkConfig};
 use rand::Rng;
 use rand_distr::{Distribution, Uniform};
+
+use crate::fused::{Nonlinearity, layer};
 
 /// Variance of the torso's weights, times the number of inputs.
 const TORSO_SCALE: f64 = 1.0 / 3.0;
@@ -49,16 +51,14 @@ impl Torso {
 
     /// Features `[rows, last hidden size]` of inputs `[rows, inputs]`.
     fn forward(&self, input: Tensor<2>) -> Tensor<2> {
-        let (first, others) = self.layers.split_first().expect("at least one layer");
-        let first = self.norm.forward(first.forward(input));
-        match self.activation {
-            Activation::LayerNormTanhElu => others
-                .iter()
-                .fold(tanh(first), |x, layer| elu(layer.forward(x))),
-            Activation::LayerNormRelu => others.iter().fold(activation::relu(first), |x, layer| {
-                activation::relu(layer.forward(x))
-            }),
-        }
+        let (normalised, others) = match self.activation {
+            Activation::LayerNormTanhElu => (Nonlinearity::Tanh, Nonlinearity::Elu),
+            Activation::LayerNormRelu => (Nonlinearity::Relu, Nonlinearity::Relu),
+        };
+        let (first, rest) = self.layers.split_first().expect("at least one layer");
+        let x = layer(input, first, Some(&self.norm), normalised);
+        rest.iter()
+            .fold(x, |x, linear| layer(x, linear, None, others))
     }
 }
 
@@ -130,14 +130,14 @@ impl Policy {
 
 impl GaussianLayers {
     fn forward(&self, features: Tensor<2>) -> DiagonalGaussian {
-        let mean = self.mean.forward(features.clone());
-        let std = activation::softplus(self.std.forward(features), 1.0);
+        let shape = if self.config.tanh_mean {
+            Nonlinearity::Tanh
+        } else {
+            Nonlinearity::Identity
+        };
+        let std = layer(features.clone(), &self.std, None, Nonlinearity::Softplus);
         DiagonalGaussian {
-            mean: if self.config.tanh_mean {
-                tanh(mean)
-            } else {
-                mean
-            },
+            mean: layer(features, &self.mean, None, shape),
             std: std * self.config.std_scale() + self.config.min_std,
         }
     }
@@ -145,7 +145,7 @@ impl GaussianLayers {
 
 impl CategoricalLayers {
     fn forward(&self, features: Tensor<2>) -> CategoricalActions {
-        let logits = self.logits.forward(features);
+        let logits = layer(features, &self.logits, None, Nonlinearity::Identity);
         let [rows, outputs] = logits.dims();
         CategoricalActions::new(logits.reshape([rows, outputs / self.bins, self.bins]))
     }
@@ -180,7 +180,8 @@ impl Critic {
         let [rows, _] = observation.dims();
         assert_eq!(action.dims()[0], rows, "one action a row");
         let input = Tensor::cat(vec![observation, action.clamp(-1.0, 1.0)], 1);
-        self.value.forward(self.torso.forward(input))
+        let features = self.torso.forward(input);
+        layer(features, &self.value, None, Nonlinearity::Identity)
     }
 }
 
@@ -196,18 +197,6 @@ fn linear(shape: [usize; 2], scale: f64, rng: &mut impl Rng, device: &Device) ->
         weight: Param::from_tensor(Tensor::from_data(TensorData::new(weights, shape), device)),
         bias: Some(Param::from_tensor(Tensor::zeros([shape[1]], device))),
     }
-}
-
-/// `tanh(x) = 2 sigmoid(2 x) - 1`: the CPU backend's own tanh is three times as slow.
-fn tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    activation::sigmoid(x * 2.0) * 2.0 - 1.0
-}
-
-/// `elu(x) = max(x, 0) + exp(min(x, 0)) - 1`: the library's own ELU masks, which is slow on the CPU.
-fn elu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let positive = activation::relu(x.clone());
-    let negative = x - positive.clone();
-    positive + negative.exp() - 1.0
 }
 
 #[cfg(test)]

@@ -1,34 +1,33 @@
-//! What the replay table says of itself, asked ten times a second: environment steps and size, also
-//! while no batch comes. One asker, so that answers are in order.
+//! What the replay table's shards say of themselves, asked ten times a second: environment steps and
+//! size, also while no batch comes. One asker a shard, so that its answers are in order.
 
 use std::time::Duration;
 
 use ::metrics::gauge;
 use pmpo_proto::counters_from_wire;
 use pmpo_proto::v1::{self, replay_client::ReplayClient};
-use pmpo_types::TableCounters;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::board::Board;
+use crate::board::{Board, TableState};
 use crate::metrics;
 
 const PERIOD: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Keeps the board up to date; never returns.
-pub(crate) async fn watch(channel: Channel, table: String, board: Board) {
+/// Keeps the board up to date with one shard; never returns.
+pub(crate) async fn watch(shard: usize, channel: Channel, table: String, board: Board) {
     let mut client = ReplayClient::new(channel);
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match counters(&mut client, &table).await {
-            Ok(Some(counters)) => {
-                let environment = board.table(counters);
-                gauge!(metrics::ENVIRONMENT_STEPS).set(environment.total as f64);
-                gauge!(metrics::REPLAY_ITEMS).set(counters.size as f64);
+        match ask(&mut client, &table).await {
+            Ok(Some(state)) => {
+                let (environment_steps, items) = board.table(shard, state);
+                gauge!(metrics::ENVIRONMENT_STEPS).set(environment_steps as f64);
+                gauge!(metrics::REPLAY_ITEMS).set(items as f64);
             }
             Ok(None) => tracing::debug!(table, "the replay service has no such table"),
             // The sampler, on a connection of its own, tells the operator.
@@ -37,15 +36,18 @@ pub(crate) async fn watch(channel: Channel, table: String, board: Board) {
     }
 }
 
-async fn counters(
+async fn ask(
     client: &mut ReplayClient<Channel>,
     table: &str,
-) -> Result<Option<TableCounters>, tonic::Status> {
+) -> Result<Option<TableState>, tonic::Status> {
     let mut request = Request::new(v1::ListTablesRequest {});
     request.set_timeout(TIMEOUT);
     let tables = client.list_tables(request).await?.into_inner().tables;
     let found = tables.into_iter().find(|info| info.name == table);
-    Ok(found
-        .map(|info| counters_from_wire(info.counters))
-        .transpose()?)
+    let state = |info: v1::TableInfo| {
+        let counters = counters_from_wire(info.counters)?;
+        let durable = info.durable;
+        Ok(TableState { counters, durable })
+    };
+    found.map(state).transpose()
 }

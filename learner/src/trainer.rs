@@ -5,8 +5,7 @@
 use std::time::{Duration, Instant};
 
 use ::metrics::{counter, gauge, histogram};
-use pmpo_replay_client::{ClientError, Sampler};
-use pmpo_types::SampledBatch;
+use pmpo_replay_client::{ClientError, SampledBatch, Sampler};
 use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;

@@ -140,27 +140,27 @@ impl TrainState {
     /// Takes one step on a batch; returns its statistics.
     pub fn update(&mut self, config: &LearnerConfig, batch: &Batch) -> UpdateStatistics {
         let losses = self.losses(config, batch);
-        let mut gradients = (losses.policy.loss.clone() + losses.critic.loss.clone()).backward();
-        let policy_gradient = flat_gradient(&self.online.policy, &mut gradients);
-        let critic_gradient = flat_gradient(&self.online.critic, &mut gradients);
-        let norms = [&policy_gradient, &critic_gradient]
-            .map(|gradient| gradient.clone().square().sum().sqrt());
-        let statistics = statistics(&losses, &norms);
-        let [policy_norm, critic_norm] = norms;
-
-        let policy_gradient = clipped(policy_gradient, policy_norm, config.max_gradient_norm);
-        let critic_gradient = clipped(critic_gradient, critic_norm, config.max_gradient_norm);
-        let policy = self
-            .policy_adam
-            .step(policy_gradient, config.policy_learning_rate);
-        let critic = self
-            .critic_adam
-            .step(critic_gradient, config.critic_learning_rate);
+        let online = &self.online;
+        let longest = config.max_gradient_norm;
+        // From here on the networks share nothing: side by side, as far as there are threads.
+        let (policy, critic) = rayon::join(
+            || {
+                let (loss, adam) = (&losses.policy.loss, &mut self.policy_adam);
+                let rate = config.policy_learning_rate;
+                descend(&online.policy, loss, longest, adam, rate)
+            },
+            || {
+                let (loss, adam) = (&losses.critic.loss, &mut self.critic_adam);
+                let rate = config.critic_learning_rate;
+                descend(&online.critic, loss, longest, adam, rate)
+            },
+        );
+        let statistics = statistics(&losses, &[policy.norm, critic.norm]);
         self.online = Networks {
-            policy: subtract(self.online.policy.clone(), policy),
-            critic: subtract(self.online.critic.clone(), critic),
+            policy: policy.network,
+            critic: critic.network,
         };
-        self.step_duals(config, &losses, &gradients);
+        self.step_duals(config, &losses, &policy.gradients);
         self.step += 1;
         if self.step.is_multiple_of(config.target_period_steps) {
             self.target = self.online.valid();
@@ -218,6 +218,34 @@ impl TrainState {
             width: policy.width(),
             duals,
         }
+    }
+}
+
+/// What became of a network in a step.
+struct Descent<M> {
+    network: M,
+    /// Of its gradient, before clipping.
+    norm: Tensor<1>,
+    /// Of the loss's other leaves.
+    gradients: Gradients,
+}
+
+/// Moves a network down the gradient of its loss, which is clipped to the norm `longest`.
+fn descend<M: Module>(
+    network: &M,
+    loss: &Tensor<1>,
+    longest: f64,
+    adam: &mut Adam,
+    learning_rate: f64,
+) -> Descent<M> {
+    let mut gradients = loss.backward();
+    let gradient = flat_gradient(network, &mut gradients);
+    let norm = gradient.clone().square().sum().sqrt();
+    let change = adam.step(clipped(gradient, norm.clone(), longest), learning_rate);
+    Descent {
+        network: subtract(network.clone(), change),
+        norm,
+        gradients,
     }
 }
 

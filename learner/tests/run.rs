@@ -152,7 +152,7 @@ async fn a_resumed_run_has_the_version_and_step_that_were_recorded() {
 
     // No batches: it stays where the checkpoint left it.
     let empty = FakeTable::new(0);
-    options.replay_address = empty.serve().await.to_string();
+    options.replay_addresses = vec![empty.serve().await.to_string()];
     options.resume = true;
     options.limits = Limits {
         env_steps: Some(700),

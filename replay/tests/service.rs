@@ -22,7 +22,7 @@ fn what_two_writers_insert_a_sampler_draws() {
                 }
                 writer.flush(PATIENCE).unwrap();
                 assert_eq!(
-                    (writer.acknowledged_items(), writer.in_flight_items()),
+                    (writer.acknowledged_items(), writer.in_flight_steps()),
                     (1_000, 0)
                 );
             });
@@ -45,7 +45,10 @@ fn a_writer_ahead_waits_for_samples() {
         writer.push(batch(id..id + 1)).unwrap();
     }
     // 14 fit: 2 * 14 - 20 = 8, the error buffer.
-    let left = ClientError::Deadline { unacknowledged: 6 };
+    let left = ClientError::Deadline {
+        unacknowledged: 6,
+        reason: None,
+    };
     let mut attempts = PATIENCE.as_millis() / MOMENT.as_millis();
     while writer.flush(MOMENT) != Err(left.clone()) {
         attempts = attempts
@@ -96,7 +99,7 @@ fn push_blocks_at_the_bound_of_items_in_flight_until_shutdown() {
     let thread = std::thread::spawn(move || {
         loop {
             if let Err(error) = writer.push(batch(0..1)) {
-                return (error, writer.in_flight_items());
+                return (error, writer.in_flight_steps());
             }
             pushed.send(()).unwrap();
         }
@@ -132,7 +135,7 @@ fn a_batch_larger_than_the_bound_or_a_message_is_split() {
         ..WriterConfig::default()
     };
     let mut writer = Writer::new(
-        &service.address,
+        std::slice::from_ref(&service.address),
         config,
         signature.clone(),
         service.runtime.handle(),
@@ -161,7 +164,7 @@ fn refusals_for_good_reach_the_caller() {
         ..WriterConfig::default()
     };
     let mut writer = Writer::new(
-        &service.address,
+        std::slice::from_ref(&service.address),
         config,
         other,
         service.runtime.handle(),
@@ -197,10 +200,17 @@ fn a_batch_of_another_signature_is_not_even_taken() {
     let shutdown = CancellationToken::new();
     let config = WriterConfig::default();
     let runtime = service.runtime.handle();
-    let mut writer = Writer::new(&service.address, config, other, runtime, &shutdown).unwrap();
+    let mut writer = Writer::new(
+        std::slice::from_ref(&service.address),
+        config,
+        other,
+        runtime,
+        &shutdown,
+    )
+    .unwrap();
     assert_eq!(
         writer.push(batch(0..2)).unwrap_err().to_string(),
         "batch of 2 items: expected columns of [16] bytes, got [16, 24]"
     );
-    assert_eq!(writer.in_flight_items(), 0);
+    assert_eq!(writer.in_flight_steps(), 0);
 }

@@ -23,7 +23,7 @@ async fn an_actor_inserts_every_step_in_order_and_stops_cleanly() {
     let (replay, mut inserted) = Replay::serve().await;
     let addresses = Addresses {
         learner: learner.serve().await,
-        replay,
+        replay: vec![replay],
     };
     let shutdown = CancellationToken::new();
     let actor = tokio::spawn(pmpo_actor::run(
@@ -58,7 +58,7 @@ async fn environments_have_writers_and_seeds_of_their_own() {
     let (replay, mut inserted) = Replay::serve().await;
     let addresses = Addresses {
         learner: learner.serve().await,
-        replay,
+        replay: vec![replay],
     };
     let shutdown = CancellationToken::new();
     let config = ActorConfig {
@@ -124,7 +124,7 @@ async fn a_role_that_waits_for_an_absent_learner_stops_when_told() {
     let shutdown = CancellationToken::new();
     let addresses = Addresses {
         learner: learner.clone(),
-        replay: learner.clone(),
+        replay: vec![learner.clone()],
     };
     let actor = pmpo_actor::run(ActorConfig::default(), addresses, 0, shutdown.clone());
     let evaluator =
@@ -154,7 +154,7 @@ async fn a_learner_with_another_idea_of_the_task_is_refused() {
         let address = learner.serve().await;
         let addresses = Addresses {
             learner: address,
-            replay: "127.0.0.1:1".to_owned(),
+            replay: vec!["127.0.0.1:1".to_owned()],
         };
         let shutdown = CancellationToken::new();
         let error: ActorError = pmpo_actor::run(ActorConfig::default(), addresses, 0, shutdown)
@@ -168,7 +168,7 @@ async fn a_learner_with_another_idea_of_the_task_is_refused() {
 async fn addresses_and_configurations_are_checked_first() {
     let addresses = Addresses {
         learner: "nowhere".to_owned(),
-        replay: "a:1".to_owned(),
+        replay: vec!["a:1".to_owned()],
     };
     let shutdown = CancellationToken::new();
     let run = pmpo_actor::run(

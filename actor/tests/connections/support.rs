@@ -223,4 +223,18 @@ impl v1::replay_server::Replay for Replay {
     ) -> Result<Response<v1::ListTablesResponse>, Status> {
         Err(Status::unimplemented("not needed"))
     }
+
+    async fn update_priorities(
+        &self,
+        _: Request<v1::UpdatePrioritiesRequest>,
+    ) -> Result<Response<v1::UpdatePrioritiesResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn configure_table(
+        &self,
+        _: Request<v1::ConfigureTableRequest>,
+    ) -> Result<Response<v1::ConfigureTableResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
 }

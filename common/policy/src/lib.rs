@@ -3,15 +3,16 @@
 //!
 //! The learner trains a module of its tensor library whose tensors have the names and shapes of
 //! [`snapshot::expected_tensors`], and publishes them with [`snapshot::encode`]. Actors decode a
-//! snapshot into a [`PolicyNetwork`], plain `f32` Rust without a tensor library.
+//! snapshot into a [`PolicyNetwork`], plain `f32` Rust without a tensor library. Its vectorised
+//! functions, [`math`] and [`simd`], also serve the learner's fused layers.
 
 mod config;
 mod error;
 pub mod heads;
 mod linear;
-mod math;
+pub mod math;
 mod network;
-mod simd;
+pub mod simd;
 pub mod snapshot;
 pub mod torso;
 

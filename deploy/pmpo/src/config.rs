@@ -32,6 +32,8 @@ pub(crate) struct RunConfig {
     pub(crate) seed: u64,
     /// Actor processes that `train` starts.
     pub(crate) actors: u64,
+    /// Replay processes that `train` starts; the table's bounds hold for each.
+    pub(crate) replay_shards: u64,
     /// Device of the learner: cpu, cuda or cuda:N.
     pub(crate) device: String,
     /// End after this many environment steps.
@@ -50,6 +52,7 @@ impl Default for RunConfig {
             task: "cartpole-swingup".to_owned(),
             seed: 0,
             actors: 1,
+            replay_shards: 1,
             device: "cpu".to_owned(),
             env_steps: None,
             learner_steps: None,
@@ -108,6 +111,10 @@ impl Config {
 impl RunConfig {
     fn validate(&self) -> Result<()> {
         anyhow::ensure!(self.actors > 0, "actors: expected at least 1, got 0");
+        anyhow::ensure!(
+            self.replay_shards > 0,
+            "replay_shards: expected at least 1, got 0"
+        );
         let minutes = self.max_minutes.unwrap_or(1.0);
         anyhow::ensure!(
             minutes > 0.0,

@@ -52,7 +52,7 @@ fn learner_options(run_dir: &Path, replay_address: String) -> LearnerOptions {
             learner_steps: Some(LEARNER_STEPS),
             ..Limits::default()
         },
-        replay_address,
+        replay_addresses: vec![replay_address],
         run_dir: run_dir.to_owned(),
         resume: false,
         device: DeviceChoice::Cpu,
@@ -85,7 +85,7 @@ async fn the_whole_loop_learns_evaluates_and_shuts_down() {
     ));
     let addresses = Addresses {
         learner: learner.clone(),
-        replay: replay.clone(),
+        replay: vec![replay.clone()],
     };
     let actor_task = tokio::spawn(pmpo_actor::run(
         ActorConfig::default(),

@@ -123,15 +123,14 @@ impl Service {
             .max_encoding_message_size(usize::MAX)
     }
 
-    pub fn table(&self) -> v1::TableInfo {
+    pub fn tables(&self) -> Vec<v1::TableInfo> {
         let mut client = self.client();
         let list = client.list_tables(v1::ListTablesRequest {});
-        self.runtime
-            .block_on(list)
-            .unwrap()
-            .into_inner()
-            .tables
-            .remove(0)
+        self.runtime.block_on(list).unwrap().into_inner().tables
+    }
+
+    pub fn table(&self) -> v1::TableInfo {
+        self.tables().remove(0)
     }
 
     /// (size, inserts, samples)
@@ -161,11 +160,25 @@ pub fn writer(
     max_in_flight_items: usize,
     shutdown: &CancellationToken,
 ) -> Writer {
+    writer_to(
+        runtime,
+        &[address.to_owned()],
+        max_in_flight_items,
+        shutdown,
+    )
+}
+
+pub fn writer_to(
+    runtime: &Runtime,
+    addresses: &[String],
+    max_in_flight_items: usize,
+    shutdown: &CancellationToken,
+) -> Writer {
     let config = WriterConfig {
         max_in_flight_items,
         ..WriterConfig::default()
     };
-    Writer::new(address, config, signature(), runtime.handle(), shutdown).unwrap()
+    Writer::new(addresses, config, signature(), runtime.handle(), shutdown).unwrap()
 }
 
 pub fn sampler(
@@ -174,10 +187,19 @@ pub fn sampler(
     batch_size: usize,
     shutdown: &CancellationToken,
 ) -> Sampler {
+    sampler_of(runtime, &[address.to_owned()], batch_size, shutdown)
+}
+
+pub fn sampler_of(
+    runtime: &Runtime,
+    addresses: &[String],
+    batch_size: usize,
+    shutdown: &CancellationToken,
+) -> Sampler {
     let config = SamplerConfig {
         batch_size,
         prefetch_batches: 1,
         ..SamplerConfig::default()
     };
-    Sampler::new(address, config, signature(), runtime.handle(), shutdown).unwrap()
+    Sampler::new(addresses, config, signature(), runtime.handle(), shutdown).unwrap()
 }

@@ -111,7 +111,7 @@ impl GaussianNetwork {
         }
         let (floor, scale) = (self.config.min_std as f32, self.config.std_scale() as f32);
         for (std, raw) in self.std.iter_mut().zip(rest) {
-            *std = floor + scale * softplus(*raw);
+            *std = floor + scale * softplus::<FMA>(*raw);
         }
     }
 

@@ -1,0 +1,94 @@
+//! Every decoder over its corpus: the files as they are, cut at every byte, and damaged at random. The
+//! coverage-guided version of this is `deploy/fuzz`.
+//!
+//! Files named `valid-*` must be accepted as they are. They were written by `cargo test --release -p
+//! pmpo --test decoders -- --ignored`, which writes them anew where a format has changed.
+
+use std::path::{Path, PathBuf};
+
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+#[path = "../../fuzz/decoders.rs"]
+mod decoders;
+
+/// Damaged copies tried of each file.
+const DAMAGED: usize = 3_000;
+
+fn corpus(decoder: &str) -> PathBuf {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus");
+    Path::new(folder).join(decoder)
+}
+
+fn files(decoder: &str) -> Vec<(String, Vec<u8>)> {
+    let read = |entry: std::fs::DirEntry| {
+        let bytes = std::fs::read(entry.path()).unwrap();
+        (entry.file_name().into_string().unwrap(), bytes)
+    };
+    let entries = std::fs::read_dir(corpus(decoder)).unwrap();
+    let mut files: Vec<_> = entries.map(|entry| read(entry.unwrap())).collect();
+    files.sort();
+    files
+}
+
+/// One to four changes of the kinds that break parsers: flips, extreme bytes, cuts, repetitions.
+fn damage(bytes: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for _ in 0..rng.random_range(1..=4) {
+        let at = rng.random_range(0..=bytes.len());
+        let end = rng.random_range(at..=bytes.len().min(at + 16));
+        match rng.random_range(0..6) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << rng.random_range(0..8),
+            1 if at < bytes.len() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][rng.random_range(0..5)],
+            2 => bytes.truncate(at),
+            3 => drop(bytes.drain(at..end)),
+            4 => {
+                let repeated = bytes[at..end].to_vec();
+                bytes.splice(at..at, repeated);
+            }
+            _ => {
+                let mut noise = vec![0; rng.random_range(0..12)];
+                rng.fill_bytes(&mut noise);
+                bytes.splice(at..at, noise);
+            }
+        }
+    }
+    bytes
+}
+
+#[test]
+fn decoders_neither_panic_nor_refuse_what_is_valid() {
+    for (name, decode) in decoders::DECODERS {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let files = files(name);
+        assert!(
+            files.iter().any(|(file, _)| file.starts_with("valid-")),
+            "{name}"
+        );
+        for (file, bytes) in files {
+            assert!(
+                decode(&bytes) || !file.starts_with("valid-"),
+                "{name}/{file}"
+            );
+            let cuts = (0..bytes.len()).step_by(bytes.len().div_ceil(512).max(1));
+            cuts.for_each(|cut| drop(decode(&bytes[..cut])));
+            let mut refused = 0;
+            for _ in 0..DAMAGED {
+                refused += usize::from(!decode(&damage(&bytes, &mut rng)));
+            }
+            assert!(refused > 0, "{name}/{file}: no damage was ever noticed");
+        }
+    }
+}
+
+mod seeds;
+
+#[test]
+#[ignore = "writes the corpus"]
+fn write_the_corpus() {
+    for (decoder, name, bytes) in seeds::seeds() {
+        let folder = corpus(decoder);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(format!("valid-{name}")), bytes).unwrap();
+    }
+}
