@@ -243,7 +243,10 @@ fn priorities_decide_what_is_drawn_and_what_is_removed() {
     table
         .insert(WRITER, 3, &with_priorities(3, &[3.0, 4.0]))
         .unwrap();
-    assert_eq!((table.removed().items, table.removed().times_sampled), (2, 2));
+    assert_eq!(
+        (table.removed().items, table.removed().times_sampled),
+        (2, 2)
+    );
     assert_eq!(table.update_priorities(&keys, &[9.0, 9.0]), Ok((0, 2)));
     assert_eq!(ids(&table.sample(1).unwrap().columns), [4]);
 }
