@@ -143,9 +143,9 @@ fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
         )
     };
     let evaluations = progress.rows().len() as u64;
-    let version = totals.policy_version;
+    let policy_version = totals.policy_version;
     let board = Board::new(totals, evaluations, options.learner.train_return_episodes);
-    let publisher = Publisher::new(options, &state, version, board.clone())?;
+    let publisher = Publisher::new(options, &state, policy_version, board.clone())?;
     // So that a run can be resumed from its first moment on.
     checkpoints.save(options, &state, &publisher.newest_policy(), &board.totals())?;
     Ok(Prepared {

@@ -64,7 +64,8 @@ impl Tables {
     /// Keeps the metrics up to date; returns when a table's thread is gone.
     pub(crate) async fn keep_metrics(&self) {
         let mut keepers = JoinSet::new();
-        for handle in self.handles.values().cloned() {
+        for handle in self.handles.values() {
+            let handle = handle.clone();
             keepers.spawn(async move { handle.keep_metrics(METRICS_INTERVAL).await });
         }
         keepers.join_next().await;

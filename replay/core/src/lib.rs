@@ -8,6 +8,7 @@
 //! can write down all it does, as bytes for its owner to keep, and go on from them ([`Restorer`]).
 
 mod config;
+mod configure;
 mod error;
 mod items;
 mod log;
@@ -22,8 +23,9 @@ mod table;
 mod writers;
 
 pub use config::TableConfig;
+pub use configure::Changes;
 pub use error::Error;
 pub use log::Run;
 pub use rate_limiter::{Blocked, Hold, LimiterKind, LimiterState, RateLimiter};
 pub use restore::{Found, Loader, Restorer};
-pub use table::{Changes, Removed, Table};
+pub use table::{Removed, Table};

@@ -54,7 +54,7 @@ impl Steps {
         let link = |(row, place): (usize, &StepPlace)| {
             let next = places.get(row + 1);
             let follows = |next: &&StepPlace| {
-                (next.number, next.sequence) == (place.number, place.sequence + 1)
+                (next.number, Some(next.sequence)) == (place.number, place.sequence.checked_add(1))
             };
             Link {
                 next: next.filter(follows).map_or(Slot::MAX, |_| row as Slot + 1),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -144,11 +144,8 @@ fn run(queue: &Receiver<Job>, shared: &Shared, fsync: Fsync, pause: Duration) {
 
 /// All that comes until `due`, and what is there already.
 fn collect(queue: &Receiver<Job>, jobs: &mut Vec<Job>, due: Instant) {
-    loop {
-        match queue.recv_timeout(due.saturating_duration_since(Instant::now())) {
-            Ok(job) => jobs.push(job),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-        }
+    while let Ok(job) = queue.recv_timeout(due.saturating_duration_since(Instant::now())) {
+        jobs.push(job);
     }
     jobs.extend(queue.try_iter());
 }

@@ -92,18 +92,17 @@ impl Shard {
         self.table.is_some()
     }
 
-    /// Reads the log as the service does when it starts.
-    fn restored(&self, config: TableConfig) -> Table {
+    /// Reads the log as the service does when it starts, and cuts off what a crash has torn.
+    fn restored(&mut self, config: TableConfig) -> Table {
         let mut restorer = Restorer::new(config).unwrap();
         let last = self.segments.keys().next_back().copied();
-        let mut kept = BTreeMap::new();
-        for (&number, segment) in &self.segments {
-            let worth = restorer.scan(number, &segment.bytes, Some(number) == last);
-            kept.insert(number, worth.unwrap());
+        for (&number, segment) in &mut self.segments {
+            let kept = restorer.scan(number, &segment.bytes, Some(number) == last);
+            segment.bytes.truncate(kept.unwrap());
         }
         let mut loader = restorer.finish(1).unwrap();
         for (&number, segment) in &self.segments {
-            loader.load(number, &segment.bytes[..kept[&number]]);
+            loader.load(number, &segment.bytes);
         }
         let (table, found) = loader.finish();
         assert_eq!((found.damaged, found.incomplete_items), (0, 0), "{found:?}");

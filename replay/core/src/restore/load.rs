@@ -106,7 +106,7 @@ impl Restorer {
                 return false;
             };
             let (number, sequence, _) = steps[first];
-            let whole = number == item.end.0 && sequence + length as u64 == item.end.1 + 1;
+            let whole = number == item.end.0 && item.end.1 - sequence == length as u64 - 1;
             if whole {
                 needed[first] += 1;
                 needed[last + 1] -= 1;

@@ -150,6 +150,15 @@ impl Restorer {
         if !matches!(record, Record::State(_)) && expected != Some(payload.len() - end) {
             return Ok(false);
         }
+        if let (Record::State(state), Some(own)) = (&record, self.signature())
+            && state
+                .kind
+                .signature
+                .as_ref()
+                .is_some_and(|other| other != own)
+        {
+            return Ok(false);
+        }
         if rows > 0 {
             self.blocks.push(Block {
                 segment,
@@ -249,8 +258,11 @@ impl Restorer {
 
     fn remove(&mut self, runs: &[Run]) {
         for run in runs {
-            for i in 0..u64::from(run.len) {
-                self.items.remove(&run.start.saturating_add(i));
+            let ordinals = run.start..run.start.saturating_add(run.len.into());
+            if run.len as usize > self.items.len() {
+                self.items.retain(|ordinal, _| !ordinals.contains(ordinal));
+            } else {
+                ordinals.for_each(|ordinal| drop(self.items.remove(&ordinal)));
             }
         }
     }

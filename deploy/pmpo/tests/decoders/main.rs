@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-#[path = "../../fuzz/decoders.rs"]
+#[path = "../../../fuzz/decoders.rs"]
 mod decoders;
 
 /// Damaged copies tried of each file.
@@ -71,7 +71,9 @@ fn decoders_neither_panic_nor_refuse_what_is_valid() {
                 "{name}/{file}"
             );
             let cuts = (0..bytes.len()).step_by(bytes.len().div_ceil(512).max(1));
-            cuts.for_each(|cut| drop(decode(&bytes[..cut])));
+            for cut in cuts {
+                decode(&bytes[..cut]);
+            }
             let mut refused = 0;
             for _ in 0..DAMAGED {
                 refused += usize::from(!decode(&damage(&bytes, &mut rng)));
