@@ -48,7 +48,7 @@ impl Default for DecoupledWeights {
     fn default() -> Self {
         Self {
             beta_mean: 1.0,
-            beta_std: 20.0,
+            beta_std: 100.0,
         }
     }
 }
