@@ -47,6 +47,9 @@ pub struct LearnerConfig {
     pub critic_learning_rate: f64,
     /// Gamma, for each control step; actors compute n-step rewards with it.
     pub discount: f64,
+    /// Factor of all rewards before the critic learns from them. Preferences do not change with it;
+    /// how far the critic's outputs must move, against Adam's fixed stride, does.
+    pub reward_scale: f64,
     /// Control steps a transition spans.
     pub n_step: usize,
     /// Largest Euclidean norm of a network's gradient; a longer one is shortened to it. 0 leaves
@@ -86,6 +89,7 @@ impl Default for LearnerConfig {
             policy_learning_rate: 1e-3,
             critic_learning_rate: 1e-3,
             discount: 0.99,
+            reward_scale: 1.0,
             n_step: 5,
             max_gradient_norm: 0.0,
             target_period_steps: 100,
@@ -129,6 +133,7 @@ impl LearnerConfig {
         let positive = [
             ("policy_learning_rate", self.policy_learning_rate),
             ("critic_learning_rate", self.critic_learning_rate),
+            ("reward_scale", self.reward_scale),
             ("checkpoint_period_s", self.checkpoint_period_s),
         ];
         for (field, value) in positive {

@@ -193,7 +193,7 @@ impl TrainState {
             .values(next_outputs.clone())
             .reshape([samples, size]);
 
-        let (reward, discount) = (batch.reward.clone(), batch.discount.clone());
+        let (reward, discount) = (batch.reward.clone() * config.reward_scale, batch.discount.clone());
         let target = config.critic_loss.target(reward, discount, next_outputs);
         let online = &self.online;
         let outputs = online
