@@ -274,7 +274,14 @@ fn a_sampler_that_does_not_read_holds_no_more_than_it_was_sent() {
     let shutdown = CancellationToken::new();
     let runtime = service.runtime.handle();
     let config = WriterConfig::default();
-    let mut writer = Writer::new(&service.address, config, images(), runtime, &shutdown).unwrap();
+    let mut writer = Writer::new(
+        std::slice::from_ref(&service.address),
+        config,
+        images(),
+        runtime,
+        &shutdown,
+    )
+    .unwrap();
     let columns = vec![vec![0; 1 << 20].into()];
     writer
         .push(ColumnBatch::new(&images(), 1, columns).unwrap())
