@@ -8,9 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{PATIENCE, Service, batch, ids, roomy, sampler, writer};
+use common::{PATIENCE, Service, batch, bind, ids, roomy, sampler, writer};
 use pmpo_replay::{DiskConfig, Fsync, LimiterKind, ReplayConfig, SelectorKind, TableConfig};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -196,7 +195,7 @@ fn serve() {
         return;
     };
     let runtime = Runtime::new().unwrap();
-    let listener = runtime.block_on(TcpListener::bind(&address)).unwrap();
+    let listener = bind(&runtime, &address);
     println!("\n{}", listener.local_addr().unwrap());
     let config = ReplayConfig {
         disk: DiskConfig {
