@@ -21,8 +21,8 @@ pub struct ReplayConfig {
     pub command_queue: usize,
     /// Seconds a stream may take to send its first message.
     pub open_timeout_s: f64,
-    /// Streams open at a time; more are refused. A stream takes the memory of one message of up to 16
-    /// MiB in and one batch out, however slow its peer is.
+    /// Streams open at a time; more are refused. A stream takes the memory of a few messages in, or
+    /// of two batches out, however slow its peer is.
     pub max_streams: usize,
     /// Where the tables outlive the process; without it they are in memory.
     #[serde(skip_serializing_if = "Option::is_none")]

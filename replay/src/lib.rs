@@ -7,9 +7,9 @@
 //! worker, and whoever waits for the limiter would need a queue and wake-ups beside the lock; at tens
 //! of items per message the hop is small.
 //!
-//! Each stream is served by one task that reads a message, checks it at the border, and waits for the
-//! table's answer before it reads the next. So a stream has one insert, or one batch, at the table at
-//! a time, and backpressure is HTTP/2's own.
+//! Each stream is served by one task that reads a message, checks it at the border, and hands it to the
+//! table. A stream has a few inserts, or one batch, at the table at a time and reads no further until
+//! an answer has come, so backpressure is HTTP/2's own.
 
 mod config;
 mod disk;

@@ -1,6 +1,6 @@
 //! The two kinds of streams. Everything is checked here, before the table sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,11 @@ use tonic::{Status, Streaming};
 
 use crate::service::Stream;
 use crate::table::{ItemKind, TableHandle, WriterSession};
+
+/// Messages of a writer that are on their way into the table at a time: enough that what goes to the
+/// disk together is large, and few enough that a writer which the limiter holds back takes little
+/// memory.
+const INSERTS_AT_ONCE: usize = 4;
 
 /// What every stream needs: the tables, and how long to wait for the first message.
 #[derive(Clone)]
@@ -130,34 +135,68 @@ impl Stream<v1::InsertResponse> for Insert {
         };
         let (writer, next_sequence) = self.open(first).await?;
         respond(responses, v1::InsertResponse { next_sequence }).await?;
-        while let Some(request) = self.requests.message().await? {
-            let items = match request.request {
-                Some(insert_request::Request::Items(items)) => items,
-                Some(insert_request::Request::Open(_)) => {
-                    return Err(unexpected("`items`", "`open`"));
+        let mut stored = VecDeque::new();
+        // How the client's part ends: it has no more to say, or has said what cannot be.
+        let mut ended = None;
+        while ended.is_none() || !stored.is_empty() {
+            let reads = ended.is_none() && stored.len() < INSERTS_AT_ONCE;
+            let oldest = async {
+                match stored.front_mut() {
+                    Some(stored) => Pin::new(stored).await,
+                    None => std::future::pending().await,
                 }
-                None => return Err(unexpected("`items`", "nothing")),
             };
-            let first_sequence = items.first_sequence;
-            let batch = steps_from_wire(
-                &writer.signature,
-                writer.sequence_length,
-                items,
-                MAX_MESSAGE_BYTES,
-            )?;
-            let next_sequence = writer
-                .table
-                .insert(writer.session, first_sequence, batch, writer.timeout)
-                .await?;
-            respond(responses, v1::InsertResponse { next_sequence }).await?;
+            tokio::select! {
+                next_sequence = oldest => {
+                    stored.pop_front();
+                    let next_sequence = next_sequence?;
+                    respond(responses, v1::InsertResponse { next_sequence }).await?;
+                }
+                request = self.requests.message(), if reads => {
+                    let handed_over = match request {
+                        Ok(Some(request)) => writer.insert(request).await.map(Some),
+                        Ok(None) => Ok(None),
+                        Err(status) => Err(status),
+                    };
+                    match handed_over {
+                        Ok(Some(answer)) => stored.push_back(Box::pin(answer)),
+                        Ok(None) => ended = Some(Ok(())),
+                        Err(status) => ended = Some(Err(status)),
+                    }
+                }
+            }
         }
-        Ok(())
+        ended.unwrap_or(Ok(()))
     }
 
     async fn leave(&self) {
         if let Some(writer) = &self.opened {
             writer.table.left(Some(writer.session)).await;
         }
+    }
+}
+
+impl Writer {
+    /// Checks the items of a message and hands them over; answers a future of their being stored.
+    async fn insert(
+        &self,
+        request: v1::InsertRequest,
+    ) -> Result<impl Future<Output = Result<u64, Status>> + Send + use<>, Status> {
+        let items = match request.request {
+            Some(insert_request::Request::Items(items)) => items,
+            Some(insert_request::Request::Open(_)) => return Err(unexpected("`items`", "`open`")),
+            None => return Err(unexpected("`items`", "nothing")),
+        };
+        let first_sequence = items.first_sequence;
+        let batch = steps_from_wire(
+            &self.signature,
+            self.sequence_length,
+            items,
+            MAX_MESSAGE_BYTES,
+        )?;
+        self.table
+            .insert(self.session, first_sequence, batch, self.timeout)
+            .await
     }
 }
 

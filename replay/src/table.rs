@@ -157,14 +157,15 @@ impl TableHandle {
         self.ask(command).await?.map_err(|error| status(&error))
     }
 
-    /// Returns once the rate limiter has let in all of the batch, or `timeout` is up.
+    /// Hands over a batch, behind those handed over before. The future it answers ends once the rate
+    /// limiter has let in all of the batch, or `timeout` is up.
     pub(crate) async fn insert(
         &self,
         session: WriterSession,
         first_sequence: u64,
         batch: StepBatch,
         timeout: Option<Duration>,
-    ) -> Result<u64, Status> {
+    ) -> Result<impl Future<Output = Result<u64, Status>> + Send + use<>, Status> {
         let (reply, mut answer) = oneshot::channel();
         let call = self.number();
         let pending = PendingInsert {
@@ -176,10 +177,13 @@ impl TableHandle {
             reply,
         };
         self.send(Command::Insert(pending)).await?;
-        let answer = self.patiently(call, &mut answer, timeout).await?;
-        answer
-            .map_err(|_| superseded())?
-            .map_err(|error| status(&error))
+        let table = self.clone();
+        Ok(async move {
+            let answer = table.patiently(call, &mut answer, timeout).await?;
+            answer
+                .map_err(|_| superseded())?
+                .map_err(|error| status(&error))
+        })
     }
 
     pub(crate) async fn open_sampler(

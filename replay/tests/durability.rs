@@ -8,9 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{PATIENCE, Service, batch, ids, roomy, sampler, writer};
+use common::{PATIENCE, Service, batch, bind, ids, roomy, sampler, writer};
 use pmpo_replay::{DiskConfig, Fsync, LimiterKind, ReplayConfig, SelectorKind, TableConfig};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +27,7 @@ fn drained_by_drawing() -> TableConfig {
         limiter: LimiterKind::None,
         sampler: SelectorKind::Fifo,
         max_times_sampled: 1,
+        max_size: u32::MAX as usize,
         ..TableConfig::default()
     }
 }
@@ -195,7 +195,7 @@ fn serve() {
         return;
     };
     let runtime = Runtime::new().unwrap();
-    let listener = runtime.block_on(TcpListener::bind(&address)).unwrap();
+    let listener = bind(&runtime, &address);
     println!("\n{}", listener.local_addr().unwrap());
     let config = ReplayConfig {
         disk: DiskConfig {
@@ -209,19 +209,35 @@ fn serve() {
         .unwrap();
 }
 
-fn spawn(data_dir: &Path, address: &str) -> (Child, String) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "serve", "--ignored", "--nocapture"])
-        .env(CHILD_DIR, data_dir)
-        .env(CHILD_ADDRESS, address)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let address = lines
-        .map(Result::unwrap)
-        .find(|line| line.starts_with("127.0.0.1:"));
-    (child, address.expect("the address it listens on"))
+/// The process, killed at the latest when it goes out of scope.
+struct Server(Child);
+
+impl Server {
+    fn spawn(data_dir: &Path, address: &str) -> (Self, String) {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "serve", "--ignored", "--nocapture"])
+            .env(CHILD_DIR, data_dir)
+            .env(CHILD_ADDRESS, address)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = lines
+            .map(Result::unwrap)
+            .find(|line| line.starts_with("127.0.0.1:"));
+        (Self(child), address.expect("the address it listens on"))
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
 }
 
 /// `PMPO_TEST_KILLS=20` for more than a few kills.
@@ -229,7 +245,7 @@ fn spawn(data_dir: &Path, address: &str) -> (Child, String) {
 fn killed_again_and_again_it_loses_and_doubles_nothing() {
     let kills: u64 = std::env::var("PMPO_TEST_KILLS").map_or(4, |kills| kills.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let (mut child, address) = spawn(folder.path(), "127.0.0.1:0");
+    let (mut server, address) = Server::spawn(folder.path(), "127.0.0.1:0");
     let runtime = Runtime::new().unwrap();
     let (stop, shutdown) = (AtomicBool::new(false), CancellationToken::new());
     let acknowledged: [std::sync::atomic::AtomicU64; 4] = Default::default();
@@ -255,9 +271,8 @@ fn killed_again_and_again_it_loses_and_doubles_nothing() {
         for kill in 0..kills {
             std::thread::sleep(Duration::from_millis(300 + 37 * (kill % 7)));
             let before: u64 = acknowledged.iter().map(|a| a.load(Ordering::Relaxed)).sum();
-            child.kill().unwrap();
-            child.wait().unwrap();
-            child = spawn(folder.path(), &address).0;
+            server.kill();
+            server = Server::spawn(folder.path(), &address).0;
             let after = inserts(&runtime, &address);
             println!("kill {kill}: acknowledged {before} before, {after} inserted after");
             assert!(after >= before, "{after} of {before}");
@@ -273,8 +288,6 @@ fn killed_again_and_again_it_loses_and_doubles_nothing() {
     println!("{} items pushed, {} held", expected.len(), held.len());
     assert!(expected.len() > 1_000);
     assert!(held == expected, "each item once");
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 fn inserts(runtime: &Runtime, address: &str) -> u64 {

@@ -227,7 +227,14 @@ fn a_batch_larger_than_a_message_ought_to_be_arrives_in_parts_and_whole() {
     let shutdown = CancellationToken::new();
     let runtime = service.runtime.handle();
     let config = WriterConfig::default();
-    let mut writer = Writer::new(&service.address, config, images(), runtime, &shutdown).unwrap();
+    let mut writer = Writer::new(
+        std::slice::from_ref(&service.address),
+        config,
+        images(),
+        runtime,
+        &shutdown,
+    )
+    .unwrap();
     let image = |value: f32| value.to_le_bytes().repeat(1 << 18);
     for value in 0..4u8 {
         let columns = vec![image(value.into()).into()];
@@ -241,7 +248,14 @@ fn a_batch_larger_than_a_message_ought_to_be_arrives_in_parts_and_whole() {
         prefetch_batches: 1,
         ..SamplerConfig::default()
     };
-    let mut sampler = Sampler::new(&service.address, config, images(), runtime, &shutdown).unwrap();
+    let mut sampler = Sampler::new(
+        std::slice::from_ref(&service.address),
+        config,
+        images(),
+        runtime,
+        &shutdown,
+    )
+    .unwrap();
     for _ in 0..2 {
         let columns = sampler.next().unwrap().columns;
         assert_eq!(columns.len(), 30);
@@ -260,7 +274,14 @@ fn a_sampler_that_does_not_read_holds_no_more_than_it_was_sent() {
     let shutdown = CancellationToken::new();
     let runtime = service.runtime.handle();
     let config = WriterConfig::default();
-    let mut writer = Writer::new(&service.address, config, images(), runtime, &shutdown).unwrap();
+    let mut writer = Writer::new(
+        std::slice::from_ref(&service.address),
+        config,
+        images(),
+        runtime,
+        &shutdown,
+    )
+    .unwrap();
     let columns = vec![vec![0; 1 << 20].into()];
     writer
         .push(ColumnBatch::new(&images(), 1, columns).unwrap())

@@ -17,8 +17,8 @@ pub struct Outbox {
     queue: VecDeque<StepBatch>,
     queued_steps: usize,
     base: u64,
-    /// Number of the first step that the shard has, or will get: items that begin before it are lost.
-    origin: u64,
+    /// Items that end before this number begin with steps that the shard has lost, and are lost too.
+    whole_from: u64,
     /// Steps of an item.
     sequence_length: u64,
     /// Batches sent on the present connection.
@@ -46,7 +46,7 @@ impl Outbox {
             queue: VecDeque::new(),
             queued_steps: 0,
             base: 0,
-            origin: 0,
+            whole_from: 0,
             sequence_length: sequence_length as u64,
             sent_batches: 0,
             sent_steps: 0,
@@ -78,6 +78,8 @@ impl Outbox {
 
     /// Takes a batch in.
     pub fn push(&mut self, batch: StepBatch) {
+        let first_sequence = self.base + self.queued_steps as u64;
+        let batch = self.whole_items(first_sequence, batch);
         self.queued_steps += batch.len();
         self.queue.push_back(batch);
     }
@@ -113,7 +115,7 @@ impl Outbox {
         let resumed = if next_sequence < self.base {
             let forgotten = self.base - next_sequence;
             self.base = next_sequence;
-            self.origin = next_sequence;
+            self.whole_from = next_sequence + self.sequence_length - 1;
             self.drop_incomplete();
             Resumed {
                 acknowledged: 0,
@@ -168,20 +170,24 @@ impl Outbox {
         Ok(acknowledged)
     }
 
-    /// Drops the ends of items whose first steps the shard has no more.
+    /// Keeps the items that are whole.
     fn drop_incomplete(&mut self) {
         let mut first_sequence = self.base;
-        for batch in &mut self.queue {
-            let complete = self.origin + self.sequence_length - 1;
-            let missing = complete.saturating_sub(first_sequence);
-            if missing == 0 {
-                return;
-            }
+        for batch in std::mem::take(&mut self.queue) {
+            let batch = self.whole_items(first_sequence, batch);
             first_sequence += batch.len() as u64;
-            let items = batch.items();
-            *batch = batch.without_ends_before(missing);
-            self.lost_items += (items - batch.items()) as u64;
+            self.queue.push_back(batch);
         }
+    }
+
+    /// A batch without the items whose first steps the shard has no more.
+    fn whole_items(&mut self, first_sequence: u64, batch: StepBatch) -> StepBatch {
+        if first_sequence >= self.whole_from {
+            return batch;
+        }
+        let whole = batch.without_ends_before(self.whole_from - first_sequence);
+        self.lost_items += (batch.items() - whole.items()) as u64;
+        whole
     }
 }
 
@@ -316,6 +322,12 @@ mod tests {
         assert_eq!(outbox.lost_items(), 2);
         outbox.acknowledge(5).unwrap();
         assert_eq!(outbox.acknowledged_items(), 4);
+
+        // So are items that are pushed later.
+        outbox.resume(1).unwrap();
+        outbox.push(sequence(8..11, &[0, 1, 2]));
+        assert_eq!(outbox.send_next(), Some((1, sequence(8..11, &[2]))));
+        assert_eq!(outbox.lost_items(), 4);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pmpo_replay_core::Table;
 
@@ -34,12 +35,44 @@ const ITEM_BYTES: u64 = 16;
 pub(crate) struct Disk {
     folder: PathBuf,
     config: DiskConfig,
-    file: Arc<File>,
+    segment: Arc<Segment>,
     current: u32,
     /// Bytes of each segment.
     sizes: BTreeMap<u32, u64>,
     syncer: Syncer,
     buffer: Vec<u8>,
+}
+
+/// A file of the log.
+struct Segment {
+    file: File,
+    folder: PathBuf,
+    /// The folder was synced since the file is in it.
+    listed: AtomicBool,
+}
+
+impl Segment {
+    fn create(folder: &Path, number: u32) -> io::Result<Arc<Self>> {
+        let path = segment_path(folder, number);
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(path)?;
+        Ok(Arc::new(Self {
+            file,
+            folder: folder.to_owned(),
+            listed: AtomicBool::new(false),
+        }))
+    }
+
+    /// Makes safe what was written so far.
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        if !self.listed.swap(true, Ordering::Relaxed) {
+            File::open(&self.folder)?.sync_all()?;
+        }
+        Ok(())
+    }
 }
 
 fn segment_path(folder: &Path, number: u32) -> PathBuf {
@@ -55,12 +88,12 @@ impl Disk {
         table: &mut Table,
     ) -> io::Result<Self> {
         let current = table.begin_segment().expect("a recovered table has a log");
-        let file = create(&folder, current)?;
+        let segment = Segment::create(&folder, current)?;
         let syncer = Syncer::spawn(&config)?;
         let mut disk = Self {
             folder,
             config,
-            file,
+            segment,
             current,
             sizes,
             syncer,
@@ -73,7 +106,7 @@ impl Disk {
     /// Writes what the table has done, then lets those go who wait for it to be safe.
     pub(crate) fn write(&mut self, table: &mut Table, waiting: Vec<Release>) -> io::Result<()> {
         let written = self.append(table)?;
-        self.syncer.written(&self.file, written, waiting)?;
+        self.syncer.written(&self.segment, written, waiting)?;
         if self.sizes[&self.current] >= self.config.segment_bytes {
             self.begin_segment(table)?;
         }
@@ -88,15 +121,15 @@ impl Disk {
     fn append(&mut self, table: &mut Table) -> io::Result<bool> {
         self.buffer.clear();
         table.take_log(&mut self.buffer);
-        self.file.as_ref().write_all(&self.buffer)?;
+        (&self.segment.file).write_all(&self.buffer)?;
         *self.sizes.entry(self.current).or_default() += self.buffer.len() as u64;
         Ok(!self.buffer.is_empty())
     }
 
     fn begin_segment(&mut self, table: &mut Table) -> io::Result<()> {
-        self.syncer.ended(&self.file)?;
+        self.syncer.ended(&self.segment)?;
         self.current = table.begin_segment().expect("the table has a log");
-        self.file = create(&self.folder, self.current)?;
+        self.segment = Segment::create(&self.folder, self.current)?;
         self.append(table)?;
         Ok(())
     }
@@ -113,18 +146,8 @@ impl Disk {
             self.sizes.remove(&dead);
             // What was moved out of it has to be safe first.
             let path = segment_path(&self.folder, dead);
-            self.syncer.delete(&self.file, path)?;
+            self.syncer.delete(&self.segment, path)?;
         }
         Ok(())
     }
-}
-
-fn create(folder: &Path, number: u32) -> io::Result<Arc<File>> {
-    let path = segment_path(folder, number);
-    let file = OpenOptions::new()
-        .append(true)
-        .create_new(true)
-        .open(path)?;
-    File::open(folder)?.sync_all()?;
-    Ok(Arc::new(file))
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ::metrics::gauge;
@@ -57,11 +57,13 @@ pub(crate) fn recover(
     std::fs::create_dir_all(&folder).map_err(error)?;
     let segments = segments(&folder).map_err(error)?;
     let mut restorer = Restorer::new(config)?;
+    // One buffer for all: fresh memory for each segment would cost more than reading it.
+    let mut bytes = Vec::new();
     let mut sizes = BTreeMap::new();
     let last = segments.last().copied();
     for &number in &segments {
         let path = segment_path(&folder, number);
-        let bytes = std::fs::read(&path).map_err(error)?;
+        read(&path, &mut bytes).map_err(error)?;
         let kept = restorer.scan(number, &bytes, Some(number) == last)?;
         if kept < bytes.len() {
             truncate(&path, kept as u64).map_err(error)?;
@@ -70,7 +72,7 @@ pub(crate) fn recover(
     }
     let mut loader = restorer.finish(seed)?;
     for &number in &segments {
-        let bytes = std::fs::read(segment_path(&folder, number)).map_err(error)?;
+        read(&segment_path(&folder, number), &mut bytes).map_err(error)?;
         loader.load(number, &bytes);
     }
     let (mut table, found) = loader.finish();
@@ -99,10 +101,15 @@ fn segments(folder: &Path) -> io::Result<Vec<u32>> {
     Ok(numbers)
 }
 
-fn truncate(path: &PathBuf, len: u64) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).open(path)?;
-    file.set_len(len)?;
-    file.sync_all()
+fn read(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
+    bytes.clear();
+    File::open(path)?.read_to_end(bytes)?;
+    Ok(())
+}
+
+/// Not synced: were it undone, the torn end would be found again and do as little harm.
+fn truncate(path: &Path, len: u64) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.set_len(len)
 }
 
 /// One line and the metrics of a recovery.

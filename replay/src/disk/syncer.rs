@@ -1,6 +1,5 @@
 //! Makes written bytes safe, away from the table's thread, and answers those who wait for that.
 
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,17 +10,18 @@ use std::time::{Duration, Instant};
 
 use ::metrics::{counter, gauge};
 
+use super::Segment;
 use crate::config::{DiskConfig, Fsync};
 use crate::metrics;
 use crate::owner::Release;
 
-/// What there is to do. A stream waits for one answer at a time, and segments are few, so no more than
-/// that are in the channel.
+/// What there is to do. A stream waits for a few answers at a time, and segments are few, so no more
+/// than that are in the channel.
 enum Job {
     /// These bytes, then these answers.
-    Sync(Arc<File>, Vec<Release>),
+    Sync(Arc<Segment>, Vec<Release>),
     /// These bytes, then this file goes.
-    Delete(Arc<File>, PathBuf),
+    Delete(Arc<Segment>, PathBuf),
 }
 
 pub(super) struct Syncer {
@@ -59,38 +59,43 @@ impl Syncer {
         })
     }
 
-    /// The table's thread has written to `file`; `waiting` are answered when the policy's promise
+    /// The table's thread has written to `segment`; `waiting` are answered when the policy's promise
     /// holds.
     pub(super) fn written(
         &self,
-        file: &Arc<File>,
+        segment: &Arc<Segment>,
         anything: bool,
         waiting: Vec<Release>,
     ) -> io::Result<()> {
         self.check()?;
-        match self.fsync {
-            Fsync::EachBatch if anything || !waiting.is_empty() => {
-                self.send(Job::Sync(Arc::clone(file), waiting))
+        if self.fsync == Fsync::EachBatch {
+            // A batch that was drawn promises nothing: losing its count with the machine does no harm.
+            let (wait, go): (Vec<_>, Vec<_>) =
+                waiting.into_iter().partition(Release::promises_to_keep);
+            go.into_iter().for_each(Release::release);
+            if wait.is_empty() {
+                return Ok(());
             }
-            Fsync::Interval if anything && !self.shared.pending.swap(true, Ordering::AcqRel) => {
-                waiting.into_iter().for_each(Release::release);
-                self.send(Job::Sync(Arc::clone(file), Vec::new()))
-            }
-            _ => {
-                waiting.into_iter().for_each(Release::release);
-                Ok(())
-            }
+            return self.send(Job::Sync(Arc::clone(segment), wait));
         }
+        waiting.into_iter().for_each(Release::release);
+        if self.fsync == Fsync::Interval
+            && anything
+            && !self.shared.pending.swap(true, Ordering::AcqRel)
+        {
+            self.send(Job::Sync(Arc::clone(segment), Vec::new()))?;
+        }
+        Ok(())
     }
 
-    /// Nothing more will be written to `file`.
-    pub(super) fn ended(&self, file: &Arc<File>) -> io::Result<()> {
+    /// Nothing more will be written to `segment`.
+    pub(super) fn ended(&self, segment: &Arc<Segment>) -> io::Result<()> {
         // The next write is to another file, which a pending sync does not cover.
         self.shared.pending.store(false, Ordering::Release);
-        self.send(Job::Sync(Arc::clone(file), Vec::new()))
+        self.send(Job::Sync(Arc::clone(segment), Vec::new()))
     }
 
-    pub(super) fn delete(&self, after: &Arc<File>, path: PathBuf) -> io::Result<()> {
+    pub(super) fn delete(&self, after: &Arc<Segment>, path: PathBuf) -> io::Result<()> {
         self.send(Job::Delete(Arc::clone(after), path))
     }
 
@@ -152,12 +157,12 @@ fn collect(queue: &Receiver<Job>, jobs: &mut Vec<Job>, due: Instant) {
 
 fn work(jobs: Vec<Job>, fsync: Fsync) -> io::Result<()> {
     let start = Instant::now();
-    let mut synced: Vec<*const File> = Vec::new();
+    let mut synced: Vec<*const Segment> = Vec::new();
     for job in &jobs {
-        let (Job::Sync(file, _) | Job::Delete(file, _)) = job;
-        if fsync != Fsync::Never && !synced.contains(&Arc::as_ptr(file)) {
-            file.sync_data()?;
-            synced.push(Arc::as_ptr(file));
+        let (Job::Sync(segment, _) | Job::Delete(segment, _)) = job;
+        if fsync != Fsync::Never && !synced.contains(&Arc::as_ptr(segment)) {
+            segment.sync()?;
+            synced.push(Arc::as_ptr(segment));
         }
     }
     if !synced.is_empty() {

@@ -37,6 +37,11 @@ pub(crate) enum Release {
 }
 
 impl Release {
+    /// Whether the answer says that something is stored.
+    pub(crate) fn promises_to_keep(&self) -> bool {
+        !matches!(self, Self::Sampled(..))
+    }
+
     pub(crate) fn release(self) {
         match self {
             Self::Inserted(reply, answer) | Self::Opened(reply, answer) => drop(reply.send(answer)),
@@ -46,8 +51,8 @@ impl Release {
     }
 }
 
-/// The table and its waiting rooms. A stream waits for one thing at a time, so the rooms hold no more
-/// than there are streams.
+/// The table and its waiting rooms. A stream waits for a few things at a time, so the rooms hold a few
+/// for each stream at most.
 pub(crate) struct Owner {
     table: Table,
     disk: Option<Disk>,

@@ -79,6 +79,20 @@ pub fn tight() -> TableConfig {
     }
 }
 
+/// Listens on `address`. The port of a server that has stopped may for a moment be the near end of
+/// somebody's connection, for instance of a client that tries to reach that server again.
+pub fn bind(runtime: &Runtime, address: &str) -> TcpListener {
+    for _ in 0..PATIENCE.as_millis() / 10 {
+        match runtime.block_on(TcpListener::bind(address)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound.unwrap(),
+        }
+    }
+    panic!("{address} stays in use")
+}
+
 pub struct Service {
     pub runtime: Runtime,
     pub address: String,
@@ -99,7 +113,7 @@ impl Service {
 
     pub fn start_at(address: &str, config: ReplayConfig) -> Self {
         let runtime = Runtime::new().unwrap();
-        let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
+        let listener = bind(&runtime, address);
         let address = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
         let task = runtime.spawn(pmpo_replay::run(config, listener, shutdown.clone()));

@@ -53,6 +53,8 @@ struct Segment {
 
 pub(crate) struct Shard {
     length: usize,
+    /// Whether it has a disk at all.
+    durable: bool,
     /// `None` while the process is dead.
     table: Option<Table>,
     segments: BTreeMap<u32, Segment>,
@@ -65,9 +67,10 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    pub(crate) fn new(length: usize) -> Self {
+    pub(crate) fn new(length: usize, durable: bool) -> Self {
         let mut shard = Self {
             length,
+            durable,
             table: None,
             segments: BTreeMap::new(),
             dead: Vec::new(),
@@ -125,6 +128,9 @@ impl Shard {
         self.held_back.clear();
         self.sessions.clear();
         self.dead.clear();
+        if !self.durable {
+            self.segments.clear();
+        }
         let mut cut = false;
         for segment in self.segments.values_mut() {
             let len = match cut {

@@ -262,7 +262,9 @@ impl Restorer {
             if run.len as usize > self.items.len() {
                 self.items.retain(|ordinal, _| !ordinals.contains(ordinal));
             } else {
-                ordinals.for_each(|ordinal| drop(self.items.remove(&ordinal)));
+                for ordinal in ordinals {
+                    self.items.remove(&ordinal);
+                }
             }
         }
     }
