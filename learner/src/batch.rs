@@ -46,7 +46,7 @@ impl Batch {
     /// checked.
     pub fn sampled(targets: &Targets, columns: &ColumnBatch, device: &Device) -> Self {
         match targets {
-            Targets::NStep => Self::new(columns, device),
+            Targets::NStep {} => Self::new(columns, device),
             Targets::Retrace(config) => Self::sequences(config.sequence_length, columns, device),
         }
     }

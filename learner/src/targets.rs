@@ -10,13 +10,13 @@ use crate::ConfigError;
 const MAX_SEQUENCE_LENGTH: usize = 1000;
 
 /// The critic's targets.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Targets {
     /// Of transitions: rewards over `n_step` steps and the value of the state after them, whatever
     /// policy acted in between.
-    #[default]
-    NStep,
+    // With braces it refuses the other's keys; a unit would ignore them.
+    NStep {},
     /// Of sequences: Retrace(lambda), which goes on along a sequence as far as the target policy might
     /// have acted like the one that did.
     Retrace(RetraceTargets),
@@ -74,10 +74,16 @@ impl RetraceTargets {
     }
 }
 
+impl Default for Targets {
+    fn default() -> Self {
+        Self::NStep {}
+    }
+}
+
 impl Targets {
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         match self {
-            Self::NStep => Ok(()),
+            Self::NStep {} => Ok(()),
             Self::Retrace(config) => config.validate(),
         }
     }
@@ -85,7 +91,7 @@ impl Targets {
     /// Steps that are stored for an item of the replay table.
     pub fn steps_per_item(&self) -> usize {
         match self {
-            Self::NStep => 1,
+            Self::NStep {} => 1,
             Self::Retrace(config) => config.sequence_length + 1,
         }
     }
@@ -93,7 +99,7 @@ impl Targets {
     /// Environment steps for each item of the replay table.
     pub(crate) fn environment_steps_per_item(&self) -> u64 {
         match self {
-            Self::NStep => 1,
+            Self::NStep {} => 1,
             Self::Retrace(config) => config.sequence_period as u64,
         }
     }
@@ -101,7 +107,7 @@ impl Targets {
     /// The columns of the replay table.
     pub(crate) fn signature(&self, observation_size: usize, action_size: usize) -> Signature {
         match self {
-            Self::NStep => transition::signature(observation_size, action_size),
+            Self::NStep {} => transition::signature(observation_size, action_size),
             Self::Retrace(_) => step::signature(observation_size, action_size),
         }
     }
@@ -109,7 +115,7 @@ impl Targets {
     /// What actors are told to write.
     pub(crate) fn experience(&self, n_step: usize) -> v1::run_info::Experience {
         match self {
-            Self::NStep => v1::run_info::Experience::NStep(n_step as u32),
+            Self::NStep {} => v1::run_info::Experience::NStep(n_step as u32),
             Self::Retrace(config) => v1::run_info::Experience::Sequences(v1::Sequences {
                 length: config.sequence_length as u32,
                 period: config.sequence_period as u32,

@@ -197,7 +197,7 @@ impl TrainState {
             .reshape([samples, size]);
 
         let target = match &config.targets {
-            Targets::NStep => {
+            Targets::NStep {} => {
                 let (reward, discount) = (batch.reward.clone(), batch.discount.clone());
                 config.critic_loss.target(reward, discount, next_outputs)
             }

@@ -101,7 +101,7 @@ impl Config {
 
     fn check_sequence_length(&mut self) -> Result<()> {
         let (steps, kind) = match &self.learner.targets {
-            Targets::NStep => (1, "learner.targets.kind = n_step".to_owned()),
+            Targets::NStep {} => (1, "learner.targets.kind = n_step".to_owned()),
             Targets::Retrace(retrace) => {
                 let length = retrace.sequence_length;
                 let kind = format!("learner.targets.sequence_length = {length} and one step more");
@@ -233,6 +233,8 @@ mod tests {
             "replay.table.sequence_length: expected 1, for learner.targets.kind = n_step, got 4; \
              without the key it follows"
         );
+        let lambda = refused(&["learner.targets.lambda=0.5"]);
+        assert!(lambda.contains("unknown field"), "{lambda}");
         // Tables of other names are nobody's business here.
         let other = ["replay.table.sequence_length=4", "replay.table.name=other"];
         assert_eq!(load(&other).unwrap().replay.table.sequence_length, 4);

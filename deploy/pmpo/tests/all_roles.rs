@@ -71,7 +71,7 @@ async fn bind() -> (TcpListener, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_loop_learns_evaluates_and_shuts_down() {
-    the_whole_loop(Targets::NStep, 1).await;
+    the_whole_loop(Targets::default(), 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
