@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pmpo_replay_client::{Writer, preference};
+use pmpo_replay_client::{Writer, WriterConfig, preference};
 use pmpo_service::grpc;
 use pmpo_types::{EnvironmentSpec, Role, derive_seed};
 use rand_chacha::ChaCha8Rng;
@@ -10,10 +10,9 @@ use rand_chacha::rand_core::SeedableRng;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::adder::NStepAdder;
 use crate::collector::Collector;
 use crate::environment_loop::EnvironmentLoop;
-use crate::insertion::TransitionBatch;
+use crate::experience::{Experience, Gatherer};
 use crate::reports::{EpisodeReports, report_episodes};
 use crate::run_info::RunInfo;
 use crate::threads::Crew;
@@ -25,7 +24,7 @@ use crate::{ActorConfig, ActorError, metrics};
 pub struct Addresses {
     /// The learner: the run, the weights, the reports.
     pub learner: String,
-    /// The replay's shards: the transitions.
+    /// The replay's shards: the experience.
     pub replay: Vec<String>,
 }
 
@@ -65,7 +64,7 @@ pub async fn run(
             collector(
                 &config,
                 &shards,
-                (run.n_step, run.discount),
+                (run.experience, run.discount),
                 &spec,
                 &writers_end,
             )
@@ -108,26 +107,23 @@ pub async fn run(
 pub(crate) fn collector(
     config: &ActorConfig,
     replay: &[String],
-    (n_step, discount): (usize, f64),
+    (experience, discount): (Experience, f64),
     spec: &EnvironmentSpec,
     writers_end: &CancellationToken,
 ) -> Result<Collector<Writer>, ActorError> {
-    let batch = TransitionBatch::new(spec.observation_size(), spec.action_size());
-    let signature = batch.signature().clone();
+    let gatherer = Gatherer::new(experience, discount, spec);
+    let writer_config = WriterConfig {
+        sequence_length: gatherer.sequence_length(),
+        ..config.writer.clone()
+    };
     let writer = Writer::new(
         replay,
-        config.writer.clone(),
-        signature,
+        writer_config,
+        gatherer.signature().clone(),
         &Handle::current(),
         writers_end,
     )?;
-    let adder = NStepAdder::new(n_step, discount);
-    Ok(Collector::new(
-        adder,
-        batch,
-        config.insert_batch_items,
-        writer,
-    ))
+    Ok(Collector::new(gatherer, config.insert_batch_items, writer))
 }
 
 /// Cancels `end` some time after `shutdown`: the writers may still store what is left.

@@ -28,7 +28,7 @@ pub(crate) struct Totals {
 }
 
 /// Environment steps, counted by what the replay table's shards say they have ever been given: every
-/// environment step is inserted once, into one of them.
+/// environment step is inserted once, into one of them, as a transition, or every so many as a sequence.
 ///
 /// Over a resumption, or over the restart of a shard, a table may have gone on, or begun anew. So the
 /// count goes by increases, and a table that has been given less than it said before has begun anew,
@@ -45,16 +45,18 @@ pub(crate) struct EnvironmentSteps {
 
 impl EnvironmentSteps {
     /// Takes in what a shard's table says; a shard's calls must be in the order of its answers.
-    fn observe(&mut self, shard: usize, inserts: u64, durable: bool) {
+    fn observe(&mut self, shard: usize, table: TableState) {
+        let inserts = table.counters.inserts;
         if self.table_inserts.len() <= shard {
             self.table_inserts.resize(shard + 1, 0);
         }
         let before = self.table_inserts[shard];
-        if durable && (before / 2..before).contains(&inserts) {
+        if table.durable && (before / 2..before).contains(&inserts) {
             return;
         }
         self.table_inserts[shard] = inserts;
-        self.total += inserts.checked_sub(before).unwrap_or(inserts);
+        let new = inserts.checked_sub(before).unwrap_or(inserts);
+        self.total += new * table.steps_per_item;
     }
 }
 
@@ -64,6 +66,8 @@ pub(crate) struct TableState {
     pub(crate) counters: TableCounters,
     /// Whether it survives the death of its process.
     pub(crate) durable: bool,
+    /// Environment steps for each of its items.
+    pub(crate) steps_per_item: u64,
 }
 
 /// The handle.
@@ -156,14 +160,12 @@ impl Board {
     /// The replay table of a shard said this; answers the environment steps and the items held in all
     /// shards.
     pub(crate) fn table(&self, shard: usize, table: TableState) -> (u64, u64) {
-        let TableState { counters, durable } = table;
         let mut state = self.lock();
         if state.replay_sizes.len() <= shard {
             state.replay_sizes.resize(shard + 1, 0);
         }
-        state.replay_sizes[shard] = counters.size;
-        let environment = &mut state.totals.environment;
-        environment.observe(shard, counters.inserts, durable);
+        state.replay_sizes[shard] = table.counters.size;
+        state.totals.environment.observe(shard, table);
         (
             state.totals.environment.total,
             state.replay_sizes.iter().sum(),
@@ -271,6 +273,7 @@ mod tests {
                 samples: 0,
             },
             durable: false,
+            steps_per_item: 1,
         }
     }
 
@@ -309,6 +312,20 @@ mod tests {
             assert_eq!(board.table(0, durable(inserts)).0, total);
         }
         assert_eq!(board.table(0, durable(3)).0, 1013, "its folder was emptied");
+    }
+
+    /// What is remembered of the table are its own numbers, so a run may be resumed with another period.
+    #[test]
+    fn a_sequence_stands_for_the_steps_of_its_period() {
+        let sequences = |inserts, steps_per_item| TableState {
+            steps_per_item,
+            ..counters(inserts)
+        };
+        let board = Board::new(Totals::default(), 0, 3);
+        assert_eq!(board.table(0, sequences(100, 4)).0, 400);
+        assert_eq!(board.table(0, sequences(101, 4)).0, 404);
+        assert_eq!(board.totals().environment.table_inserts, [101]);
+        assert_eq!(board.table(0, sequences(103, 2)).0, 408);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use pmpo_proto::v1::run_server::RunServer;
 use pmpo_proto::v1::weights_server::WeightsServer;
 use pmpo_replay_client::Sampler;
 use pmpo_service::grpc;
-use pmpo_types::{Role, derive_seed, transition};
+use pmpo_types::{Role, derive_seed};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -68,8 +68,8 @@ pub async fn run(
 
     let (rows, records) = records::spawn(progress, options.run_dir.clone())?;
     let service = Service::new(&options, board.clone(), publisher.subscribe(), rows);
-    let signature =
-        transition::signature(options.spec.observation_size(), options.spec.action_size());
+    let targets = &options.learner.targets;
+    let signature = targets.signature(options.spec.observation_size(), options.spec.action_size());
     let sampler = Sampler::new(
         &options.replay_addresses,
         options.learner.sampler(),
@@ -81,7 +81,7 @@ pub async fn run(
         .into_iter()
         .enumerate()
         .map(|(shard, channel)| {
-            table::watch(shard, channel, options.learner.table.clone(), board.clone())
+            table::watch(shard, channel, options.learner.clone(), board.clone())
         })
         .collect();
     let trainer = Trainer {

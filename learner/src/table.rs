@@ -6,25 +6,33 @@ use std::time::Duration;
 use ::metrics::gauge;
 use pmpo_proto::counters_from_wire;
 use pmpo_proto::v1::{self, replay_client::ReplayClient};
+use pmpo_types::TableCounters;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::Request;
 use tonic::transport::Channel;
 
 use crate::board::{Board, TableState};
-use crate::metrics;
+use crate::{LearnerConfig, metrics};
 
 const PERIOD: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Keeps the board up to date with one shard; never returns.
-pub(crate) async fn watch(shard: usize, channel: Channel, table: String, board: Board) {
+pub(crate) async fn watch(shard: usize, channel: Channel, config: LearnerConfig, board: Board) {
+    let LearnerConfig { table, targets, .. } = config;
+    let steps_per_item = targets.environment_steps_per_item();
     let mut client = ReplayClient::new(channel);
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         match ask(&mut client, &table).await {
-            Ok(Some(state)) => {
+            Ok(Some((counters, durable))) => {
+                let state = TableState {
+                    counters,
+                    durable,
+                    steps_per_item,
+                };
                 let (environment_steps, items) = board.table(shard, state);
                 gauge!(metrics::ENVIRONMENT_STEPS).set(environment_steps as f64);
                 gauge!(metrics::REPLAY_ITEMS).set(items as f64);
@@ -36,18 +44,15 @@ pub(crate) async fn watch(shard: usize, channel: Channel, table: String, board: 
     }
 }
 
+/// The table's counters, and whether it is durable.
 async fn ask(
     client: &mut ReplayClient<Channel>,
     table: &str,
-) -> Result<Option<TableState>, tonic::Status> {
+) -> Result<Option<(TableCounters, bool)>, tonic::Status> {
     let mut request = Request::new(v1::ListTablesRequest {});
     request.set_timeout(TIMEOUT);
     let tables = client.list_tables(request).await?.into_inner().tables;
     let found = tables.into_iter().find(|info| info.name == table);
-    let state = |info: v1::TableInfo| {
-        let counters = counters_from_wire(info.counters)?;
-        let durable = info.durable;
-        Ok(TableState { counters, durable })
-    };
+    let state = |info: v1::TableInfo| Ok((counters_from_wire(info.counters)?, info.durable));
     found.map(state).transpose()
 }

@@ -1,8 +1,8 @@
 //! One learner step, as Acme's MPO with a choice of losses in place of MPO's.
 //!
 //! In every next state of the batch the target policy, which is also the reference policy, gives `N`
-//! actions. The target critic's values of them serve twice: averaged they make the critic's n-step
-//! target, compared they say how the online policy should improve in those same states. Critics see
+//! actions. The target critic's values of them serve twice: averaged they make the critic's n-step or
+//! Retrace target, compared they say how the online policy should improve in those same states. Critics see
 //! actions clipped to the canonical range, as actors act; log-likelihoods are of the actions as drawn.
 //! Adam moves both networks and the loss's dual variables, and every `target_period_steps` the online
 //! networks become the target networks.
@@ -11,19 +11,21 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor};
-use pmpo_losses::{CriticLossOutput, Improvement, LEAST_DUAL, PolicyLossOutput};
+use pmpo_losses::{
+    CriticLossOutput, CriticTarget, Improvement, LEAST_DUAL, PolicyLossOutput, Trajectory, retrace,
+};
 use pmpo_policy::{NamedTensor, NetworkConfig};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::LearnerConfig;
 use crate::adam::Adam;
-use crate::batch::Batch;
+use crate::batch::{Batch, Sequences};
 use crate::config::family;
 use crate::networks::{Critic, Policy};
 use crate::noise::Noise;
 use crate::parameters::{flat_gradient, named_tensors, subtract};
 use crate::statistics::UpdateStatistics;
+use crate::{LearnerConfig, Targets};
 
 /// Policy and critic.
 #[derive(Clone, Debug)]
@@ -193,8 +195,18 @@ impl TrainState {
             .values(next_outputs.clone())
             .reshape([samples, size]);
 
-        let (reward, discount) = (batch.reward.clone() * config.reward_scale, batch.discount.clone());
-        let target = config.critic_loss.target(reward, discount, next_outputs);
+        let reward = batch.reward.clone() * config.reward_scale;
+        let target = match &config.targets {
+            Targets::NStep {} => {
+                config
+                    .critic_loss
+                    .target(reward, batch.discount.clone(), next_outputs)
+            }
+            Targets::Retrace(targets) => {
+                let trajectory = self.trajectory(config, batch, reward, values.clone());
+                CriticTarget::Values(retrace(targets.lambda, trajectory).reshape([size]))
+            }
+        };
         let online = &self.online;
         let outputs = online
             .critic
@@ -217,6 +229,34 @@ impl TrainState {
             critic,
             width: policy.width(),
             duals,
+        }
+    }
+
+    /// What Retrace wants to know of a batch of sequences with scaled rewards `[B]`, in whose next states
+    /// the target policy's actions have these values, `[N, B]`.
+    fn trajectory(
+        &self,
+        config: &LearnerConfig,
+        batch: &Batch,
+        reward: Tensor<1>,
+        values: Tensor<2>,
+    ) -> Trajectory {
+        let Sequences { length, log_prob } = batch.sequences.as_ref().expect("sequences");
+        let [rows, actions] = batch.action.dims();
+        let by_step = |values: Tensor<1>| values.reshape([rows / length, *length]);
+        let value = self
+            .target
+            .critic
+            .forward(batch.observation.clone(), batch.action.clone());
+        let policy = self.target.policy.forward(batch.observation.clone());
+        let drawn = batch.action.clone().reshape([1, rows, actions]);
+        let log_ratio = policy.log_prob(drawn).reshape([rows]) - log_prob.clone();
+        Trajectory {
+            reward: by_step(reward),
+            discount: by_step(batch.discount.clone()),
+            value: by_step(config.critic_loss.values(value)),
+            next_state_value: by_step(values.mean_dim(0).reshape([rows])),
+            log_ratio: by_step(log_ratio),
         }
     }
 }
@@ -274,6 +314,9 @@ fn statistics(losses: &Losses, [policy_norm, critic_norm]: &[Tensor<1>; 2]) -> U
     all.extend(losses.policy.stats.iter().cloned());
     UpdateStatistics::new(all)
 }
+
+#[cfg(test)]
+mod retrace_tests;
 
 #[cfg(test)]
 mod tests {

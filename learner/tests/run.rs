@@ -108,8 +108,8 @@ async fn trains_to_its_limit_and_leaves_a_run_behind() {
         .unwrap()
         .into_inner();
     assert_eq!(
-        (info.task.as_str(), info.seed, info.n_step),
-        ("test-task", 4, 5)
+        (info.task.as_str(), info.seed, info.experience),
+        ("test-task", 4, Some(v1::run_info::Experience::NStep(5)))
     );
     assert_eq!(info.spec_digest, digest.0.to_vec());
 

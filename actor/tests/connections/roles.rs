@@ -43,7 +43,7 @@ async fn an_actor_inserts_every_step_in_order_and_stops_cleanly() {
     while let Ok(batch) = inserted.try_recv() {
         assert_eq!(batch.first_sequence, items);
         let signature = transition::signature(spec.observation_size(), spec.action_size());
-        let batch = pmpo_proto::batch_from_wire(&signature, batch.columns).unwrap();
+        let batch = pmpo_proto::batch_from_wire(&signature, batch.columns, usize::MAX).unwrap();
         items += batch.len() as u64;
     }
     assert!(items >= 1000, "{items} items");
@@ -146,7 +146,10 @@ async fn a_learner_with_another_idea_of_the_task_is_refused() {
             |info| info.task = "cartpole-swingdown".to_owned(),
             "unknown task \"cartpole-swingdown\"",
         ),
-        (|info| info.n_step = 0, "n_step: expected 1..=1000, got 0"),
+        (
+            |info| info.experience = Some(v1::run_info::Experience::NStep(0)),
+            "n_step: expected 1..=1000, got 0",
+        ),
     ];
     for (change, expected) in cases {
         let (learner, _told) = Learner::new(&spec());

@@ -73,7 +73,7 @@ impl Learner {
             run_id: "test".to_owned(),
             task: spec.task.clone(),
             seed: 1,
-            n_step: 3,
+            experience: Some(v1::run_info::Experience::NStep(3)),
             discount: 0.99,
             spec_digest: spec.digest().0.to_vec().into(),
         }));

@@ -9,7 +9,7 @@ mod seed;
 mod spec;
 mod time_step;
 
-pub use column::{ColumnBatch, ColumnError, ColumnSpec, DType, Signature, transition};
+pub use column::{ColumnBatch, ColumnError, ColumnSpec, DType, Signature, step, transition};
 pub use ids::{PolicyVersion, WriterId};
 pub use replay::{
     ItemError, MAX_PRIORITY, SampledBatch, SampledItems, StepBatch, TableCounters, check_priorities,

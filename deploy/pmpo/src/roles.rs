@@ -50,7 +50,7 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
         (None, true) => Some(stored.as_path()),
         (file, _) => file.as_deref(),
     };
-    let config = Config::from_layers(file, &args.run.assignments())?;
+    let config = Config::for_learner(file, &args.run.assignments())?;
     let options = learner_options(config, run_dir, args)?;
     let process = Process {
         role: "learner",

@@ -83,7 +83,7 @@ fn prepare(args: &TrainArgs) -> Result<(Config, PathBuf)> {
         ))
         .into());
     }
-    let config = Config::from_layers(file.as_deref(), &assignments)?;
+    let config = Config::for_learner(file.as_deref(), &assignments)?;
     commands::load_task(&config.run.task, 0)?;
     let run_dir = match &args.run.run_dir {
         Some(run_dir) => run_dir.clone(),
