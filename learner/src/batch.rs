@@ -1,4 +1,4 @@
-//! The learner's input on its device: sampled columns, copied once.
+//! The learner's input on its device: sampled columns, copied there all at once.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use bytes::Bytes;
@@ -25,8 +25,17 @@ pub struct Batch {
     pub name: BatchName,
 }
 
+/// The columns that go to the device.
+const UPLOADED: [usize; 5] = [
+    transition::OBSERVATION,
+    transition::ACTION,
+    transition::REWARD,
+    transition::DISCOUNT,
+    transition::NEXT_OBSERVATION,
+];
+
 impl Batch {
-    /// Copies transitions to `device`.
+    /// Copies transitions to `device`: one transfer of one buffer, whose parts the tensors are.
     ///
     /// # Panics
     /// If the columns are not those of [`transition::signature`], which every station before this one
@@ -34,23 +43,29 @@ impl Batch {
     pub fn new(columns: &ColumnBatch, device: &Device) -> Self {
         let len = columns.len();
         let columns = columns.columns();
-        let matrix = |index: usize| {
-            let values = floats(&columns[index]);
-            let width = values.len() / len;
-            Tensor::from_data(TensorData::new(values, [len, width]), device)
-        };
-        let vector = |index: usize| {
-            Tensor::from_data(TensorData::new(floats(&columns[index]), [len]), device)
+        let mut values = Vec::with_capacity(UPLOADED.iter().map(|&c| columns[c].len() / 4).sum());
+        let parts = UPLOADED.map(|column| {
+            let start = values.len();
+            values.extend(floats(&columns[column]));
+            start..values.len()
+        });
+        let count = values.len();
+        let uploaded = Tensor::<1>::from_data(TensorData::new(values, [count]), device);
+        let [observation, action, reward, discount, next_observation] =
+            parts.map(|part| uploaded.clone().slice(part));
+        let matrix = |tensor: Tensor<1>| {
+            let width = tensor.dims()[0] / len;
+            tensor.reshape([len, width])
         };
         let versions = versions(&columns[transition::POLICY_VERSION]);
         Self {
-            observation: matrix(transition::OBSERVATION),
-            action: matrix(transition::ACTION),
-            reward: vector(transition::REWARD),
-            discount: vector(transition::DISCOUNT),
-            next_observation: matrix(transition::NEXT_OBSERVATION),
+            observation: matrix(observation),
+            action: matrix(action),
+            reward,
+            discount,
+            next_observation: matrix(next_observation),
             mean_policy_version: versions.iter().map(|&v| v as f64).sum::<f64>() / len as f64,
-            name: BatchName::new(&versions, &floats(&columns[transition::REWARD])),
+            name: BatchName::new(&versions, floats(&columns[transition::REWARD])),
         }
     }
 }
@@ -62,11 +77,10 @@ fn versions(column: &Bytes) -> Vec<i64> {
         .collect()
 }
 
-fn floats(column: &Bytes) -> Vec<f32> {
+fn floats(column: &Bytes) -> impl Iterator<Item = f32> + Clone {
     column
         .chunks_exact(4)
         .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes")))
-        .collect()
 }
 
 #[cfg(test)]

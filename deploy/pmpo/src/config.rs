@@ -32,7 +32,7 @@ pub(crate) struct RunConfig {
     pub(crate) seed: u64,
     /// Actor processes that `train` starts.
     pub(crate) actors: u64,
-    /// Device of the learner: cpu, cuda or cuda:N.
+    /// Device of the learner: cpu, cuda[:N] or vulkan[:N].
     pub(crate) device: String,
     /// End after this many environment steps.
     pub(crate) env_steps: Option<u64>,
