@@ -126,7 +126,7 @@ pub enum DeviceChoice {
     Cpu,
     /// An NVIDIA GPU, by its index.
     Cuda(usize),
-    /// A device with a Vulkan driver, by its index: discrete GPUs first, software last.
+    /// A device with a Vulkan driver, by its index: discrete GPUs first.
     Vulkan(usize),
 }
 
@@ -208,17 +208,19 @@ impl DeviceChoice {
 /// `None` if the build cannot use any.
 fn cuda_devices() -> Option<Vec<Device>> {
     #[cfg(feature = "cuda")]
-    return Some(Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec());
+    let found = Some(Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec());
     #[cfg(not(feature = "cuda"))]
-    None
+    let found = None;
+    found
 }
 
 /// The same of Vulkan.
 fn vulkan_devices() -> Option<Vec<Device>> {
     #[cfg(feature = "vulkan")]
-    return Some(Device::enumerate(burn::tensor::DeviceType::Vulkan).into_vec());
+    let found = Some(Device::enumerate(burn::tensor::DeviceType::Vulkan).into_vec());
     #[cfg(not(feature = "vulkan"))]
-    None
+    let found = None;
+    found
 }
 
 #[cfg(test)]
