@@ -16,8 +16,10 @@ use crate::run::warm_up;
 use crate::state_file::{self, Scalars};
 use crate::{Batch, DeviceChoice, LearnerConfig, TrainState};
 
-/// Observation size, action size, batch size: odd ones, so that kernels meet their edges.
+/// Observation size and action size: odd ones, so that kernels meet their edges.
 const SIZES: [usize; 2] = [11, 3];
+
+/// Transitions in a batch.
 const BATCH: usize = 60;
 
 /// Updates compared; three of them copy the target networks.
@@ -135,7 +137,7 @@ fn agrees_with_the_cpu(case: &Case) {
     assert_eq!(start, before);
     let mut worst = (0.0, "");
     for (step, (expected, got)) in expected.iter().zip(&got).enumerate() {
-        for ((name, expected), (other, got)) in expected.iter().zip(got) {
+        for (&(name, expected), &(other, got)) in expected.iter().zip(got) {
             assert_eq!(name, other);
             let apart = (expected - got).abs() / expected.abs().max(1.0);
             if apart > worst.0 {
