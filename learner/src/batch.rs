@@ -1,4 +1,4 @@
-//! The learner's input on its device: sampled columns, copied once.
+//! The learner's input on its device: sampled columns, copied there all at once.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use bytes::Bytes;
@@ -72,30 +72,38 @@ impl Batch {
                 .copied()
                 .collect()
         };
-        let matrix = |index: usize, first: usize| {
-            let values = part(index, first);
-            let width = values.len() / rows;
-            Tensor::from_data(TensorData::new(values, [rows, width]), device)
-        };
-        let vector =
-            |index: usize| Tensor::from_data(TensorData::new(part(index, 0), [rows]), device);
         let versions: Vec<i64> = versions(&columns[step::POLICY_VERSION])
             .chunks_exact(stored)
             .flat_map(|versions| &versions[..length])
             .copied()
             .collect();
+        let rewards = part(step::REWARD, 0);
+        let name = BatchName::new(&versions, &rewards);
+        let parts = [
+            part(step::OBSERVATION, 0),
+            part(step::ACTION, 0),
+            rewards,
+            part(step::DISCOUNT, 0),
+            part(step::OBSERVATION, 1),
+            part(step::LOG_PROB, 0),
+        ];
+        let [
+            observation,
+            action,
+            reward,
+            discount,
+            next_observation,
+            log_prob,
+        ] = upload(parts, device);
         Self {
-            observation: matrix(step::OBSERVATION, 0),
-            action: matrix(step::ACTION, 0),
-            reward: vector(step::REWARD),
-            discount: vector(step::DISCOUNT),
-            next_observation: matrix(step::OBSERVATION, 1),
-            sequences: Some(Sequences {
-                length,
-                log_prob: vector(step::LOG_PROB),
-            }),
+            observation: matrix(observation, rows),
+            action: matrix(action, rows),
+            reward,
+            discount,
+            next_observation: matrix(next_observation, rows),
+            sequences: Some(Sequences { length, log_prob }),
             mean_policy_version: mean(&versions),
-            name: BatchName::new(&versions, &part(step::REWARD, 0)),
+            name,
         }
     }
 
@@ -107,30 +115,51 @@ impl Batch {
     pub fn new(columns: &ColumnBatch, device: &Device) -> Self {
         let len = columns.len();
         let columns = columns.columns();
-        let matrix = |index: usize| {
-            let values = floats(&columns[index]);
-            let width = values.len() / len;
-            Tensor::from_data(TensorData::new(values, [len, width]), device)
-        };
-        let vector = |index: usize| {
-            Tensor::from_data(TensorData::new(floats(&columns[index]), [len]), device)
-        };
         let versions = versions(&columns[transition::POLICY_VERSION]);
+        let rewards = floats(&columns[transition::REWARD]);
+        let name = BatchName::new(&versions, &rewards);
+        let parts = [
+            floats(&columns[transition::OBSERVATION]),
+            floats(&columns[transition::ACTION]),
+            rewards,
+            floats(&columns[transition::DISCOUNT]),
+            floats(&columns[transition::NEXT_OBSERVATION]),
+        ];
+        let [observation, action, reward, discount, next_observation] = upload(parts, device);
         Self {
-            observation: matrix(transition::OBSERVATION),
-            action: matrix(transition::ACTION),
-            reward: vector(transition::REWARD),
-            discount: vector(transition::DISCOUNT),
-            next_observation: matrix(transition::NEXT_OBSERVATION),
+            observation: matrix(observation, len),
+            action: matrix(action, len),
+            reward,
+            discount,
+            next_observation: matrix(next_observation, len),
             sequences: None,
             mean_policy_version: mean(&versions),
-            name: BatchName::new(&versions, &floats(&columns[transition::REWARD])),
+            name,
         }
     }
 }
 
+/// One transfer of one buffer to `device`, whose parts the vectors are.
+fn upload<const K: usize>(parts: [Vec<f32>; K], device: &Device) -> [Tensor<1>; K] {
+    let lengths = parts.each_ref().map(Vec::len);
+    let values = parts.concat();
+    let count = values.len();
+    let uploaded = Tensor::<1>::from_data(TensorData::new(values, [count]), device);
+    let mut start = 0;
+    lengths.map(|length| {
+        start += length;
+        uploaded.clone().slice(start - length..start)
+    })
+}
+
+fn matrix(values: Tensor<1>, rows: usize) -> Tensor<2> {
+    let width = values.dims()[0] / rows;
+    values.reshape([rows, width])
+}
+
 fn mean(versions: &[i64]) -> f64 {
-    versions.iter().map(|&v| v as f64).sum::<f64>() / versions.len() as f64
+    let sum: f64 = versions.iter().map(|&version| version as f64).sum();
+    sum / versions.len() as f64
 }
 
 fn versions(column: &Bytes) -> Vec<i64> {

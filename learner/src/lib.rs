@@ -15,6 +15,8 @@ mod board;
 pub mod checkpoint;
 mod config;
 pub mod curve;
+#[cfg(all(test, feature = "vulkan"))]
+mod device_tests;
 mod error;
 pub mod figure;
 mod fused;

@@ -10,10 +10,16 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor, TensorData};
 use pmpo_policy::NamedTensor;
 
-/// The parameters with their names, read from the device.
+/// The parameters with their names, read from the device in one transfer.
 pub(crate) fn named_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
     let mut reader = Reader::default();
     module.visit(&mut reader);
+    let values = Tensor::cat(reader.parts, 0).into_data().try_into_vec();
+    let mut values = values.expect("parameters are f32").into_iter();
+    for tensor in &mut reader.tensors {
+        let count = tensor.shape.iter().product();
+        tensor.values = values.by_ref().take(count).collect();
+    }
     reader.tensors
 }
 
@@ -96,7 +102,9 @@ impl Path {
 #[derive(Default)]
 struct Reader {
     path: Path,
+    /// Without their values, which are in `parts`.
     tensors: Vec<NamedTensor>,
+    parts: Vec<Tensor<1>>,
 }
 
 impl ModuleVisitor for Reader {
@@ -113,11 +121,9 @@ impl ModuleVisitor for Reader {
         self.tensors.push(NamedTensor {
             name: self.path.name(),
             shape: tensor.dims().to_vec(),
-            values: tensor
-                .into_data()
-                .try_into_vec()
-                .expect("parameters are f32"),
+            values: Vec::new(),
         });
+        self.parts.push(flatten(tensor));
     }
 }
 

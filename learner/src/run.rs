@@ -1,7 +1,7 @@
 //! A learner as a service: puts the parts together, and takes them apart in order.
 
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pmpo_proto::MAX_MESSAGE_BYTES;
 use pmpo_proto::v1::run_server::RunServer;
@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
+use crate::bench::random_batch;
 use crate::board::{Board, Totals};
 use crate::checkpoint::Checkpoints;
 use crate::progress::Progress;
@@ -22,7 +23,8 @@ use crate::service::Service;
 use crate::statistics::Statistics;
 use crate::trainer::Trainer;
 use crate::{
-    EndReason, LearnerError, LearnerOptions, RunOutcome, TrainState, records, table, threads,
+    Batch, DeviceChoice, EndReason, LearnerConfig, LearnerError, LearnerOptions, RunOutcome,
+    TrainState, records, table, threads,
 };
 
 /// How long a run that reached a limit still answers that it has finished.
@@ -30,6 +32,9 @@ const FINISHED_VISIBLE: Duration = Duration::from_secs(1);
 
 /// How long connections may take to end.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// Updates that a GPU is warmed up with.
+const WARM_UP_STEPS: usize = 10;
 
 /// Trains until a limit, an evaluation that reaches `stop_at_return`, or `shutdown`, and serves
 /// `Weights` and `Run` on `listener` meanwhile. The initial policy, or the checkpoint's when the run
@@ -118,10 +123,11 @@ struct Prepared {
 
 fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
     let device = options.device.open()?;
+    let sizes = [options.spec.observation_size(), options.spec.action_size()];
     let state = TrainState::new(
         &options.policy,
         &options.learner,
-        [options.spec.observation_size(), options.spec.action_size()],
+        sizes,
         derive_seed(options.seed, Role::Learner, 0),
         &device,
     );
@@ -142,6 +148,9 @@ fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
             Progress::create(&options.run_dir)?,
         )
     };
+    if options.device != DeviceChoice::Cpu {
+        warm_up(&options.learner, sizes, &state);
+    }
     let evaluations = progress.rows().len() as u64;
     let policy_version = totals.policy_version;
     let board = Board::new(totals, evaluations, options.learner.train_return_episodes);
@@ -155,6 +164,25 @@ fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
         publisher,
         progress,
     })
+}
+
+/// Takes updates on random numbers and throws them away, before anything is served: a GPU compiles its
+/// kernels and chooses among them when it first meets their shapes.
+pub(crate) fn warm_up(
+    config: &LearnerConfig,
+    [observation_size, action_size]: [usize; 2],
+    state: &TrainState,
+) {
+    let start = Instant::now();
+    let mut state = state.clone();
+    let columns = random_batch(observation_size, action_size, config.batch_size);
+    for _ in 0..WARM_UP_STEPS {
+        let batch = Batch::new(&columns, state.device());
+        // Read, so that the step has run when the next begins.
+        drop(state.update(config, &batch).read());
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    tracing::info!(seconds, "warmed up");
 }
 
 /// Serves until training has ended and everyone may know.

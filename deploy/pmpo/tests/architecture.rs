@@ -107,21 +107,23 @@ fn heavy_libraries_have_one_home() {
 }
 
 #[test]
-fn the_cuda_feature_is_the_learners_alone() {
+fn the_features_for_gpus_are_the_learners_alone() {
     let metadata = MetadataCommand::new()
         .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
         .no_deps()
         .exec()
         .expect("cargo metadata");
-    let with_cuda: BTreeSet<_> = metadata
-        .packages
-        .iter()
-        .filter(|package| package.features.contains_key("cuda"))
-        .map(|package| package.name.to_string())
-        .collect();
-    // The command only passes it on.
-    assert_eq!(
-        with_cuda,
-        BTreeSet::from(["pmpo".to_owned(), "pmpo-learner".to_owned()])
-    );
+    for feature in ["cuda", "vulkan"] {
+        let with_feature: BTreeSet<_> = metadata
+            .packages
+            .iter()
+            .filter(|package| package.features.contains_key(feature))
+            .map(|package| package.name.to_string())
+            .collect();
+        // The command only passes it on.
+        assert_eq!(
+            with_feature,
+            BTreeSet::from(["pmpo".to_owned(), "pmpo-learner".to_owned()])
+        );
+    }
 }

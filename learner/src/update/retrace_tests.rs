@@ -2,7 +2,6 @@
 
 use burn::tensor::{Device, Tensor};
 use bytes::Bytes;
-use pmpo_losses::CriticLoss;
 use pmpo_policy::{NamedTensor, NetworkConfig};
 use pmpo_types::{ColumnBatch, step};
 use rand::{RngExt, SeedableRng};
@@ -24,6 +23,7 @@ fn config(lambda: f64) -> LearnerConfig {
             sequence_length: LENGTH,
             sequence_period: 2,
         }),
+        reward_scale: 1.0,
         ..LearnerConfig::default()
     }
 }
@@ -186,7 +186,7 @@ fn an_on_policy_sequence_gives_the_n_step_target() {
         3.0,
         &Device::flex(),
     );
-    let trajectory = state.trajectory(&CriticLoss::Mse, &sequences, all);
+    let trajectory = state.trajectory(&config, &sequences, sequences.reward.clone(), all);
     let targets = values(pmpo_losses::retrace(1.0, trajectory));
     let (reward, discount) = (values(sequences.reward), values(sequences.discount));
     for sequence in 0..SEQUENCES {

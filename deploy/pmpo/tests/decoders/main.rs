@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+// The fuzz targets' crate needs its items public.
+#[allow(unreachable_pub)]
 #[path = "../../../fuzz/decoders.rs"]
 mod decoders;
 
