@@ -27,7 +27,10 @@ async fn an_actor_inserts_every_step_in_order_and_stops_cleanly() {
     };
     let shutdown = CancellationToken::new();
     let actor = tokio::spawn(pmpo_actor::run(
-        ActorConfig::default(),
+        ActorConfig {
+            environments: 1,
+            ..ActorConfig::default()
+        },
         addresses,
         2,
         shutdown.clone(),

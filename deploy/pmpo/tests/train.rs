@@ -271,11 +271,11 @@ fn an_interrupt_ends_the_run_cleanly_and_the_launchers_death_leaves_no_child() {
 
     let run_dir = folder.path().join("orphaned");
     let mut child = train(&run_dir, &["pendulum-swingup"]).spawn().unwrap();
-    wait_for("the evaluator", || announced(&run_dir, "evaluator-0"));
+    let names = ["replay-0", "learner-0", "actor-0", "evaluator-0"];
+    let pids = names.map(|name| wait_for(name, || announced(&run_dir, name)).pid);
     child.kill().unwrap();
     child.wait().unwrap();
-    for name in ["replay-0", "learner-0", "actor-0", "evaluator-0"] {
-        let pid = announced(&run_dir, name).expect(name).pid;
+    for pid in pids {
         wait_for("the end of an orphan", || (!alive(pid)).then_some(()));
     }
 }

@@ -44,9 +44,11 @@ struct Shard {
 }
 
 impl Shard {
-    /// Batches at hand count even if the shard has gone since.
+    /// Batches at hand count even if the shard has gone since, or gave its last items for them.
     fn weight(&self) -> u64 {
-        if self.batches.is_empty() && (self.stalled || !self.open) {
+        if !self.batches.is_empty() {
+            self.size.max(1)
+        } else if self.stalled || !self.open {
             0
         } else {
             self.size

@@ -214,7 +214,10 @@ mod tests {
 
     #[test]
     fn the_default_error_buffer_is_a_tenth_of_the_offset_and_fits_the_largest_batch() {
-        let config = TableConfig::default();
+        let config = TableConfig {
+            samples_per_insert: 64.0,
+            ..TableConfig::default()
+        };
         assert_eq!(config.error_buffer(), 6_400.0);
         let small = TableConfig {
             min_size_to_sample: 1,
@@ -228,7 +231,10 @@ mod tests {
     #[test]
     fn refuses_what_cannot_work_and_quotes_it() {
         let refused = |change: fn(&mut TableConfig)| {
-            let mut config = TableConfig::default();
+            let mut config = TableConfig {
+                samples_per_insert: 64.0,
+                ..TableConfig::default()
+            };
             change(&mut config);
             config.validate().unwrap_err().to_string()
         };

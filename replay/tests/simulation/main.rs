@@ -331,7 +331,7 @@ impl World {
         let shard = self.rng.random_range(0..self.shards.len());
         let (writer, connection) = (self.pick_writer(), self.pick_connection());
         match (self.rng.random_range(0..100), writer, connection) {
-            (0..20, Some(writer), _) => self.push(writer),
+            (0..20, Some(writer), _) if self.faults => self.push(writer),
             (20..50, Some(writer), _) => self.work(writer),
             (50..70, _, Some(connection)) => self.arrive(connection),
             (70..85, _, Some(connection)) => self.answer(connection),

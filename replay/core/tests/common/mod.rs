@@ -44,6 +44,7 @@ pub fn table(max_size: usize, min_size_to_sample: usize) -> Table {
     let config = TableConfig {
         max_size,
         min_size_to_sample,
+        samples_per_insert: 64.0,
         error_buffer: Some(1e9),
         ..TableConfig::default()
     };
