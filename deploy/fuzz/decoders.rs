@@ -13,8 +13,11 @@ use pmpo_service::announce::Announcement;
 use pmpo_types::{Signature, check_priorities, transition};
 use prost::Message;
 
+/// Whether a decoder takes the bytes.
+pub type Decoder = fn(&[u8]) -> bool;
+
 /// Name of the corpus, and the decoder.
-pub const DECODERS: [(&str, fn(&[u8]) -> bool); 8] = [
+pub const DECODERS: [(&str, Decoder); 8] = [
     ("insert_request", insert_request),
     ("sample_request", sample_request),
     ("sample_response", sample_response),

@@ -50,19 +50,20 @@ where
     for assignment in assignments {
         layers = layers.merge(Assignment::parse(assignment)?);
     }
-    let resolve = || -> Result<T, figment::Error> {
-        let mut defaults = Value::serialize(T::default())?
-            .into_dict()
-            .expect("a configuration is a table");
-        forget_other_kinds(&mut defaults, &layers.extract()?);
-        Figment::from(Serialized::defaults(defaults))
-            .merge(&layers)
-            .extract()
-    };
-    resolve().map_err(|errors| {
-        let lines: Vec<String> = errors.into_iter().map(|error| describe(&error)).collect();
-        ConfigError::Invalid(lines.join("; "))
-    })
+    let mut defaults = Value::serialize(T::default())
+        .map_err(invalid)?
+        .into_dict()
+        .expect("a configuration is a table");
+    forget_other_kinds(&mut defaults, &layers.extract().map_err(invalid)?);
+    Figment::from(Serialized::defaults(defaults))
+        .merge(&layers)
+        .extract()
+        .map_err(invalid)
+}
+
+fn invalid(errors: figment::Error) -> ConfigError {
+    let lines: Vec<String> = errors.into_iter().map(|error| describe(&error)).collect();
+    ConfigError::Invalid(lines.join("; "))
 }
 
 /// Drops the defaults of every section that `layers` make another variant of.

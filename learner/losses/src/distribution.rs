@@ -16,6 +16,10 @@ pub enum Family {
 
 /// One distribution over canonical actions for each state of a batch.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "handles of tensors, moved a few times a step"
+)]
 pub enum ActionDistribution {
     /// A Gaussian with a diagonal covariance.
     Gaussian(DiagonalGaussian),

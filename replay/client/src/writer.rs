@@ -1,6 +1,6 @@
 //! Inserts items exactly once, into the first of its shards that is there.
 //!
-//! The thread pushes into the [`Outbox`] of the shard in use, behind one lock; a task for each shard
+//! The thread pushes into the [`Outbox`](crate::outbox::Outbox) of the shard in use, behind one lock; a task for each shard
 //! sends from its outbox, trims it by the shard's acknowledgements, and after a lost connection sends
 //! again what the shard does not have. The rate limiter reaches the thread this way too: the server
 //! holds an acknowledgement back, the outbox fills, and [`Writer::push`] blocks.
