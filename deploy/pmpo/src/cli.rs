@@ -129,7 +129,7 @@ pub(crate) struct RunArgs {
     /// End when an evaluation's mean return reaches this.
     #[arg(long)]
     stop_at_return: Option<f64>,
-    /// Device of the learner: cpu, cuda[:N] or vulkan[:N].
+    /// Device of the learner: cpu, cuda, cuda:N, vulkan or vulkan:N.
     #[arg(long)]
     device: Option<String>,
     /// Go on from the newest checkpoint in the run's folder.
@@ -346,7 +346,7 @@ pub(crate) enum BenchCommand {
         /// Seconds to measure.
         #[arg(long, default_value_t = 5.0)]
         seconds: f64,
-        /// Device: cpu, cuda[:N] or vulkan[:N].
+        /// Device: cpu, cuda, cuda:N, vulkan or vulkan:N.
         #[arg(long, default_value = "cpu")]
         device: String,
         /// One JSON object on the last line.

@@ -34,7 +34,7 @@ pub(crate) struct RunConfig {
     pub(crate) actors: u64,
     /// Replay processes that `train` starts; the table's bounds hold for each.
     pub(crate) replay_shards: u64,
-    /// Device of the learner: cpu, cuda[:N] or vulkan[:N].
+    /// Device of the learner: cpu, cuda, cuda:N, vulkan or vulkan:N.
     pub(crate) device: String,
     /// End after this many environment steps.
     pub(crate) env_steps: Option<u64>,

@@ -1,6 +1,6 @@
 //! Layers of a network: fused on the CPU, composed of the tensor library's operations elsewhere.
 //!
-//! [`layer`] computes `f(x W + b)` or `f(LayerNorm(x W + b))`. [`composed`] is the formula, on every
+//! [`layer()`] computes `f(x W + b)` or `f(LayerNorm(x W + b))`. [`composed`] is the formula, on every
 //! device and data type; it is what the fused form is tested against, values and gradients. Where the
 //! tensors are `f32` on the CPU backend, a layer is instead one operation with a hand-derived backward
 //! pass (`layer.rs`), registered with the tensor library's automatic differentiation: no
