@@ -1,5 +1,6 @@
 //! The fused layer against the composed one: the same formula, written twice.
 
+use burn::module::Module;
 use burn::nn::{LayerNormConfig, LinearConfig};
 use burn::tensor::{Distribution, Tensor};
 
