@@ -44,8 +44,12 @@ pub struct Transition<'a> {
 /// One step of an environment: what was done in the present state, and what came of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step<'a> {
-    /// Canonical action.
+    /// Canonical action, as it was carried out.
     pub action: &'a [f32],
+    /// The same as the policy drew it, before clipping.
+    pub drawn: &'a [f32],
+    /// Logarithm of the density or probability that the policy gave `drawn`.
+    pub log_prob: f32,
     /// The policy that chose it.
     pub policy_version: PolicyVersion,
     /// Reward of the step.
@@ -286,6 +290,8 @@ mod tests {
         for (t, &(reward, discount)) in steps.iter().enumerate() {
             let step = Step {
                 action: &value(t).map(|x| -x),
+                drawn: &[],
+                log_prob: 0.0,
                 policy_version: PolicyVersion((base + t) as u64),
                 reward,
                 discount,
@@ -332,6 +338,8 @@ mod tests {
         assert_eq!(out, []);
         let next = Step {
             action: &[-1.0],
+            drawn: &[],
+            log_prob: 0.0,
             policy_version: PolicyVersion(1),
             reward: 2.0,
             discount: 1.0,

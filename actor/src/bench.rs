@@ -19,6 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio_util::sync::CancellationToken;
 
 use crate::environment_loop::EnvironmentLoop;
+use crate::experience::Experience;
 use crate::reports::EpisodeReports;
 use crate::run::collector;
 use crate::weights::{Policy, WeightsSource};
@@ -67,7 +68,7 @@ pub struct Report {
 ///
 /// # Errors
 /// The task cannot be loaded, or the replay refuses the writer.
-pub async fn run(options: Options, replay: &str) -> Result<Report, ActorError> {
+pub async fn run(options: Options, replay: &[String]) -> Result<Report, ActorError> {
     options.actor.validate()?;
     let environment = pmpo_suite::load(&options.task, 1)?;
     let spec = environment.spec().clone();
@@ -75,7 +76,7 @@ pub async fn run(options: Options, replay: &str) -> Result<Report, ActorError> {
     let policy_us = time_policy(&mut network, &spec);
     let (shutdown, writers_end) = (CancellationToken::new(), CancellationToken::new());
     let _end_writers = writers_end.clone().drop_guard();
-    let n_step = (options.n_step, options.discount);
+    let experience = (Experience::NStep(options.n_step), options.discount);
     let (sender, tally) = mpsc::channel();
     let (episodes, _unread) = EpisodeReports::new(options.actor.report_queue_episodes);
     let work = EnvironmentLoop {
@@ -96,7 +97,7 @@ pub async fn run(options: Options, replay: &str) -> Result<Report, ActorError> {
             shutdown: shutdown.clone(),
         },
         environment,
-        collector: collector(&options.actor, replay, n_step, &spec, &writers_end)?,
+        collector: collector(&options.actor, replay, experience, &spec, &writers_end)?,
         rng: ChaCha8Rng::seed_from_u64(1),
         episodes,
         shutdown,

@@ -1,33 +1,26 @@
 //! From an environment's steps to batches in the sink: adder, batch, sink. Every step of a whole
-//! episode becomes exactly one transition; a batch leaves when it is full, and at the end of an
-//! episode.
+//! episode is stored exactly once; a batch leaves when it is full, and at the end of an episode.
 
 use std::time::Duration;
 
 use pmpo_replay_client::ClientError;
 
 use crate::ActorError;
-use crate::adder::{NStepAdder, Step};
-use crate::insertion::{TransitionBatch, TransitionSink};
+use crate::adder::Step;
+use crate::experience::Gatherer;
+use crate::insertion::StepSink;
 
 #[derive(Debug)]
 pub(crate) struct Collector<S> {
-    adder: NStepAdder,
-    batch: TransitionBatch,
+    gatherer: Gatherer,
     batch_items: usize,
     sink: S,
 }
 
-impl<S: TransitionSink> Collector<S> {
-    pub(crate) fn new(
-        adder: NStepAdder,
-        batch: TransitionBatch,
-        batch_items: usize,
-        sink: S,
-    ) -> Self {
+impl<S: StepSink> Collector<S> {
+    pub(crate) fn new(gatherer: Gatherer, batch_items: usize, sink: S) -> Self {
         Self {
-            adder,
-            batch,
+            gatherer,
             batch_items,
             sink,
         }
@@ -35,14 +28,13 @@ impl<S: TransitionSink> Collector<S> {
 
     /// An episode has begun.
     pub(crate) fn first(&mut self, observation: &[f32]) {
-        self.adder.first(observation);
+        self.gatherer.first(observation);
     }
 
     /// A valid step was taken. May block in the sink.
     pub(crate) fn step(&mut self, step: Step<'_>) -> Result<(), ActorError> {
-        self.adder
-            .add(step, |transition| self.batch.push(transition));
-        if step.last || self.batch.len() >= self.batch_items {
+        self.gatherer.add(step);
+        if step.last || self.gatherer.len() >= self.batch_items {
             self.hand_over()
         } else {
             Ok(())
@@ -51,19 +43,18 @@ impl<S: TransitionSink> Collector<S> {
 
     /// The episode has diverged; returns how many of its steps are dropped.
     pub(crate) fn diverged(&mut self) -> usize {
-        self.adder.discard()
+        self.gatherer.discard()
     }
 
     /// No more steps will come: inserts the open ones as if a time limit had ended the episode, and
     /// waits until everything is stored, at most for `grace`.
     pub(crate) fn finish(mut self, grace: Duration) -> Result<(), ActorError> {
-        self.adder
-            .truncate(|transition| self.batch.push(transition));
+        self.gatherer.truncate();
         match self.hand_over().and_then(|()| Ok(self.sink.flush(grace)?)) {
             Err(ActorError::Replay(
                 error @ (ClientError::Shutdown | ClientError::Deadline { .. }),
             )) => {
-                tracing::warn!(%error, "stopped before the replay had stored every transition");
+                tracing::warn!(%error, "stopped before the replay had stored every step");
                 Ok(())
             }
             result => result,
@@ -71,24 +62,29 @@ impl<S: TransitionSink> Collector<S> {
     }
 
     fn hand_over(&mut self) -> Result<(), ActorError> {
-        if self.batch.is_empty() {
+        if self.gatherer.len() == 0 {
             return Ok(());
         }
-        Ok(self.sink.push(self.batch.take()?)?)
+        let batch = self.gatherer.take()?;
+        Ok(self.sink.push(&batch)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pmpo_types::{ColumnBatch, PolicyVersion};
+    use crate::adder::NStepAdder;
+    use crate::insertion::TransitionBatch;
+    use pmpo_types::{PolicyVersion, StepBatch};
     use std::sync::mpsc;
 
-    struct ChannelSink(mpsc::Sender<ColumnBatch>, Result<(), ClientError>);
+    struct ChannelSink(mpsc::Sender<StepBatch>, Result<(), ClientError>);
 
-    impl TransitionSink for ChannelSink {
-        fn push(&mut self, batch: ColumnBatch) -> Result<(), ClientError> {
-            self.0.send(batch).map_err(|_| ClientError::Shutdown)
+    impl StepSink for ChannelSink {
+        fn push(&mut self, batch: &StepBatch) -> Result<(), ClientError> {
+            self.0
+                .send(batch.clone())
+                .map_err(|_| ClientError::Shutdown)
         }
 
         fn flush(&mut self, _: Duration) -> Result<(), ClientError> {
@@ -98,12 +94,11 @@ mod tests {
 
     fn collector(
         flush: Result<(), ClientError>,
-    ) -> (Collector<ChannelSink>, mpsc::Receiver<ColumnBatch>) {
+    ) -> (Collector<ChannelSink>, mpsc::Receiver<StepBatch>) {
         let (sender, receiver) = mpsc::channel();
-        let adder = NStepAdder::new(3, 0.99);
-        let batch = TransitionBatch::new(1, 1);
+        let gatherer = Gatherer::NStep(NStepAdder::new(3, 0.99), TransitionBatch::new(1, 1));
         (
-            Collector::new(adder, batch, 4, ChannelSink(sender, flush)),
+            Collector::new(gatherer, 4, ChannelSink(sender, flush)),
             receiver,
         )
     }
@@ -112,6 +107,8 @@ mod tests {
         for i in 0..n {
             let step = Step {
                 action: &[0.0],
+                drawn: &[0.0],
+                log_prob: 0.0,
                 policy_version: PolicyVersion(1),
                 reward: 1.0,
                 discount: 1.0,
@@ -122,7 +119,7 @@ mod tests {
         }
     }
 
-    fn lengths(receiver: &mpsc::Receiver<ColumnBatch>) -> Vec<usize> {
+    fn lengths(receiver: &mpsc::Receiver<StepBatch>) -> Vec<usize> {
         receiver.try_iter().map(|batch| batch.len()).collect()
     }
 
@@ -168,7 +165,10 @@ mod tests {
 
     #[test]
     fn a_replay_that_is_away_does_not_keep_a_stopping_actor() {
-        let (collector, _receiver) = collector(Err(ClientError::Deadline { unacknowledged: 3 }));
+        let (collector, _receiver) = collector(Err(ClientError::Deadline {
+            unacknowledged: 3,
+            reason: None,
+        }));
         collector.finish(Duration::ZERO).unwrap();
     }
 

@@ -39,7 +39,7 @@ impl ConfigError {
 pub struct ActorConfig {
     /// Environments in the process, each with its thread and its writer.
     pub environments: usize,
-    /// Transitions an environment gathers before it hands them to its writer; at the end of an
+    /// Transitions or steps an environment gathers before it hands them to its writer; at the end of an
     /// episode it hands over what there is.
     pub insert_batch_items: usize,
     /// Finished episodes waiting to be reported to the learner; beyond it reports are dropped and
@@ -54,7 +54,7 @@ pub struct ActorConfig {
 impl Default for ActorConfig {
     fn default() -> Self {
         Self {
-            environments: 1,
+            environments: 4,
             insert_batch_items: 32,
             report_queue_episodes: 64,
             shutdown_grace_s: 2.0,

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use ::metrics::{Counter, Gauge, counter, gauge};
+use pmpo_policy::clip;
 use pmpo_proto::v1;
 use pmpo_suite::{Environment, SuiteError};
 use pmpo_types::TimeStep;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::adder::Step;
 use crate::canonical::{ActionScale, narrow};
 use crate::collector::Collector;
-use crate::insertion::TransitionSink;
+use crate::insertion::StepSink;
 use crate::reports::EpisodeReports;
 use crate::weights::{Policy, WeightsSource};
 use crate::{ActorError, metrics};
@@ -47,13 +48,15 @@ enum Ending {
 struct Workspace {
     scale: ActionScale,
     observation: Vec<f32>,
+    /// The action as the policy drew it, and as it is carried out.
+    drawn: Vec<f32>,
     action: Vec<f32>,
     steps: Counter,
     episodes: Counter,
     episode_return: Gauge,
 }
 
-impl<W: WeightsSource, S: TransitionSink> EnvironmentLoop<W, S> {
+impl<W: WeightsSource, S: StepSink> EnvironmentLoop<W, S> {
     /// Acts until told to stop, then leaves nothing unstored that can be stored in time.
     pub(crate) fn run(mut self) -> Result<(), ActorError> {
         let Some(mut policy) = self.weights.wait() else {
@@ -63,6 +66,7 @@ impl<W: WeightsSource, S: TransitionSink> EnvironmentLoop<W, S> {
         let mut workspace = Workspace {
             scale: ActionScale::new(&spec.action),
             observation: Vec::with_capacity(spec.observation_size()),
+            drawn: vec![0.0; spec.action_size()],
             action: vec![0.0; spec.action_size()],
             steps: counter!(metrics::ENVIRONMENT_STEPS),
             episodes: counter!(metrics::EPISODES),
@@ -104,6 +108,7 @@ impl<W: WeightsSource, S: TransitionSink> EnvironmentLoop<W, S> {
         let Workspace {
             scale,
             observation,
+            drawn,
             action,
             steps,
             ..
@@ -120,7 +125,10 @@ impl<W: WeightsSource, S: TransitionSink> EnvironmentLoop<W, S> {
             if let Some(newer) = self.weights.newer() {
                 *policy = newer;
             }
-            policy.network.sample(observation, &mut self.rng, action);
+            let rng = &mut self.rng;
+            let log_prob = policy.network.sample_with_log_prob(observation, rng, drawn);
+            action.copy_from_slice(drawn);
+            clip(action);
             let step = self.environment.step(scale.scale(action));
             let (reward, discount, last) = match valid(step, observation)? {
                 Ok(outcome) => outcome,
@@ -131,6 +139,8 @@ impl<W: WeightsSource, S: TransitionSink> EnvironmentLoop<W, S> {
             steps.increment(1);
             self.collector.step(Step {
                 action,
+                drawn,
+                log_prob,
                 policy_version: policy.version,
                 reward,
                 discount,
@@ -189,19 +199,20 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use pmpo_replay_client::ClientError;
-    use pmpo_types::{ColumnBatch, transition};
+    use pmpo_types::{EnvironmentSpec, StepBatch, step, transition};
     use rand_chacha::rand_core::SeedableRng;
 
     use super::*;
-    use crate::adder::NStepAdder;
-    use crate::insertion::TransitionBatch;
+    use crate::experience::{Experience, Gatherer};
     use crate::testing::{Script, policy};
 
-    struct ChannelSink(Sender<ColumnBatch>);
+    struct ChannelSink(Sender<StepBatch>);
 
-    impl TransitionSink for ChannelSink {
-        fn push(&mut self, batch: ColumnBatch) -> Result<(), ClientError> {
-            self.0.send(batch).map_err(|_| ClientError::Shutdown)
+    impl StepSink for ChannelSink {
+        fn push(&mut self, batch: &StepBatch) -> Result<(), ClientError> {
+            self.0
+                .send(batch.clone())
+                .map_err(|_| ClientError::Shutdown)
         }
 
         fn flush(&mut self, _: Duration) -> Result<(), ClientError> {
@@ -209,20 +220,27 @@ mod tests {
         }
     }
 
+    fn collector(
+        experience: Experience,
+        spec: &EnvironmentSpec,
+        sender: Sender<StepBatch>,
+    ) -> Collector<ChannelSink> {
+        let gatherer = Gatherer::new(experience, 0.99, spec);
+        Collector::new(gatherer, 32, ChannelSink(sender))
+    }
+
     /// Acts for `steps` steps on cartpole swingup, with policy version 1 and, from step `switch` on,
     /// version 2.
     fn act(
+        experience: Experience,
         steps: usize,
         switch: usize,
     ) -> (
-        Receiver<ColumnBatch>,
+        Receiver<StepBatch>,
         tokio::sync::mpsc::Receiver<v1::ReportEpisodeRequest>,
     ) {
         let environment = pmpo_suite::load("cartpole-swingup", 5).unwrap();
-        let (observations, actions) = (
-            environment.spec().observation_size(),
-            environment.spec().action_size(),
-        );
+        let spec = environment.spec().clone();
         let shutdown = CancellationToken::new();
         let mut weights = Script::new(&shutdown);
         weights.first = Some(policy(environment.spec(), 1, 0));
@@ -231,14 +249,12 @@ mod tests {
             .insert(switch, policy(environment.spec(), 2, 100));
         weights.steps = steps;
         let (sender, batches) = channel();
-        let batch = TransitionBatch::new(observations, actions);
-        let adder = NStepAdder::new(3, 0.99);
         let (episodes, reports) = EpisodeReports::new(8);
         let work = EnvironmentLoop {
             actor: "actor-0".to_owned(),
             environment,
             weights,
-            collector: Collector::new(adder, batch, 32, ChannelSink(sender)),
+            collector: collector(experience, &spec, sender),
             rng: ChaCha8Rng::seed_from_u64(3),
             episodes,
             shutdown,
@@ -248,19 +264,32 @@ mod tests {
         (batches, reports)
     }
 
-    fn versions(batches: &[ColumnBatch]) -> Vec<i64> {
+    fn versions(batches: &[StepBatch], column: usize) -> Vec<i64> {
         batches
             .iter()
-            .flat_map(|batch| batch.columns()[transition::POLICY_VERSION].chunks_exact(8))
+            .flat_map(|batch| batch.steps().columns()[column].chunks_exact(8))
             .map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap()))
+            .collect()
+    }
+
+    fn floats(batches: &[StepBatch], column: usize) -> Vec<f32> {
+        batches
+            .iter()
+            .flat_map(|batch| batch.steps().columns()[column].chunks_exact(4))
+            .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
             .collect()
     }
 
     #[test]
     fn every_step_becomes_one_transition_of_the_version_that_acted() {
-        let (batches, mut reports) = act(1500, 600);
+        let (batches, mut reports) = act(Experience::NStep(3), 1500, 600);
         let batches: Vec<_> = batches.iter().collect();
-        let versions = versions(&batches);
+        let actions = floats(&batches, transition::ACTION);
+        assert!(
+            actions.iter().all(|action| action.abs() <= 1.0),
+            "carried out"
+        );
+        let versions = versions(&batches, transition::POLICY_VERSION);
         assert_eq!(versions.len(), 1500);
         assert!(versions[..600].iter().all(|version| *version == 1));
         assert!(versions[600..].iter().all(|version| *version == 2));
@@ -274,9 +303,50 @@ mod tests {
         );
     }
 
+    /// Episodes of 1000 steps: 1000 rows and the last observation, then 500 rows and the state that the
+    /// actor was stopped in.
+    #[test]
+    fn sequences_hold_actions_as_drawn_with_their_log_probabilities() {
+        let experience = Experience::Sequences {
+            length: 8,
+            period: 4,
+        };
+        let (batches, _) = act(experience, 1500, 600);
+        let batches: Vec<_> = batches.iter().collect();
+        let versions = versions(&batches, step::POLICY_VERSION);
+        assert_eq!(versions.len(), 1502);
+        assert!(versions[..600].iter().all(|version| *version == 1));
+        assert!(versions[600..].iter().all(|version| *version == 2));
+        let windows: usize = batches.iter().map(StepBatch::items).sum();
+        assert_eq!(windows, 1500 / 4);
+
+        let actions = floats(&batches, step::ACTION);
+        assert!(
+            actions.iter().any(|action| action.abs() > 1.0),
+            "not clipped"
+        );
+        let log_probs = floats(&batches, step::LOG_PROB);
+        // The untrained policy's mean is 0, its standard deviation 0.7.
+        for (row, (action, log_prob)) in actions.iter().zip(log_probs).enumerate() {
+            let expected =
+                -0.5 * (action / 0.7).powi(2) - (0.7 * std::f32::consts::TAU.sqrt()).ln();
+            let last = [1000, 1501].contains(&row);
+            let expected = if last { 0.0 } else { expected };
+            assert!(
+                (log_prob - expected).abs() < 1e-4,
+                "row {row}: {log_prob}, {expected}"
+            );
+        }
+    }
+
     #[test]
     fn the_same_seeds_give_the_same_experience() {
-        let experience = || act(300, 200).0.iter().collect::<Vec<_>>();
+        let experience = || {
+            act(Experience::NStep(3), 300, 200)
+                .0
+                .iter()
+                .collect::<Vec<_>>()
+        };
         let first = experience();
         assert!(!first.is_empty());
         assert_eq!(first, experience());
@@ -289,14 +359,9 @@ mod tests {
         let (sender, batches) = channel();
         let work = EnvironmentLoop {
             actor: "actor-0".to_owned(),
+            collector: collector(Experience::NStep(3), environment.spec(), sender),
             environment,
             weights: Script::new(&shutdown),
-            collector: Collector::new(
-                NStepAdder::new(3, 0.99),
-                TransitionBatch::new(5, 1),
-                32,
-                ChannelSink(sender),
-            ),
             rng: ChaCha8Rng::seed_from_u64(3),
             episodes: EpisodeReports::new(8).0,
             shutdown,

@@ -1,6 +1,6 @@
 //! Actors and evaluators: environments stepped with the newest policy.
 //!
-//! An actor's environments each have a thread: the policy's forward pass, the simulation, the n-step
+//! An actor's environments each have a thread: the policy's forward pass, the simulation, the
 //! adder and the hand-over to a replay writer happen there, one after another. Sockets (weights,
 //! reports, the writers' connections) live on tokio and reach a thread through bounded or latest-wins
 //! channels. An evaluator is an actor without an adder: it acts with the mode of the policy.
@@ -13,11 +13,13 @@ mod config;
 mod environment_loop;
 mod error;
 pub mod evaluator;
+pub mod experience;
 pub mod insertion;
 pub mod metrics;
 mod reports;
 mod run;
 pub mod run_info;
+pub mod sequence_adder;
 #[cfg(test)]
 mod testing;
 mod threads;

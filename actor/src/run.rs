@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pmpo_replay_client::Writer;
+use pmpo_replay_client::{Writer, WriterConfig, preference};
 use pmpo_service::grpc;
 use pmpo_types::{EnvironmentSpec, Role, derive_seed};
 use rand_chacha::ChaCha8Rng;
@@ -10,23 +10,22 @@ use rand_chacha::rand_core::SeedableRng;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::adder::NStepAdder;
 use crate::collector::Collector;
 use crate::environment_loop::EnvironmentLoop;
-use crate::insertion::TransitionBatch;
+use crate::experience::{Experience, Gatherer};
 use crate::reports::{EpisodeReports, report_episodes};
 use crate::run_info::RunInfo;
 use crate::threads::Crew;
 use crate::weights::subscribe;
 use crate::{ActorConfig, ActorError, metrics};
 
-/// The services an actor talks to, as `host:port`.
+/// The services an actor talks to, `host:port` each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
     /// The learner: the run, the weights, the reports.
     pub learner: String,
-    /// The replay: the transitions.
-    pub replay: String,
+    /// The replay's shards: the experience.
+    pub replay: Vec<String>,
 }
 
 /// Acts as the run's actor number `index` until `shutdown`.
@@ -57,13 +56,15 @@ pub async fn run(
     // Before any thread runs: an error here leaves nothing behind.
     let writers_end = CancellationToken::new();
     let _end_writers = writers_end.clone().drop_guard();
+    // All environments of an actor share a first shard, so that its death stops whole actors' worth.
+    let shards = preference(&addresses.replay, index);
     let collectors = environments
         .iter()
         .map(|_| {
             collector(
                 &config,
-                &addresses.replay,
-                (run.n_step, run.discount),
+                &shards,
+                (run.experience, run.discount),
                 &spec,
                 &writers_end,
             )
@@ -105,27 +106,24 @@ pub async fn run(
 /// From an environment's steps to the replay service: adder, batch, writer.
 pub(crate) fn collector(
     config: &ActorConfig,
-    replay: &str,
-    (n_step, discount): (usize, f64),
+    replay: &[String],
+    (experience, discount): (Experience, f64),
     spec: &EnvironmentSpec,
     writers_end: &CancellationToken,
 ) -> Result<Collector<Writer>, ActorError> {
-    let batch = TransitionBatch::new(spec.observation_size(), spec.action_size());
-    let signature = batch.signature().clone();
+    let gatherer = Gatherer::new(experience, discount, spec);
+    let writer_config = WriterConfig {
+        sequence_length: gatherer.sequence_length(),
+        ..config.writer.clone()
+    };
     let writer = Writer::new(
         replay,
-        config.writer.clone(),
-        signature,
+        writer_config,
+        gatherer.signature().clone(),
         &Handle::current(),
         writers_end,
     )?;
-    let adder = NStepAdder::new(n_step, discount);
-    Ok(Collector::new(
-        adder,
-        batch,
-        config.insert_batch_items,
-        writer,
-    ))
+    Ok(Collector::new(gatherer, config.insert_batch_items, writer))
 }
 
 /// Cancels `end` some time after `shutdown`: the writers may still store what is left.

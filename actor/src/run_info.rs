@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::ActorError;
+use crate::experience::Experience;
 
-const N_STEP: RangeInclusive<usize> = 1..=1000;
+/// Steps that a transition or a sequence may span.
+const SPAN: RangeInclusive<usize> = 1..=1000;
 
 /// The run to take part in.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,8 +26,8 @@ pub struct RunInfo {
     pub task: String,
     /// Every generator of the run is seeded from this.
     pub seed: u64,
-    /// Steps that a transition spans.
-    pub n_step: usize,
+    /// What to write.
+    pub experience: Experience,
     /// gamma, a control step.
     pub discount: f64,
     /// The learner's environment.
@@ -110,30 +112,46 @@ impl RunInfo {
     }
 
     fn from_wire(wire: v1::RunInfo) -> Result<Self, WireError> {
-        let field = |field: &str, expected: String, got: String| WireError::Field {
-            field: field.to_owned(),
-            expected,
-            got,
-        };
-        let n_step = wire.n_step as usize;
-        if !N_STEP.contains(&n_step) {
-            return Err(field("n_step", format!("{N_STEP:?}"), n_step.to_string()));
-        }
         if !(0.0..=1.0).contains(&wire.discount) {
-            return Err(field(
-                "discount",
-                "0 to 1".to_owned(),
-                wire.discount.to_string(),
-            ));
+            return Err(refused("discount", "0 to 1", wire.discount));
         }
         Ok(Self {
             run_id: wire.run_id,
             task: wire.task,
             seed: wire.seed,
-            n_step,
+            experience: experience(wire.experience)?,
             discount: wire.discount.into(),
             spec_digest: digest_from_wire(&wire.spec_digest)?,
         })
+    }
+}
+
+fn experience(wire: Option<v1::run_info::Experience>) -> Result<Experience, WireError> {
+    let span = |field: &str, steps: u32, bounds: RangeInclusive<usize>| {
+        let steps = steps as usize;
+        if bounds.contains(&steps) {
+            return Ok(steps);
+        }
+        Err(refused(field, format!("{bounds:?}"), steps))
+    };
+    match wire {
+        None => Err(refused("experience", "n_step or sequences", "neither")),
+        Some(v1::run_info::Experience::NStep(steps)) => {
+            Ok(Experience::NStep(span("n_step", steps, SPAN)?))
+        }
+        Some(v1::run_info::Experience::Sequences(sequences)) => {
+            let length = span("sequences.length", sequences.length, SPAN)?;
+            let period = span("sequences.period", sequences.period, 1..=length)?;
+            Ok(Experience::Sequences { length, period })
+        }
+    }
+}
+
+fn refused(field: &str, expected: impl Into<String>, got: impl ToString) -> WireError {
+    WireError::Field {
+        field: field.to_owned(),
+        expected: expected.into(),
+        got: got.to_string(),
     }
 }
 
@@ -146,7 +164,7 @@ mod tests {
             run_id: "a".to_owned(),
             task: "cartpole-swingup".to_owned(),
             seed: 3,
-            n_step: 5,
+            experience: Some(v1::run_info::Experience::NStep(5)),
             discount: 0.5,
             spec_digest: vec![1; 32].into(),
         }
@@ -155,15 +173,39 @@ mod tests {
     #[test]
     fn reads_a_run_and_refuses_an_impossible_one() {
         let run = RunInfo::from_wire(wire()).unwrap();
-        assert_eq!((run.seed, run.n_step, run.discount), (3, 5, 0.5));
+        assert_eq!((run.seed, run.discount), (3, 0.5));
+        assert_eq!(run.experience, Experience::NStep(5));
+        let sequences = |length, period| {
+            let mut wire = wire();
+            let sequences = v1::Sequences { length, period };
+            wire.experience = Some(v1::run_info::Experience::Sequences(sequences));
+            RunInfo::from_wire(wire).map(|run| run.experience)
+        };
+        let (length, period) = (8, 4);
+        assert_eq!(
+            sequences(8, 4).unwrap(),
+            Experience::Sequences { length, period }
+        );
+        assert_eq!(
+            sequences(1001, 4).unwrap_err().to_string(),
+            "sequences.length: expected 1..=1000, got 1001"
+        );
+        assert_eq!(
+            sequences(8, 9).unwrap_err().to_string(),
+            "sequences.period: expected 1..=8, got 9"
+        );
         let refused = |change: fn(&mut v1::RunInfo)| {
             let mut wire = wire();
             change(&mut wire);
             RunInfo::from_wire(wire).unwrap_err().to_string()
         };
         assert_eq!(
-            refused(|w| w.n_step = 0),
+            refused(|w| w.experience = Some(v1::run_info::Experience::NStep(0))),
             "n_step: expected 1..=1000, got 0"
+        );
+        assert_eq!(
+            refused(|w| w.experience = None),
+            "experience: expected n_step or sequences, got neither"
         );
         assert_eq!(
             refused(|w| w.discount = f32::NAN),

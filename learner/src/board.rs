@@ -15,7 +15,7 @@ use crate::progress::Row;
 const REMEMBERED_PUBLICATIONS: usize = 4096;
 
 /// Where a run is. What a checkpoint holds of it is public to the crate.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Totals {
     /// Learner steps.
     pub(crate) learner_steps: u64,
@@ -27,30 +27,47 @@ pub(crate) struct Totals {
     pub(crate) training_seconds: f64,
 }
 
-/// Environment steps, counted by what the replay table says it has ever been given: every environment
-/// step is inserted once.
+/// Environment steps, counted by what the replay table's shards say they have ever been given: every
+/// environment step is inserted once, into one of them, as a transition, or every so many as a sequence.
 ///
-/// Over a resumption the table may have gone on, or begun anew. So the count goes by increases, and a
-/// table that has been given less than it said before has begun anew, and all it says is new.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Over a resumption, or over the restart of a shard, a table may have gone on, or begun anew. So the
+/// count goes by increases, and a table that has been given less than it said before has begun anew,
+/// and all it says is new. Only a durable table may also have gone back to what it had acknowledged;
+/// unless less than half is left, it has, and is counted on once it is where it was. A shard that is
+/// away keeps its share of the count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EnvironmentSteps {
-    /// Steps, over all resumptions.
+    /// Steps, over all shards and resumptions.
     pub(crate) total: u64,
-    /// What the table said last.
-    pub(crate) table_inserts: u64,
+    /// The most each shard's table has said since it began, in the order of the addresses.
+    pub(crate) table_inserts: Vec<u64>,
 }
 
 impl EnvironmentSteps {
-    /// Takes in what the table says; calls must be in the order of the answers.
-    fn observe(&mut self, inserts: u64) {
-        let anew = inserts < self.table_inserts;
-        self.total += if anew {
-            inserts
-        } else {
-            inserts - self.table_inserts
-        };
-        self.table_inserts = inserts;
+    /// Takes in what a shard's table says; a shard's calls must be in the order of its answers.
+    fn observe(&mut self, shard: usize, table: TableState) {
+        let inserts = table.counters.inserts;
+        if self.table_inserts.len() <= shard {
+            self.table_inserts.resize(shard + 1, 0);
+        }
+        let before = self.table_inserts[shard];
+        if table.durable && (before / 2..before).contains(&inserts) {
+            return;
+        }
+        self.table_inserts[shard] = inserts;
+        let new = inserts.checked_sub(before).unwrap_or(inserts);
+        self.total += new * table.steps_per_item;
     }
+}
+
+/// What a shard says of its table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TableState {
+    pub(crate) counters: TableCounters,
+    /// Whether it survives the death of its process.
+    pub(crate) durable: bool,
+    /// Environment steps for each of its items.
+    pub(crate) steps_per_item: u64,
 }
 
 /// The handle.
@@ -65,12 +82,31 @@ pub(crate) struct Board {
 struct State {
     phase: v1::RunState,
     totals: Totals,
-    replay_size: u64,
-    publications: VecDeque<Totals>,
+    /// Items held by each shard, by its newest answer.
+    replay_sizes: Vec<u64>,
+    publications: VecDeque<Publication>,
     episodes: VecDeque<f64>,
     episodes_kept: usize,
     evaluations: u64,
     last_evaluation: Option<v1::Evaluation>,
+}
+
+/// What had been spent when a policy was published.
+#[derive(Clone, Copy, Debug)]
+struct Publication {
+    policy_version: u64,
+    env_steps: u64,
+    training_seconds: f64,
+}
+
+impl Publication {
+    fn now(totals: &Totals) -> Self {
+        Self {
+            policy_version: totals.policy_version,
+            env_steps: totals.environment.total,
+            training_seconds: totals.training_seconds,
+        }
+    }
 }
 
 impl Board {
@@ -82,7 +118,7 @@ impl Board {
             state: Arc::new(Mutex::new(State {
                 phase: v1::RunState::WaitingForData,
                 totals,
-                replay_size: 0,
+                replay_sizes: Vec::new(),
                 publications: VecDeque::new(),
                 episodes: VecDeque::new(),
                 episodes_kept,
@@ -113,16 +149,27 @@ impl Board {
     pub(crate) fn published(&self, version: u64) {
         let mut state = self.lock();
         state.totals.policy_version = version;
-        let now = self.now(&state);
-        push_bounded(&mut state.publications, now, REMEMBERED_PUBLICATIONS);
+        let publication = Publication::now(&self.now(&state));
+        push_bounded(
+            &mut state.publications,
+            publication,
+            REMEMBERED_PUBLICATIONS,
+        );
     }
 
-    /// The replay table said this.
-    pub(crate) fn table(&self, counters: TableCounters) -> EnvironmentSteps {
+    /// The replay table of a shard said this; answers the environment steps and the items held in all
+    /// shards.
+    pub(crate) fn table(&self, shard: usize, table: TableState) -> (u64, u64) {
         let mut state = self.lock();
-        state.replay_size = counters.size;
-        state.totals.environment.observe(counters.inserts);
-        state.totals.environment
+        if state.replay_sizes.len() <= shard {
+            state.replay_sizes.resize(shard + 1, 0);
+        }
+        state.replay_sizes[shard] = table.counters.size;
+        state.totals.environment.observe(shard, table);
+        (
+            state.totals.environment.total,
+            state.replay_sizes.iter().sum(),
+        )
     }
 
     /// The run is over.
@@ -150,11 +197,11 @@ impl Board {
         }
         let publications = &state.publications;
         let found = publications
-            .binary_search_by_key(&evaluation.policy_version, |totals| totals.policy_version);
-        let spent = found.map_or(now, |index| publications[index]);
+            .binary_search_by_key(&evaluation.policy_version, |spent| spent.policy_version);
+        let spent = found.map_or_else(|_| Publication::now(&now), |index| publications[index]);
         let row = Row {
             wall_s: (spent.training_seconds * 1e3).round() / 1e3,
-            env_steps: spent.environment.total,
+            env_steps: spent.env_steps,
             learner_steps: evaluation.learner_step,
             policy_version: evaluation.policy_version,
             eval_return_mean: evaluation.return_mean,
@@ -183,7 +230,7 @@ impl Board {
             learner_steps: now.learner_steps,
             policy_version: now.policy_version,
             environment_steps: now.environment.total,
-            replay_size: state.replay_size,
+            replay_size: state.replay_sizes.iter().sum(),
             training_seconds: now.training_seconds,
             evaluations: state.evaluations,
             last_evaluation: state.last_evaluation,
@@ -194,7 +241,7 @@ impl Board {
     fn now(&self, state: &State) -> Totals {
         Totals {
             training_seconds: self.seconds_before + self.elapsed_seconds(),
-            ..state.totals
+            ..state.totals.clone()
         }
     }
 
@@ -218,11 +265,15 @@ fn mean(values: &VecDeque<f64>) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn counters(inserts: u64) -> TableCounters {
-        TableCounters {
-            size: inserts.min(5),
-            inserts,
-            samples: 0,
+    fn counters(inserts: u64) -> TableState {
+        TableState {
+            counters: TableCounters {
+                size: inserts.min(5),
+                inserts,
+                samples: 0,
+            },
+            durable: false,
+            steps_per_item: 1,
         }
     }
 
@@ -239,25 +290,64 @@ mod tests {
     #[test]
     fn environment_steps_go_on_whether_the_table_went_on_or_began_anew() {
         let board = Board::new(Totals::default(), 0, 3);
-        assert_eq!(board.table(counters(100)).total, 100);
-        assert_eq!(board.table(counters(250)).total, 250);
+        assert_eq!(board.table(0, counters(100)).0, 100);
+        assert_eq!(board.table(0, counters(250)).0, 250);
         let saved = board.totals();
 
-        let same_table = Board::new(saved, 0, 3);
-        assert_eq!(same_table.table(counters(260)).total, 260);
+        let same_table = Board::new(saved.clone(), 0, 3);
+        assert_eq!(same_table.table(0, counters(260)).0, 260);
         let new_table = Board::new(saved, 0, 3);
-        assert_eq!(new_table.table(counters(0)).total, 250);
-        assert_eq!(new_table.table(counters(40)).total, 290);
+        assert_eq!(new_table.table(0, counters(0)).0, 250);
+        assert_eq!(new_table.table(0, counters(40)).0, 290);
+    }
+
+    #[test]
+    fn a_durable_table_that_comes_back_without_its_last_steps_counts_none_twice() {
+        let board = Board::new(Totals::default(), 0, 3);
+        let durable = |inserts| TableState {
+            durable: true,
+            ..counters(inserts)
+        };
+        for (inserts, total) in [(1000, 1000), (990, 1000), (998, 1000), (1010, 1010)] {
+            assert_eq!(board.table(0, durable(inserts)).0, total);
+        }
+        assert_eq!(board.table(0, durable(3)).0, 1013, "its folder was emptied");
+    }
+
+    /// What is remembered of the table are its own numbers, so a run may be resumed with another period.
+    #[test]
+    fn a_sequence_stands_for_the_steps_of_its_period() {
+        let sequences = |inserts, steps_per_item| TableState {
+            steps_per_item,
+            ..counters(inserts)
+        };
+        let board = Board::new(Totals::default(), 0, 3);
+        assert_eq!(board.table(0, sequences(100, 4)).0, 400);
+        assert_eq!(board.table(0, sequences(101, 4)).0, 404);
+        assert_eq!(board.totals().environment.table_inserts, [101]);
+        assert_eq!(board.table(0, sequences(103, 2)).0, 408);
+    }
+
+    #[test]
+    fn environment_steps_add_up_over_shards_of_which_one_begins_anew() {
+        let board = Board::new(Totals::default(), 0, 3);
+        assert_eq!(board.table(1, counters(100)), (100, 5));
+        assert_eq!(board.table(0, counters(30)), (130, 10));
+        assert_eq!(board.table(1, counters(150)), (180, 10));
+        assert_eq!(board.table(1, counters(2)), (182, 7), "restarted");
+        assert_eq!(board.table(0, counters(31)), (183, 7));
+        assert_eq!(board.status().environment_steps, 183);
+        assert_eq!(board.totals().environment.table_inserts, [31, 2]);
     }
 
     #[test]
     fn an_evaluation_is_counted_at_the_time_of_its_policy() {
         let board = Board::new(Totals::default(), 0, 3);
         board.published(1);
-        board.table(counters(100));
+        board.table(0, counters(100));
         board.stepped(10);
         board.published(2);
-        board.table(counters(300));
+        board.table(0, counters(300));
         board.stepped(50);
         board.published(3);
         let row = board.evaluated(&evaluation(2, 10)).unwrap();

@@ -27,7 +27,7 @@ const STATE: &str = "state.safetensors";
 const META: &str = "meta.json";
 const PREFIX: &str = "step-";
 const TEMPORARY: &str = ".writing-";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The newest complete checkpoint in a run's folder.
 ///
@@ -51,7 +51,7 @@ pub(crate) struct Meta {
     scalars: Scalars,
     policy_version: u64,
     env_steps: u64,
-    table_inserts: u64,
+    table_inserts: Vec<u64>,
     training_seconds: f64,
     policy_sha256: String,
     state_sha256: String,
@@ -64,7 +64,7 @@ impl Meta {
             policy_version: self.policy_version,
             environment: EnvironmentSteps {
                 total: self.env_steps,
-                table_inserts: self.table_inserts,
+                table_inserts: self.table_inserts.clone(),
             },
             training_seconds: self.training_seconds,
         }
@@ -190,7 +190,7 @@ impl Checkpoints {
             scalars: Scalars::of(state),
             policy_version: totals.policy_version,
             env_steps: totals.environment.total,
-            table_inserts: totals.environment.table_inserts,
+            table_inserts: totals.environment.table_inserts.clone(),
             training_seconds: totals.training_seconds,
             policy_sha256: sha256(policy),
             state_sha256: sha256(&file),

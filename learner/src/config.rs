@@ -6,6 +6,8 @@ use pmpo_replay_client::SamplerConfig;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::Targets;
+
 /// A value that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{field}: expected {expected}, got {got}")]
@@ -37,7 +39,7 @@ impl ConfigError {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LearnerConfig {
-    /// Transitions in a batch.
+    /// Transitions in a batch, or sequences.
     pub batch_size: usize,
     /// Actions drawn from the target policy in every state of a batch.
     pub actions_per_state: usize,
@@ -47,8 +49,13 @@ pub struct LearnerConfig {
     pub critic_learning_rate: f64,
     /// Gamma, for each control step; actors compute n-step rewards with it.
     pub discount: f64,
-    /// Control steps a transition spans.
+    /// Factor of all rewards before the critic learns from them. Preferences do not change with it;
+    /// how far the critic's outputs must move, against Adam's fixed stride, does.
+    pub reward_scale: f64,
+    /// Control steps a transition spans; of the targets `n_step`.
     pub n_step: usize,
+    /// The critic's targets.
+    pub targets: Targets,
     /// Largest Euclidean norm of a network's gradient; a longer one is shortened to it. 0 leaves
     /// gradients as they are.
     pub max_gradient_norm: f64,
@@ -83,10 +90,12 @@ impl Default for LearnerConfig {
         Self {
             batch_size: 256,
             actions_per_state: 4,
-            policy_learning_rate: 3e-4,
-            critic_learning_rate: 3e-4,
-            discount: 0.99,
+            policy_learning_rate: 1e-3,
+            critic_learning_rate: 1e-3,
+            discount: 0.995,
+            reward_scale: 0.1,
             n_step: 5,
+            targets: Targets::default(),
             max_gradient_norm: 0.0,
             target_period_steps: 100,
             policy_loss: PolicyLoss::default(),
@@ -129,6 +138,7 @@ impl LearnerConfig {
         let positive = [
             ("policy_learning_rate", self.policy_learning_rate),
             ("critic_learning_rate", self.critic_learning_rate),
+            ("reward_scale", self.reward_scale),
             ("checkpoint_period_s", self.checkpoint_period_s),
         ];
         for (field, value) in positive {
@@ -159,6 +169,14 @@ impl LearnerConfig {
         self.critic_loss
             .validate()
             .map_err(|error| nested("critic_loss", error))?;
+        self.targets.validate()?;
+        if let (Targets::Retrace(_), CriticLoss::Categorical(_)) =
+            (&self.targets, &self.critic_loss)
+        {
+            let expected = "n_step with critic_loss.kind = categorical, since retrace corrects values, \
+                            not distributions";
+            return Err(ConfigError::new("targets.kind", expected, "retrace"));
+        }
         self.sampler()
             .validate()
             .map_err(|error| ConfigError::new("table and prefetch_batches", "usable ones", error))
@@ -170,6 +188,8 @@ impl LearnerConfig {
             table: self.table.clone(),
             batch_size: self.batch_size,
             prefetch_batches: self.prefetch_batches,
+            sequence_length: self.targets.steps_per_item(),
+            ..SamplerConfig::default()
         }
     }
 }
@@ -192,9 +212,11 @@ fn nested(section: &str, error: pmpo_losses::ConfigError) -> ConfigError {
 
 #[cfg(test)]
 mod tests {
+    use pmpo_losses::C51Config;
     use pmpo_policy::{CategoricalHead, NetworkConfig};
 
     use super::*;
+    use crate::RetraceTargets;
 
     #[test]
     fn refuses_what_cannot_work_and_quotes_it() {
@@ -227,11 +249,60 @@ mod tests {
                 refused(|c| c.critic_loss = CriticLoss::Huber { delta: -1.0 }),
                 "critic_loss.delta: expected a finite number above 0, got -1",
             ),
+            (
+                refused(|c| {
+                    c.critic_loss = CriticLoss::Categorical(C51Config::default());
+                    c.targets = Targets::Retrace(RetraceTargets::default());
+                }),
+                "targets.kind: expected n_step with critic_loss.kind = categorical, since retrace \
+                 corrects values, not distributions, got retrace",
+            ),
         ];
         for (message, expected) in cases {
             assert_eq!(message, expected);
         }
         assert!(refused(|c| c.table.clear()).contains("expected a name"));
+    }
+
+    #[test]
+    fn sequences_must_be_possible() {
+        let head = NetworkConfig::default().head;
+        let with = |lambda, sequence_length, sequence_period| {
+            let targets = Targets::Retrace(RetraceTargets {
+                lambda,
+                sequence_length,
+                sequence_period,
+            });
+            let config = LearnerConfig {
+                targets,
+                ..LearnerConfig::default()
+            };
+            config.validate(&head).map_err(|error| error.to_string())
+        };
+        for (lambda, length, period) in [(1.0, 8, 4), (0.0, 8, 8), (0.5, 1, 1), (1.0, 1000, 2)] {
+            assert_eq!(with(lambda, length, period), Ok(()));
+        }
+        let cases = [
+            (
+                with(1.5, 8, 4),
+                "targets.lambda: expected a number in [0, 1], got 1.5",
+            ),
+            (
+                with(1.0, 0, 1),
+                "targets.sequence_length: expected 1 to 1000, got 0",
+            ),
+            (
+                with(1.0, 8, 9),
+                "targets.sequence_period: expected 2 to targets.sequence_length = 8, got 9",
+            ),
+            (
+                with(1.0, 8, 1),
+                "targets.sequence_period: expected 2 to targets.sequence_length = 8, got 1",
+            ),
+        ];
+        for (got, expected) in cases {
+            assert_eq!(got, Err(expected.to_owned()));
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Noise {
     }
 
     /// Draws on the host whatever the device, so that devices can be compared.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "vulkan"))]
     pub(crate) fn on_host(&mut self) {
         self.on_host = true;
     }

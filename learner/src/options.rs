@@ -28,8 +28,8 @@ pub struct LearnerOptions {
     pub learner: LearnerConfig,
     /// When the run ends.
     pub limits: Limits,
-    /// Address of the replay service, `host:port`.
-    pub replay_address: String,
+    /// Addresses of the replay service's shards, `host:port` each.
+    pub replay_addresses: Vec<String>,
     /// Folder for checkpoints, progress and curve; created if absent.
     pub run_dir: PathBuf,
     /// Go on from the newest checkpoint in `run_dir`.

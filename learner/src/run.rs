@@ -8,10 +8,10 @@ use pmpo_proto::v1::run_server::RunServer;
 use pmpo_proto::v1::weights_server::WeightsServer;
 use pmpo_replay_client::Sampler;
 use pmpo_service::grpc;
-use pmpo_types::{Role, derive_seed, transition};
+use pmpo_types::{Role, derive_seed};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::bench::random_batch;
@@ -55,7 +55,10 @@ pub async fn run(
     options.learner.validate(&options.policy.head)?;
     let stop = shutdown.child_token();
     let _stopped_with_us = stop.clone().drop_guard();
-    let replay = grpc::connect_lazy(&options.replay_address)?;
+    let mut shards = Vec::with_capacity(options.replay_addresses.len());
+    for address in &options.replay_addresses {
+        shards.push(grpc::connect_lazy(address)?);
+    }
     let (options, prepared) =
         spawn_blocking(|| prepare(&options).map(|prepared| (options, prepared)))
             .await
@@ -70,16 +73,22 @@ pub async fn run(
 
     let (rows, records) = records::spawn(progress, options.run_dir.clone())?;
     let service = Service::new(&options, board.clone(), publisher.subscribe(), rows);
-    let signature =
-        transition::signature(options.spec.observation_size(), options.spec.action_size());
+    let targets = &options.learner.targets;
+    let signature = targets.signature(options.spec.observation_size(), options.spec.action_size());
     let sampler = Sampler::new(
-        &options.replay_address,
+        &options.replay_addresses,
         options.learner.sampler(),
         signature,
         &tokio::runtime::Handle::current(),
         &stop,
     )?;
-    let watching = table::watch(replay, options.learner.table.clone(), board.clone());
+    let watching: JoinSet<()> = shards
+        .into_iter()
+        .enumerate()
+        .map(|(shard, channel)| {
+            table::watch(shard, channel, options.learner.clone(), board.clone())
+        })
+        .collect();
     let trainer = Trainer {
         options,
         state,
@@ -90,10 +99,8 @@ pub async fn run(
         board: board.clone(),
         stop,
     };
-    let ended = tokio::select! {
-        ended = serve_and_train(service, listener, trainer, &board, &shutdown) => ended,
-        () = watching => unreachable!("the table is watched for ever"),
-    };
+    let ended = serve_and_train(service, listener, trainer, &board, &shutdown).await;
+    drop(watching);
     // The service is gone, and with it the last sender of rows.
     spawn_blocking(|| records.join())
         .await
@@ -145,8 +152,9 @@ fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
         warm_up(&options.learner, sizes, &state);
     }
     let evaluations = progress.rows().len() as u64;
+    let policy_version = totals.policy_version;
     let board = Board::new(totals, evaluations, options.learner.train_return_episodes);
-    let publisher = Publisher::new(options, &state, totals.policy_version, board.clone())?;
+    let publisher = Publisher::new(options, &state, policy_version, board.clone())?;
     // So that a run can be resumed from its first moment on.
     checkpoints.save(options, &state, &publisher.newest_policy(), &board.totals())?;
     Ok(Prepared {

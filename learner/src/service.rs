@@ -32,14 +32,14 @@ impl Service {
         publications: watch::Receiver<v1::PolicySnapshot>,
         records: mpsc::Sender<Row>,
     ) -> Self {
-        let digest = options.spec.digest();
+        let (digest, learner) = (options.spec.digest(), &options.learner);
         Self {
             info: v1::RunInfo {
                 run_id: options.run_id.clone(),
                 task: options.task.clone(),
                 seed: options.seed,
-                n_step: options.learner.n_step as u32,
-                discount: options.learner.discount as f32,
+                experience: Some(learner.targets.experience(learner.n_step)),
+                discount: learner.discount as f32,
                 spec_digest: digest.0.to_vec().into(),
             },
             digest,

@@ -41,11 +41,11 @@ pub struct BatchName {
 }
 
 impl BatchName {
-    pub(crate) fn new(versions: &[i64], rewards: impl Iterator<Item = f32> + Clone) -> Self {
+    pub(crate) fn new(versions: &[i64], rewards: &[f32]) -> Self {
         let oldest = versions.iter().copied().min().unwrap_or_default();
         let newest = versions.iter().copied().max().unwrap_or_default();
-        let least = rewards.clone().fold(f32::INFINITY, f32::min);
-        let largest = rewards.fold(f32::NEG_INFINITY, f32::max);
+        let least = rewards.iter().copied().fold(f32::INFINITY, f32::min);
+        let largest = rewards.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         Self {
             policy_versions: oldest..=newest,
             rewards: format!("{least} to {largest}"),

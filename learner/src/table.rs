@@ -1,5 +1,5 @@
-//! What the replay table says of itself, asked ten times a second: environment steps and size, also
-//! while no batch comes. One asker, so that answers are in order.
+//! What the replay table's shards say of themselves, asked ten times a second: environment steps and
+//! size, also while no batch comes. One asker a shard, so that its answers are in order.
 
 use std::time::Duration;
 
@@ -11,24 +11,31 @@ use tokio::time::{MissedTickBehavior, interval};
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::board::Board;
-use crate::metrics;
+use crate::board::{Board, TableState};
+use crate::{LearnerConfig, metrics};
 
 const PERIOD: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Keeps the board up to date; never returns.
-pub(crate) async fn watch(channel: Channel, table: String, board: Board) {
+/// Keeps the board up to date with one shard; never returns.
+pub(crate) async fn watch(shard: usize, channel: Channel, config: LearnerConfig, board: Board) {
+    let LearnerConfig { table, targets, .. } = config;
+    let steps_per_item = targets.environment_steps_per_item();
     let mut client = ReplayClient::new(channel);
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match counters(&mut client, &table).await {
-            Ok(Some(counters)) => {
-                let environment = board.table(counters);
-                gauge!(metrics::ENVIRONMENT_STEPS).set(environment.total as f64);
-                gauge!(metrics::REPLAY_ITEMS).set(counters.size as f64);
+        match ask(&mut client, &table).await {
+            Ok(Some((counters, durable))) => {
+                let state = TableState {
+                    counters,
+                    durable,
+                    steps_per_item,
+                };
+                let (environment_steps, items) = board.table(shard, state);
+                gauge!(metrics::ENVIRONMENT_STEPS).set(environment_steps as f64);
+                gauge!(metrics::REPLAY_ITEMS).set(items as f64);
             }
             Ok(None) => tracing::debug!(table, "the replay service has no such table"),
             // The sampler, on a connection of its own, tells the operator.
@@ -37,15 +44,15 @@ pub(crate) async fn watch(channel: Channel, table: String, board: Board) {
     }
 }
 
-async fn counters(
+/// The table's counters, and whether it is durable.
+async fn ask(
     client: &mut ReplayClient<Channel>,
     table: &str,
-) -> Result<Option<TableCounters>, tonic::Status> {
+) -> Result<Option<(TableCounters, bool)>, tonic::Status> {
     let mut request = Request::new(v1::ListTablesRequest {});
     request.set_timeout(TIMEOUT);
     let tables = client.list_tables(request).await?.into_inner().tables;
     let found = tables.into_iter().find(|info| info.name == table);
-    Ok(found
-        .map(|info| counters_from_wire(info.counters))
-        .transpose()?)
+    let state = |info: v1::TableInfo| Ok((counters_from_wire(info.counters)?, info.durable));
+    found.map(state).transpose()
 }

@@ -5,8 +5,7 @@
 use std::time::{Duration, Instant};
 
 use ::metrics::{counter, gauge, histogram};
-use pmpo_replay_client::{ClientError, Sampler};
-use pmpo_types::SampledBatch;
+use pmpo_replay_client::{ClientError, SampledBatch, Sampler};
 use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;
@@ -93,7 +92,7 @@ impl Trainer {
     fn step(&mut self, sampled: &SampledBatch) -> Result<(), LearnerError> {
         let start = Instant::now();
         let config = &self.options.learner;
-        let batch = Batch::new(&sampled.columns, self.state.device());
+        let batch = Batch::sampled(&config.targets, &sampled.columns, self.state.device());
         let statistics = self.state.update(config, &batch);
         self.statistics.push(statistics, batch.name.clone());
         let step = self.state.step();

@@ -108,8 +108,8 @@ async fn trains_to_its_limit_and_leaves_a_run_behind() {
         .unwrap()
         .into_inner();
     assert_eq!(
-        (info.task.as_str(), info.seed, info.n_step),
-        ("test-task", 4, 5)
+        (info.task.as_str(), info.seed, info.experience),
+        ("test-task", 4, Some(v1::run_info::Experience::NStep(5)))
     );
     assert_eq!(info.spec_digest, digest.0.to_vec());
 
@@ -152,7 +152,7 @@ async fn a_resumed_run_has_the_version_and_step_that_were_recorded() {
 
     // No batches: it stays where the checkpoint left it.
     let empty = FakeTable::new(0);
-    options.replay_address = empty.serve().await.to_string();
+    options.replay_addresses = vec![empty.serve().await.to_string()];
     options.resume = true;
     options.limits = Limits {
         env_steps: Some(700),

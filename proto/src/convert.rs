@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature, SpecDigest, TableCounters, WriterId};
+use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature, SpecDigest};
 
+use crate::compression::decompress;
 use crate::{WireError, v1};
 
 const MAX_COLUMNS: usize = 64;
@@ -94,18 +95,21 @@ pub fn batch_to_wire(signature: &Signature, batch: ColumnBatch) -> Vec<v1::Tenso
                 .chain(shape_to_wire(&spec.shape))
                 .collect(),
             data,
+            compression: v1::Compression::None.into(),
         })
         .collect()
 }
 
-/// Reads a batch of items; shares the bytes.
+/// Reads a batch of items; shares the bytes of columns that are not compressed. Where the signature
+/// bounds no length, `max_bytes` does: a few compressed bytes may claim to be many.
 ///
 /// # Errors
 /// A column is missing, or its dtype, shape or length differ from the signature's, or a value is not
-/// finite.
+/// finite, or what is compressed cannot be read or is more than `max_bytes`.
 pub fn batch_from_wire(
     signature: &Signature,
     columns: Vec<v1::Tensor>,
+    max_bytes: usize,
 ) -> Result<ColumnBatch, WireError> {
     if columns.len() != signature.columns.len() {
         return Err(WireError::field(
@@ -115,6 +119,7 @@ pub fn batch_from_wire(
         ));
     }
     let len = columns[0].shape.first().copied().unwrap_or_default();
+    let mut left = max_bytes;
     let mut data: Vec<Bytes> = Vec::with_capacity(columns.len());
     for (spec, tensor) in signature.columns.iter().zip(columns) {
         let field = |name: &str| format!("items.column `{}`.{name}", spec.name);
@@ -136,57 +141,17 @@ pub fn batch_from_wire(
                 format!("{:?}", tensor.shape),
             ));
         }
-        data.push(tensor.data);
+        let bytes = len
+            .saturating_mul(spec.item_bytes() as u64)
+            .min(left as u64);
+        let column = decompress(tensor.data, tensor.compression, bytes as usize)
+            .map_err(|(expected, got)| WireError::field(field("data"), expected, got))?;
+        left = left.saturating_sub(column.len());
+        data.push(column);
     }
     let len = usize::try_from(len)
         .map_err(|_| WireError::field("items.columns", "a length that fits memory", len))?;
     Ok(ColumnBatch::new(signature, len, data)?)
-}
-
-/// The wire's form of a writer's id.
-pub fn writer_id_to_wire(id: WriterId) -> Bytes {
-    Bytes::copy_from_slice(&id.0.to_le_bytes())
-}
-
-/// Reads a writer's id.
-///
-/// # Errors
-/// It is not 16 bytes long.
-pub fn writer_id_from_wire(wire: &[u8]) -> Result<WriterId, WireError> {
-    wire.try_into()
-        .map(|bytes| WriterId(u128::from_le_bytes(bytes)))
-        .map_err(|_| WireError::field("writer_id", "16 bytes", format!("{} bytes", wire.len())))
-}
-
-/// The wire's form of a table's counters.
-pub fn counters_to_wire(counters: TableCounters) -> v1::TableCounters {
-    let TableCounters {
-        size,
-        inserts,
-        samples,
-    } = counters;
-    v1::TableCounters {
-        size,
-        inserts,
-        samples,
-    }
-}
-
-/// Reads a table's counters.
-///
-/// # Errors
-/// They are absent.
-pub fn counters_from_wire(wire: Option<v1::TableCounters>) -> Result<TableCounters, WireError> {
-    let v1::TableCounters {
-        size,
-        inserts,
-        samples,
-    } = wire.ok_or_else(|| WireError::field("counters", "a table's counters", "nothing"))?;
-    Ok(TableCounters {
-        size,
-        inserts,
-        samples,
-    })
 }
 
 /// Reads a spec digest.
@@ -229,6 +194,8 @@ mod tests {
 
     use super::*;
 
+    const MAX: usize = 1 << 20;
+
     fn items(signature: &Signature, len: usize) -> Vec<v1::Tensor> {
         let columns = signature
             .columns
@@ -251,9 +218,10 @@ mod tests {
         let sent = v1::Items {
             first_sequence: 7,
             columns: items(&signature, 5),
+            ..v1::Items::default()
         };
         let received = v1::Items::decode(&sent.encode_to_vec()[..]).unwrap();
-        let batch = batch_from_wire(&signature, received.columns).unwrap();
+        let batch = batch_from_wire(&signature, received.columns, MAX).unwrap();
         assert_eq!(batch.len(), 5);
         assert_eq!(batch_to_wire(&signature, batch), sent.columns);
     }
@@ -264,7 +232,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Vec<v1::Tensor>)| {
             let mut columns = items(&signature, 2);
             change(&mut columns);
-            batch_from_wire(&signature, columns)
+            batch_from_wire(&signature, columns, MAX)
                 .unwrap_err()
                 .to_string()
         };
@@ -307,7 +275,7 @@ mod tests {
             column.shape[0] = u64::MAX;
         }
         assert!(matches!(
-            batch_from_wire(&signature, columns),
+            batch_from_wire(&signature, columns, MAX),
             Err(WireError::Columns(ColumnError::Length { .. }))
         ));
     }
@@ -337,10 +305,8 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_the_wrong_length_are_refused() {
-        let id = WriterId(u128::MAX - 1);
-        assert_eq!(writer_id_from_wire(&writer_id_to_wire(id)).unwrap(), id);
-        assert!(writer_id_from_wire(b"short").is_err());
+    fn digests_of_the_wrong_length_are_refused() {
         assert!(digest_from_wire(&[0; 31]).is_err());
+        assert_eq!(digest_from_wire(&[7; 32]), Ok(SpecDigest([7; 32])));
     }
 }

@@ -1,6 +1,6 @@
 //! What can be wrong with a message.
 
-use pmpo_types::ColumnError;
+use pmpo_types::{ColumnError, ItemError};
 use thiserror::Error;
 use tonic::Status;
 
@@ -20,6 +20,9 @@ pub enum WireError {
     /// Columns do not fit their signature.
     #[error("items.{0}")]
     Columns(#[from] ColumnError),
+    /// Items do not fit their steps.
+    #[error(transparent)]
+    Items(#[from] ItemError),
 }
 
 impl WireError {

@@ -2,14 +2,20 @@
 //! and domain types. Conversions from the wire validate; their errors name the field and what was
 //! expected, and become `INVALID_ARGUMENT` through [`WireError`]'s conversion into [`tonic::Status`].
 
+mod compression;
 mod convert;
 mod error;
+mod replay;
 
+pub use compression::compress;
 pub use convert::{
-    batch_from_wire, batch_to_wire, counters_from_wire, counters_to_wire, digest_from_wire,
-    signature_from_wire, signature_to_wire, writer_id_from_wire, writer_id_to_wire,
+    batch_from_wire, batch_to_wire, digest_from_wire, signature_from_wire, signature_to_wire,
 };
 pub use error::WireError;
+pub use replay::{
+    SampledParts, counters_from_wire, counters_to_wire, sampled_to_wire, steps_from_wire,
+    steps_to_wire, writer_id_from_wire, writer_id_to_wire,
+};
 
 /// Generated from `proto/pmpo/v1/*.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
@@ -19,3 +25,9 @@ pub mod v1 {
 
 /// Largest gRPC message that either side accepts, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Largest batch that a sampler may ask for, in bytes of its columns.
+pub const MAX_BATCH_BYTES: usize = MAX_MESSAGE_BYTES - (64 << 10);
+
+/// About the size of the parts in which a batch leaves the replay service, in bytes.
+pub const SAMPLE_PART_BYTES: usize = 4 << 20;

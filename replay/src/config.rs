@@ -1,5 +1,7 @@
 //! Configuration of the service.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pmpo_replay_core::TableConfig;
@@ -19,8 +21,70 @@ pub struct ReplayConfig {
     pub command_queue: usize,
     /// Seconds a stream may take to send its first message.
     pub open_timeout_s: f64,
+    /// Streams open at a time; more are refused. A stream takes the memory of a few messages in, or
+    /// of two batches out, however slow its peer is.
+    pub max_streams: usize,
+    /// Where the tables outlive the process; without it they are in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// How they do.
+    pub disk: DiskConfig,
     /// The table.
     pub table: TableConfig,
+    /// Further tables beside it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableConfig>,
+}
+
+/// When written bytes are made safe from the loss of the machine. All survive the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fsync {
+    /// Before anything is acknowledged; what waits shares one sync.
+    EachBatch,
+    /// Every `fsync_interval_ms`.
+    Interval,
+    /// When the system likes to.
+    Never,
+}
+
+/// How tables are kept in the data directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskConfig {
+    /// When written bytes are made safe from the loss of the machine.
+    pub fsync: Fsync,
+    /// Milliseconds between syncs, where they are at intervals.
+    pub fsync_interval_ms: u64,
+    /// Size at which a new segment of the log begins, in bytes. A table takes up to twice its size and
+    /// two segments.
+    pub segment_bytes: u64,
+}
+
+impl Default for DiskConfig {
+    fn default() -> Self {
+        Self {
+            fsync: Fsync::Interval,
+            fsync_interval_ms: 100,
+            segment_bytes: 32 << 20,
+        }
+    }
+}
+
+impl DiskConfig {
+    fn validate(&self) -> Result<(), ReplayError> {
+        let bounds = [
+            ("fsync_interval_ms", self.fsync_interval_ms, 1, 3_600_000),
+            ("segment_bytes", self.segment_bytes, 4 << 10, 1 << 30),
+        ];
+        for (field, value, min, max) in bounds {
+            if !(min..=max).contains(&value) {
+                let message = format!("disk.{field}: expected {min} to {max}, got {value}");
+                return Err(ReplayError::Config(message));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Default for ReplayConfig {
@@ -29,7 +93,11 @@ impl Default for ReplayConfig {
             seed: 0,
             command_queue: 1_024,
             open_timeout_s: 10.0,
+            max_streams: 4_096,
+            data_dir: None,
+            disk: DiskConfig::default(),
             table: TableConfig::default(),
+            tables: Vec::new(),
         }
     }
 }
@@ -47,10 +115,14 @@ impl ReplayConfig {
     /// # Errors
     /// The message names the field, what was expected and the value.
     pub fn validate(&self) -> Result<(), ReplayError> {
-        if self.command_queue == 0 {
-            return Err(ReplayError::Config(
-                "command_queue: expected at least 1, got 0".to_owned(),
-            ));
+        for (field, value) in [
+            ("command_queue", self.command_queue),
+            ("max_streams", self.max_streams),
+        ] {
+            if value == 0 {
+                let message = format!("{field}: expected at least 1, got 0");
+                return Err(ReplayError::Config(message));
+            }
         }
         let timeout = self.open_timeout_s;
         if !(timeout > 0.0 && timeout <= MAX_OPEN_TIMEOUT_S) {
@@ -59,7 +131,25 @@ impl ReplayConfig {
             );
             return Err(ReplayError::Config(message));
         }
-        Ok(self.table.validate()?)
+        self.disk.validate()?;
+        self.table.validate()?;
+        let mut names = HashSet::from([self.table.name.as_str()]);
+        for (i, table) in self.tables.iter().enumerate() {
+            table
+                .validate()
+                .map_err(|error| ReplayError::Config(format!("tables[{i}].{error}")))?;
+            if !names.insert(&table.name) {
+                let name = &table.name;
+                let message = format!("tables[{i}].name: expected another than `{name}`, got it");
+                return Err(ReplayError::Config(message));
+            }
+        }
+        Ok(())
+    }
+
+    /// All tables.
+    pub(crate) fn all_tables(&self) -> impl Iterator<Item = &TableConfig> {
+        std::iter::once(&self.table).chain(&self.tables)
     }
 }
 
@@ -85,8 +175,31 @@ mod tests {
                 "open_timeout_s: expected more than 0 and at most 3600, got 0",
             ),
             (
+                refused(|c| c.max_streams = 0),
+                "max_streams: expected at least 1, got 0",
+            ),
+            (
+                refused(|c| c.disk.fsync_interval_ms = 0),
+                "disk.fsync_interval_ms: expected 1 to 3600000, got 0",
+            ),
+            (
+                refused(|c| c.tables = vec![TableConfig::default()]),
+                "tables[0].name: expected another than `replay`, got it",
+            ),
+            (
+                refused(|c| {
+                    let table = TableConfig {
+                        name: "other".to_owned(),
+                        max_size: 0,
+                        ..TableConfig::default()
+                    };
+                    c.tables = vec![table];
+                }),
+                "tables[0].max_size: expected 1 to 4294967295, got 0",
+            ),
+            (
                 refused(|c| c.table.name.clear()),
-                "table.name: expected a name, got an empty one",
+                "table.name: expected letters, digits, `-`, `_` and `.`, the first no dot, got ``",
             ),
         ];
         for (message, expected) in cases {

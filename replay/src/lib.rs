@@ -1,61 +1,63 @@
-//! The replay service: one table, served over gRPC.
+//! The replay service: tables, served over gRPC, in memory or kept in a data directory.
 //!
-//! The table has one owner, a named thread that takes commands from a bounded channel and answers
-//! each when it is done; inserts and samples that the rate limiter blocks wait there, without a timer
-//! or a poll, for the command that frees them. A lock would save a hop between threads per message,
-//! but a gather of a large batch would then hold a runtime worker, and whoever waits for the limiter
-//! would need a queue and wake-ups beside the lock; at tens of items per message the hop is small.
+//! A table has one owner, a named thread that takes commands from a bounded channel and answers each
+//! when it is done, and with a data directory when it is safe; inserts and samples that the rate
+//! limiter blocks wait there, without a timer or a poll, for the command that frees them. A lock would
+//! save a hop between threads per message, but a gather of a large batch would then hold a runtime
+//! worker, and whoever waits for the limiter would need a queue and wake-ups beside the lock; at tens
+//! of items per message the hop is small.
 //!
-//! Each stream is served by one task that reads a message, checks it at the border, and waits for the
-//! table's answer before it reads the next. So a stream has one insert, or one batch, at the table at
-//! a time, and backpressure is HTTP/2's own.
+//! Each stream is served by one task that reads a message, checks it at the border, and hands it to the
+//! table. A stream has a few inserts, or one batch, at the table at a time and reads no further until
+//! an answer has come, so backpressure is HTTP/2's own.
 
 mod config;
+mod disk;
 mod error;
 pub mod metrics;
 mod owner;
 mod service;
 mod streams;
 mod table;
+mod tables;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pmpo_proto::{MAX_MESSAGE_BYTES, v1::replay_server::ReplayServer};
-use pmpo_replay_core::Table;
 use pmpo_service::grpc;
-use pmpo_types::{Role, derive_seed};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use config::ReplayConfig;
-pub use error::ReplayError;
-pub use pmpo_replay_core::TableConfig;
+use streams::Border;
+use tables::Tables;
 
-/// How often gauges and counters are brought up to date.
-const METRICS_INTERVAL: Duration = Duration::from_secs(1);
+pub use config::{DiskConfig, Fsync, ReplayConfig};
+pub use error::ReplayError;
+pub use pmpo_replay_core::selector::SelectorKind;
+pub use pmpo_replay_core::{LimiterKind, TableConfig};
 
 /// How long connections may take to end after a shutdown.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Serves one table on `listener` until `shutdown`.
+/// Serves the tables on `listener` until `shutdown`.
 ///
 /// # Errors
-/// The configuration cannot be used, or the server or the table's thread fails.
+/// The configuration or the data directory cannot be used, or the server or a table's thread fails.
 pub async fn run(
     config: ReplayConfig,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ReplayError> {
     config.validate()?;
-    let seed = derive_seed(config.seed, Role::Replay, 0);
-    let open_timeout = config.open_timeout();
-    let table = Table::new(config.table, seed)?;
-    tracing::info!(
-        table = table.config().name,
-        "replay is in memory: a restart begins anew"
-    );
-    let (table, owner) = table::spawn(table, config.command_queue)?;
-    let service = service::Service::new(table.clone(), open_timeout, shutdown.clone());
+    let (open_timeout, max_streams) = (config.open_timeout(), config.max_streams);
+    let opened = tokio::task::spawn_blocking(move || Tables::open(&config)).await;
+    let tables = opened.map_err(|_| ReplayError::TableThread("of the start".to_owned()))??;
+    let border = Border {
+        tables: Arc::new(tables.handles.clone()),
+        open_timeout,
+    };
+    let service = service::Service::new(border, max_streams, shutdown.clone());
     let service = ReplayServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -69,12 +71,8 @@ pub async fn run(
     let served = tokio::select! {
         served = server => served.map_err(ReplayError::from),
         () = overdue => Ok(()),
-        () = table.keep_metrics(METRICS_INTERVAL) => Err(ReplayError::TableThread),
+        () = tables.keep_metrics() => Ok(()),
     };
-    table.stop().await;
-    let joined = tokio::task::spawn_blocking(move || owner.join()).await;
-    match joined {
-        Ok(Ok(())) => served,
-        _ => Err(ReplayError::TableThread),
-    }
+    tables.stop().await?;
+    served
 }

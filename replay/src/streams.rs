@@ -1,27 +1,31 @@
 //! The two kinds of streams. Everything is checked here, before the table sees it.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use pmpo_proto::v1::{self, insert_request, sample_request};
+use pmpo_proto::v1::{self, Compression, insert_request, sample_request};
 use pmpo_proto::{
-    MAX_MESSAGE_BYTES, WireError, batch_from_wire, batch_to_wire, counters_to_wire,
-    signature_from_wire, writer_id_from_wire,
+    MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, SAMPLE_PART_BYTES, WireError, compress, sampled_to_wire,
+    signature_from_wire, steps_from_wire, writer_id_from_wire,
 };
 use pmpo_types::{SampledBatch, Signature};
 use tokio::sync::mpsc::Sender;
-use tokio::sync::oneshot;
 use tonic::{Status, Streaming};
 
-use crate::error::shutting_down;
 use crate::service::Stream;
-use crate::table::{TableHandle, WriterSession};
+use crate::table::{ItemKind, TableHandle, WriterSession};
 
-/// Room in a message for everything but the items' bytes.
-const MESSAGE_OVERHEAD_BYTES: usize = 64 << 10;
+/// Messages of a writer that are on their way into the table at a time: enough that what goes to the
+/// disk together is large, and few enough that a writer which the limiter holds back takes little
+/// memory.
+const INSERTS_AT_ONCE: usize = 4;
 
-/// What every stream needs: the table, and how long to wait for the first message.
+/// What every stream needs: the tables, and how long to wait for the first message.
+#[derive(Clone)]
 pub(crate) struct Border {
-    pub(crate) table: TableHandle,
+    pub(crate) tables: Arc<BTreeMap<String, TableHandle>>,
     pub(crate) open_timeout: Duration,
 }
 
@@ -37,15 +41,22 @@ impl Border {
             })
     }
 
-    fn check_table(&self, name: &str) -> Result<(), Status> {
-        let own = self.table.name();
-        if name == own {
-            return Ok(());
-        }
-        Err(Status::not_found(format!(
-            "table: expected `{own}`, got `{name}`"
-        )))
+    pub(crate) fn table(&self, name: &str) -> Result<&TableHandle, Status> {
+        self.tables.get(name).ok_or_else(|| {
+            let names: Vec<String> = self.tables.keys().map(|name| format!("`{name}`")).collect();
+            let names = names.join(" or ");
+            Status::not_found(format!("table: expected {names}, got `{name}`"))
+        })
     }
+}
+
+/// Steps of an item; absent on the wire where it is one.
+fn length_from_wire(sequence_length: u32) -> usize {
+    sequence_length.max(1) as usize
+}
+
+fn timeout_from_wire(timeout_ms: u64) -> Option<Duration> {
+    (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms))
 }
 
 /// Another kind of message than the conversation is at.
@@ -65,7 +76,17 @@ async fn respond<T>(responses: &Sender<Result<T, Status>>, response: T) -> Resul
 pub(crate) struct Insert {
     border: Border,
     requests: Streaming<v1::InsertRequest>,
-    session: Option<WriterSession>,
+    opened: Option<Writer>,
+}
+
+/// What a writer's stream was opened for.
+#[derive(Clone)]
+struct Writer {
+    table: TableHandle,
+    session: WriterSession,
+    signature: Arc<Signature>,
+    sequence_length: usize,
+    timeout: Option<Duration>,
 }
 
 impl Insert {
@@ -73,31 +94,34 @@ impl Insert {
         Self {
             border,
             requests,
-            session: None,
+            opened: None,
         }
     }
 
-    async fn open(&mut self, request: v1::InsertRequest) -> Result<(Signature, u64), Status> {
-        let v1::OpenWriter {
-            table,
-            writer_id,
-            signature,
-        } = match request.request {
+    async fn open(&mut self, request: v1::InsertRequest) -> Result<(Writer, u64), Status> {
+        let open = match request.request {
             Some(insert_request::Request::Open(open)) => open,
             Some(insert_request::Request::Items(_)) => return Err(unexpected("`open`", "`items`")),
             None => return Err(unexpected("`open`", "nothing")),
         };
-        self.border.check_table(&table)?;
-        let writer = writer_id_from_wire(&writer_id)?;
-        let signature = signature_from_wire(signature)?;
-        let session = self.border.table.new_session(writer);
-        self.session = Some(session);
-        let next_sequence = self
-            .border
-            .table
-            .open_writer(session, signature.clone())
-            .await?;
-        Ok((signature, next_sequence))
+        let table = self.border.table(&open.table)?.clone();
+        let id = writer_id_from_wire(&open.writer_id)?;
+        let signature = signature_from_wire(open.signature)?;
+        let sequence_length = length_from_wire(open.sequence_length);
+        let writer = Writer {
+            session: table.new_session(id),
+            table,
+            signature: Arc::new(signature.clone()),
+            sequence_length,
+            timeout: timeout_from_wire(open.timeout_ms),
+        };
+        self.opened = Some(writer.clone());
+        let kind = ItemKind {
+            signature,
+            sequence_length,
+        };
+        let next_sequence = writer.table.open_writer(writer.session, kind).await?;
+        Ok((writer, next_sequence))
     }
 }
 
@@ -109,33 +133,70 @@ impl Stream<v1::InsertResponse> for Insert {
         let Some(first) = self.border.first(&mut self.requests).await? else {
             return Ok(());
         };
-        let (signature, next_sequence) = self.open(first).await?;
-        let session = self.session.expect("opening has set it");
+        let (writer, next_sequence) = self.open(first).await?;
         respond(responses, v1::InsertResponse { next_sequence }).await?;
-        while let Some(request) = self.requests.message().await? {
-            let v1::Items {
-                first_sequence,
-                columns,
-            } = match request.request {
-                Some(insert_request::Request::Items(items)) => items,
-                Some(insert_request::Request::Open(_)) => {
-                    return Err(unexpected("`items`", "`open`"));
+        let mut stored = VecDeque::new();
+        // How the client's part ends: it has no more to say, or has said what cannot be.
+        let mut ended = None;
+        while ended.is_none() || !stored.is_empty() {
+            let reads = ended.is_none() && stored.len() < INSERTS_AT_ONCE;
+            let oldest = async {
+                match stored.front_mut() {
+                    Some(stored) => Pin::new(stored).await,
+                    None => std::future::pending().await,
                 }
-                None => return Err(unexpected("`items`", "nothing")),
             };
-            let batch = batch_from_wire(&signature, columns)?;
-            let next_sequence = self
-                .border
-                .table
-                .insert(session, first_sequence, batch)
-                .await?;
-            respond(responses, v1::InsertResponse { next_sequence }).await?;
+            tokio::select! {
+                next_sequence = oldest => {
+                    stored.pop_front();
+                    let next_sequence = next_sequence?;
+                    respond(responses, v1::InsertResponse { next_sequence }).await?;
+                }
+                request = self.requests.message(), if reads => {
+                    let handed_over = match request {
+                        Ok(Some(request)) => writer.insert(request).await.map(Some),
+                        Ok(None) => Ok(None),
+                        Err(status) => Err(status),
+                    };
+                    match handed_over {
+                        Ok(Some(answer)) => stored.push_back(Box::pin(answer)),
+                        Ok(None) => ended = Some(Ok(())),
+                        Err(status) => ended = Some(Err(status)),
+                    }
+                }
+            }
         }
-        Ok(())
+        ended.unwrap_or(Ok(()))
     }
 
     async fn leave(&self) {
-        self.border.table.left(self.session).await;
+        if let Some(writer) = &self.opened {
+            writer.table.left(Some(writer.session)).await;
+        }
+    }
+}
+
+impl Writer {
+    /// Checks the items of a message and hands them over; answers a future of their being stored.
+    async fn insert(
+        &self,
+        request: v1::InsertRequest,
+    ) -> Result<impl Future<Output = Result<u64, Status>> + Send + use<>, Status> {
+        let items = match request.request {
+            Some(insert_request::Request::Items(items)) => items,
+            Some(insert_request::Request::Open(_)) => return Err(unexpected("`items`", "`open`")),
+            None => return Err(unexpected("`items`", "nothing")),
+        };
+        let first_sequence = items.first_sequence;
+        let batch = steps_from_wire(
+            &self.signature,
+            self.sequence_length,
+            items,
+            MAX_MESSAGE_BYTES,
+        )?;
+        self.table
+            .insert(self.session, first_sequence, batch, self.timeout)
+            .await
     }
 }
 
@@ -143,38 +204,66 @@ impl Stream<v1::InsertResponse> for Insert {
 pub(crate) struct Sample {
     border: Border,
     requests: Streaming<v1::SampleRequest>,
+    opened: Option<Sampler>,
+}
+
+/// What a sampler's stream was opened for.
+#[derive(Clone)]
+struct Sampler {
+    table: TableHandle,
+    signature: Arc<Signature>,
+    batch_size: usize,
+    timeout: Option<Duration>,
+    compression: Compression,
 }
 
 impl Sample {
     pub(crate) fn new(border: Border, requests: Streaming<v1::SampleRequest>) -> Self {
-        Self { border, requests }
+        Self {
+            border,
+            requests,
+            opened: None,
+        }
     }
 
-    async fn open(&self, request: v1::SampleRequest) -> Result<(Signature, usize), Status> {
-        let v1::OpenSampler {
-            table,
-            batch_size,
-            signature,
-        } = match request.request {
+    async fn open(&mut self, request: v1::SampleRequest) -> Result<Sampler, Status> {
+        let open = match request.request {
             Some(sample_request::Request::Open(open)) => open,
             Some(sample_request::Request::Demand(_)) => {
                 return Err(unexpected("`open`", "`demand`"));
             }
             None => return Err(unexpected("`open`", "nothing")),
         };
-        self.border.check_table(&table)?;
-        let signature = signature_from_wire(signature)?;
-        let batch_size = batch_size as usize;
-        let most = (MAX_MESSAGE_BYTES - MESSAGE_OVERHEAD_BYTES) / signature.item_bytes();
+        let table = self.border.table(&open.table)?.clone();
+        let signature = signature_from_wire(open.signature)?;
+        let compression = Compression::try_from(open.compression).map_err(|unknown| {
+            let got = format!("compression {}", unknown.0);
+            WireError::field("compression", "none, lz4 or zstd", got)
+        })?;
+        let (batch_size, sequence_length) = (
+            open.batch_size as usize,
+            length_from_wire(open.sequence_length),
+        );
+        let item_bytes = signature.item_bytes().saturating_mul(sequence_length);
+        let most = MAX_BATCH_BYTES / item_bytes;
         if batch_size > most {
-            let expected = format!("at most {most}, as many as fit a message");
+            let expected = format!("at most {most}, as many as fit {MAX_BATCH_BYTES} bytes");
             return Err(WireError::field("batch_size", expected, batch_size).into());
         }
-        self.border
-            .table
-            .open_sampler(batch_size, signature.clone())
-            .await?;
-        Ok((signature, batch_size))
+        let sampler = Sampler {
+            table,
+            signature: Arc::new(signature.clone()),
+            batch_size,
+            timeout: timeout_from_wire(open.timeout_ms),
+            compression,
+        };
+        self.opened = Some(sampler.clone());
+        let kind = ItemKind {
+            signature,
+            sequence_length,
+        };
+        sampler.table.open_sampler(batch_size, kind).await?;
+        Ok(sampler)
     }
 }
 
@@ -187,17 +276,21 @@ impl Stream<v1::SampleResponse> for Sample {
         let Some(first) = self.border.first(&mut self.requests).await? else {
             return Ok(());
         };
-        let (signature, batch_size) = self.open(first).await?;
+        let sampler = self.open(first).await?;
         let mut demand = 0u64;
-        let mut drawing: Option<oneshot::Receiver<SampledBatch>> = None;
+        let mut drawing: Option<Pin<Box<dyn Future<Output = _> + Send>>> = None;
         loop {
             if demand > 0 && drawing.is_none() {
                 demand -= 1;
-                drawing = Some(self.border.table.sample(batch_size).await?);
+                let (table, timeout) = (sampler.table.clone(), sampler.timeout);
+                let batch_size = sampler.batch_size;
+                drawing = Some(Box::pin(
+                    async move { table.sample(batch_size, timeout).await },
+                ));
             }
             let drawn = async {
                 match &mut drawing {
-                    Some(batch) => batch.await,
+                    Some(drawing) => drawing.await,
                     None => std::future::pending().await,
                 }
             };
@@ -207,18 +300,39 @@ impl Stream<v1::SampleResponse> for Sample {
                     None => return Ok(()),
                 },
                 batch = drawn => {
-                    let SampledBatch { columns, counters } = batch.map_err(|_| shutting_down())?;
                     drawing = None;
-                    let columns = batch_to_wire(&signature, columns);
-                    let counters = Some(counters_to_wire(counters));
-                    respond(responses, v1::SampleResponse { columns, counters }).await?;
+                    for part in sampler.parts(batch?).await? {
+                        respond(responses, part).await?;
+                    }
                 }
             }
         }
     }
 
     async fn leave(&self) {
-        self.border.table.left(None).await;
+        if let Some(sampler) = &self.opened {
+            sampler.table.left(None).await;
+        }
+    }
+}
+
+impl Sampler {
+    /// The parts in which a batch leaves, compressed as was asked for away from the runtime's workers.
+    async fn parts(&self, batch: SampledBatch) -> Result<Vec<v1::SampleResponse>, Status> {
+        let mut parts = sampled_to_wire(&self.signature, batch, SAMPLE_PART_BYTES);
+        let compression = self.compression;
+        if compression == Compression::None {
+            return Ok(parts);
+        }
+        let compressed = tokio::task::spawn_blocking(move || {
+            for part in &mut parts {
+                compress(&mut part.columns, compression);
+            }
+            parts
+        });
+        compressed
+            .await
+            .map_err(|_| Status::internal("compressing a batch"))
     }
 }
 

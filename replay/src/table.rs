@@ -1,17 +1,18 @@
-//! A cheap handle to the table: commands, and the answers to wait for.
+//! A cheap handle to a table: commands, and the answers to wait for.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pmpo_replay_core::{Error, Table, TableConfig};
-use pmpo_types::{ColumnBatch, SampledBatch, Signature, TableCounters, WriterId};
+use pmpo_replay_core::{Changes, Error, Hold, Table, TableConfig};
+use pmpo_types::{SampledBatch, Signature, StepBatch, TableCounters, WriterId};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-use crate::error::{shutting_down, status, superseded};
+use crate::disk::Disk;
+use crate::error::{deadline, shutting_down, status, superseded};
 use crate::owner::Owner;
 
 /// One connection of a writer. A later session of the same writer supersedes it.
@@ -21,20 +22,40 @@ pub(crate) struct WriterSession {
     pub(crate) number: u64,
 }
 
+/// What writers and samplers say they are going to send or take.
+pub(crate) struct ItemKind {
+    pub(crate) signature: Signature,
+    pub(crate) sequence_length: usize,
+}
+
 /// What the table's thread is asked to do. Whoever drops its end of `reply` no longer waits.
 pub(crate) enum Command {
     OpenWriter {
         session: WriterSession,
-        signature: Signature,
+        kind: ItemKind,
         reply: oneshot::Sender<Result<u64, Error>>,
     },
     Insert(PendingInsert),
     OpenSampler {
         batch_size: usize,
-        signature: Signature,
+        kind: ItemKind,
         reply: oneshot::Sender<Result<(), Error>>,
     },
     Sample(PendingSample),
+    /// The call has waited long enough: forget it and say why, unless it has been served.
+    GiveUp {
+        call: u64,
+        reply: oneshot::Sender<Option<BlockedCalls>>,
+    },
+    UpdatePriorities {
+        keys: Vec<u64>,
+        priorities: Vec<f64>,
+        reply: oneshot::Sender<Result<(u64, u64), Error>>,
+    },
+    Configure {
+        changes: Changes,
+        reply: oneshot::Sender<Result<Description, Error>>,
+    },
     /// A stream has ended: forget what it was waiting for, and that its writer is connected.
     Left(Option<WriterSession>),
     Describe(oneshot::Sender<Description>),
@@ -44,41 +65,57 @@ pub(crate) enum Command {
     Stop,
 }
 
-/// Answered with the number of the next item once all of the batch is stored.
+/// Answered with the number of the next step once all of the batch is stored.
 pub(crate) struct PendingInsert {
+    pub(crate) call: u64,
+    pub(crate) since: Instant,
     pub(crate) session: WriterSession,
     pub(crate) first_sequence: u64,
-    pub(crate) batch: ColumnBatch,
+    pub(crate) batch: StepBatch,
     pub(crate) reply: oneshot::Sender<Result<u64, Error>>,
 }
 
 pub(crate) struct PendingSample {
+    pub(crate) call: u64,
+    pub(crate) since: Instant,
     pub(crate) batch_size: usize,
     pub(crate) reply: oneshot::Sender<SampledBatch>,
 }
 
-/// What the table is and holds.
+/// What the table is and holds, and who waits.
 pub(crate) struct Description {
     pub(crate) config: TableConfig,
     pub(crate) signature: Option<Signature>,
     pub(crate) counters: TableCounters,
+    pub(crate) bytes: u64,
+    pub(crate) blocked: Vec<BlockedCalls>,
+    pub(crate) durable: bool,
+}
+
+/// Callers that wait for the same, and since when one has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct BlockedCalls {
+    pub(crate) hold: Hold,
+    pub(crate) waited: Duration,
+    pub(crate) callers: usize,
 }
 
 /// Gives the table to a thread of its own.
 pub(crate) fn spawn(
     table: Table,
+    disk: Option<Disk>,
     command_queue: usize,
-) -> io::Result<(TableHandle, JoinHandle<()>)> {
-    let name = table.config().name.clone();
+) -> io::Result<(TableHandle, JoinHandle<io::Result<()>>)> {
+    let name: Arc<str> = table.config().name.as_str().into();
     let (commands, queue) = mpsc::channel(command_queue);
     let thread = std::thread::Builder::new()
-        .name("replay-table".to_owned())
-        .spawn(move || Owner::new(table).run(queue))?;
+        .name(format!("table-{name}"))
+        .spawn(move || Owner::new(table, disk).run(queue))?;
     Ok((
         TableHandle {
             name,
             commands,
-            sessions: Arc::default(),
+            calls: Arc::default(),
         },
         thread,
     ))
@@ -87,91 +124,116 @@ pub(crate) fn spawn(
 /// Access to the table; every call waits for its turn and its answer.
 #[derive(Clone)]
 pub(crate) struct TableHandle {
-    name: String,
+    name: Arc<str>,
     commands: mpsc::Sender<Command>,
-    sessions: Arc<AtomicU64>,
+    /// Numbers of sessions and calls.
+    calls: Arc<AtomicU64>,
 }
 
 impl TableHandle {
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+    fn number(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A session for a stream of `writer`, to be opened and, whatever comes of that, left.
     pub(crate) fn new_session(&self, writer: WriterId) -> WriterSession {
         WriterSession {
             writer,
-            number: self.sessions.fetch_add(1, Ordering::Relaxed),
+            number: self.number(),
         }
     }
 
-    /// Answers the number of the item the writer is to send next.
+    /// Answers the number of the step the writer is to send next.
     pub(crate) async fn open_writer(
         &self,
         session: WriterSession,
-        signature: Signature,
+        kind: ItemKind,
     ) -> Result<u64, Status> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::OpenWriter {
+        let command = |reply| Command::OpenWriter {
             session,
-            signature,
+            kind,
             reply,
-        })
-        .await?;
-        answer
-            .await
-            .map_err(|_| shutting_down())?
-            .map_err(|error| status(&error))
+        };
+        self.ask(command).await?.map_err(|error| status(&error))
     }
 
-    /// Returns once the rate limiter has let in all of the batch.
+    /// Hands over a batch, behind those handed over before. The future it answers ends once the rate
+    /// limiter has let in all of the batch, or `timeout` is up.
     pub(crate) async fn insert(
         &self,
         session: WriterSession,
         first_sequence: u64,
-        batch: ColumnBatch,
-    ) -> Result<u64, Status> {
-        let (reply, answer) = oneshot::channel();
+        batch: StepBatch,
+        timeout: Option<Duration>,
+    ) -> Result<impl Future<Output = Result<u64, Status>> + Send + use<>, Status> {
+        let (reply, mut answer) = oneshot::channel();
+        let call = self.number();
         let pending = PendingInsert {
+            call,
+            since: Instant::now(),
             session,
             first_sequence,
             batch,
             reply,
         };
         self.send(Command::Insert(pending)).await?;
-        answer
-            .await
-            .map_err(|_| superseded())?
-            .map_err(|error| status(&error))
+        let table = self.clone();
+        Ok(async move {
+            let answer = table.patiently(call, &mut answer, timeout).await?;
+            answer
+                .map_err(|_| superseded())?
+                .map_err(|error| status(&error))
+        })
     }
 
     pub(crate) async fn open_sampler(
         &self,
         batch_size: usize,
-        signature: Signature,
+        kind: ItemKind,
     ) -> Result<(), Status> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::OpenSampler {
+        let command = |reply| Command::OpenSampler {
             batch_size,
-            signature,
+            kind,
             reply,
-        })
-        .await?;
-        answer
-            .await
-            .map_err(|_| shutting_down())?
-            .map_err(|error| status(&error))
+        };
+        self.ask(command).await?.map_err(|error| status(&error))
     }
 
-    /// Asks for a batch; the receiver gets it once the rate limiter lets it out.
+    /// A batch, once the rate limiter lets it out, unless `timeout` is up before.
     pub(crate) async fn sample(
         &self,
         batch_size: usize,
-    ) -> Result<oneshot::Receiver<SampledBatch>, Status> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Sample(PendingSample { batch_size, reply }))
-            .await?;
-        Ok(answer)
+        timeout: Option<Duration>,
+    ) -> Result<SampledBatch, Status> {
+        let (reply, mut answer) = oneshot::channel();
+        let call = self.number();
+        let pending = PendingSample {
+            call,
+            since: Instant::now(),
+            batch_size,
+            reply,
+        };
+        self.send(Command::Sample(pending)).await?;
+        let answer = self.patiently(call, &mut answer, timeout).await?;
+        answer.map_err(|_| shutting_down())
+    }
+
+    pub(crate) async fn update_priorities(
+        &self,
+        keys: Vec<u64>,
+        priorities: Vec<f64>,
+    ) -> Result<(u64, u64), Status> {
+        let command = |reply| Command::UpdatePriorities {
+            keys,
+            priorities,
+            reply,
+        };
+        self.ask(command).await?.map_err(|error| status(&error))
+    }
+
+    pub(crate) async fn configure(&self, changes: Changes) -> Result<Description, Status> {
+        let command = |reply| Command::Configure { changes, reply };
+        self.ask(command).await?.map_err(|error| status(&error))
     }
 
     /// A stream has ended, and waits for nothing any more.
@@ -182,9 +244,7 @@ impl TableHandle {
     }
 
     pub(crate) async fn describe(&self) -> Result<Description, Status> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Describe(reply)).await?;
-        answer.await.map_err(|_| shutting_down())
+        self.ask(Command::Describe).await
     }
 
     /// Has the metrics brought up to date every `interval`; returns when the table's thread is gone.
@@ -211,6 +271,34 @@ impl TableHandle {
         if self.commands.send(Command::Stop).await.is_err() {
             tracing::debug!("the table has stopped by itself");
         }
+    }
+
+    /// Waits for an answer; once `timeout` is up, for why there is none.
+    async fn patiently<T>(
+        &self,
+        call: u64,
+        answer: &mut oneshot::Receiver<T>,
+        timeout: Option<Duration>,
+    ) -> Result<Result<T, oneshot::error::RecvError>, Status> {
+        let Some(timeout) = timeout else {
+            return Ok(answer.await);
+        };
+        if let Ok(answer) = tokio::time::timeout(timeout, &mut *answer).await {
+            return Ok(answer);
+        }
+        match self.ask(|reply| Command::GiveUp { call, reply }).await? {
+            Some(blocked) => Err(deadline(&self.name, &blocked)),
+            None => Ok(answer.await),
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Status> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await?;
+        answer.await.map_err(|_| shutting_down())
     }
 
     async fn send(&self, command: Command) -> Result<(), Status> {

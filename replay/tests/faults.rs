@@ -147,12 +147,14 @@ fn a_second_stream_of_a_writer_supersedes_the_first() {
         table: "replay".to_owned(),
         writer_id: Bytes::from_static(&[7; 16]),
         signature: Some(signature_to_wire(&signature())),
+        ..Default::default()
     };
     let items = |first: i64| {
         let columns = batch_to_wire(&signature(), batch(first..first + 2));
         let items = v1::Items {
             first_sequence: first as u64,
             columns,
+            ..v1::Items::default()
         };
         v1::InsertRequest {
             request: Some(insert_request::Request::Items(items)),

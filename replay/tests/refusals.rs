@@ -20,6 +20,7 @@ fn open(change: impl FnOnce(&mut v1::OpenWriter)) -> v1::InsertRequest {
         table: "replay".to_owned(),
         writer_id: Bytes::from_static(&[7; 16]),
         signature: Some(signature_to_wire(&signature())),
+        ..Default::default()
     };
     change(&mut open);
     v1::InsertRequest {
@@ -32,6 +33,7 @@ fn items(change: impl FnOnce(&mut v1::Items)) -> v1::InsertRequest {
     let mut items = v1::Items {
         first_sequence: 0,
         columns,
+        ..v1::Items::default()
     };
     change(&mut items);
     v1::InsertRequest {
@@ -44,6 +46,7 @@ fn open_sampler(change: impl FnOnce(&mut v1::OpenSampler)) -> v1::SampleRequest 
         table: "replay".to_owned(),
         batch_size: 4,
         signature: Some(signature_to_wire(&signature())),
+        ..Default::default()
     };
     change(&mut open);
     v1::SampleRequest {
@@ -220,7 +223,7 @@ fn bad_samplers_are_refused_by_name() {
         (
             vec![open_sampler(|open| open.batch_size = 1 << 29)],
             Code::InvalidArgument,
-            "batch_size: expected at most 3352166, as many as fit a message, got 536870912",
+            "batch_size: expected at most 3352166, as many as fit 67043328 bytes, got 536870912",
         ),
         (
             vec![open_sampler(|open| {

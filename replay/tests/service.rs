@@ -3,8 +3,10 @@
 mod common;
 
 use common::{MOMENT, PATIENCE, Service, batch, roomy, sampler, signature, tight, writer};
-use pmpo_replay_client::{ClientError, Writer, WriterConfig};
-use pmpo_types::{ColumnSpec, DType, Signature};
+use pmpo_proto::signature_to_wire;
+use pmpo_proto::v1::{self, sample_request};
+use pmpo_replay_client::{ClientError, Sampler, SamplerConfig, Writer, WriterConfig};
+use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -22,7 +24,7 @@ fn what_two_writers_insert_a_sampler_draws() {
                 }
                 writer.flush(PATIENCE).unwrap();
                 assert_eq!(
-                    (writer.acknowledged_items(), writer.in_flight_items()),
+                    (writer.acknowledged_items(), writer.in_flight_steps()),
                     (1_000, 0)
                 );
             });
@@ -45,7 +47,10 @@ fn a_writer_ahead_waits_for_samples() {
         writer.push(batch(id..id + 1)).unwrap();
     }
     // 14 fit: 2 * 14 - 20 = 8, the error buffer.
-    let left = ClientError::Deadline { unacknowledged: 6 };
+    let left = ClientError::Deadline {
+        unacknowledged: 6,
+        reason: None,
+    };
     let mut attempts = PATIENCE.as_millis() / MOMENT.as_millis();
     while writer.flush(MOMENT) != Err(left.clone()) {
         attempts = attempts
@@ -96,7 +101,7 @@ fn push_blocks_at_the_bound_of_items_in_flight_until_shutdown() {
     let thread = std::thread::spawn(move || {
         loop {
             if let Err(error) = writer.push(batch(0..1)) {
-                return (error, writer.in_flight_items());
+                return (error, writer.in_flight_steps());
             }
             pushed.send(()).unwrap();
         }
@@ -116,15 +121,7 @@ fn push_blocks_at_the_bound_of_items_in_flight_until_shutdown() {
 
 #[test]
 fn a_batch_larger_than_the_bound_or_a_message_is_split() {
-    // 1 MiB an item.
-    let column = ColumnSpec {
-        name: "image".to_owned(),
-        dtype: DType::F32,
-        shape: vec![1 << 18],
-    };
-    let signature = Signature {
-        columns: vec![column],
-    };
+    let signature = images();
     let service = Service::start(roomy());
     let shutdown = CancellationToken::new();
     let config = WriterConfig {
@@ -132,7 +129,7 @@ fn a_batch_larger_than_the_bound_or_a_message_is_split() {
         ..WriterConfig::default()
     };
     let mut writer = Writer::new(
-        &service.address,
+        std::slice::from_ref(&service.address),
         config,
         signature.clone(),
         service.runtime.handle(),
@@ -140,7 +137,7 @@ fn a_batch_larger_than_the_bound_or_a_message_is_split() {
     )
     .unwrap();
     let columns = vec![vec![1u8; 70 << 20].into()];
-    let batch = pmpo_types::ColumnBatch::new(&signature, 70, columns).unwrap();
+    let batch = ColumnBatch::new(&signature, 70, columns).unwrap();
     writer.push(batch).unwrap();
     writer.flush(PATIENCE).unwrap();
     assert_eq!(service.counters(), (70, 70, 0));
@@ -161,7 +158,7 @@ fn refusals_for_good_reach_the_caller() {
         ..WriterConfig::default()
     };
     let mut writer = Writer::new(
-        &service.address,
+        std::slice::from_ref(&service.address),
         config,
         other,
         service.runtime.handle(),
@@ -197,10 +194,123 @@ fn a_batch_of_another_signature_is_not_even_taken() {
     let shutdown = CancellationToken::new();
     let config = WriterConfig::default();
     let runtime = service.runtime.handle();
-    let mut writer = Writer::new(&service.address, config, other, runtime, &shutdown).unwrap();
+    let mut writer = Writer::new(
+        std::slice::from_ref(&service.address),
+        config,
+        other,
+        runtime,
+        &shutdown,
+    )
+    .unwrap();
     assert_eq!(
         writer.push(batch(0..2)).unwrap_err().to_string(),
         "batch of 2 items: expected columns of [16] bytes, got [16, 24]"
     );
-    assert_eq!(writer.in_flight_items(), 0);
+    assert_eq!(writer.in_flight_steps(), 0);
+}
+
+/// A mebibyte an item.
+fn images() -> Signature {
+    let column = ColumnSpec {
+        name: "image".to_owned(),
+        dtype: DType::F32,
+        shape: vec![1 << 18],
+    };
+    Signature {
+        columns: vec![column],
+    }
+}
+
+#[test]
+fn a_batch_larger_than_a_message_ought_to_be_arrives_in_parts_and_whole() {
+    let service = Service::start(roomy());
+    let shutdown = CancellationToken::new();
+    let runtime = service.runtime.handle();
+    let config = WriterConfig::default();
+    let mut writer = Writer::new(
+        std::slice::from_ref(&service.address),
+        config,
+        images(),
+        runtime,
+        &shutdown,
+    )
+    .unwrap();
+    let image = |value: f32| value.to_le_bytes().repeat(1 << 18);
+    for value in 0..4u8 {
+        let columns = vec![image(value.into()).into()];
+        writer
+            .push(ColumnBatch::new(&images(), 1, columns).unwrap())
+            .unwrap();
+    }
+    writer.flush(PATIENCE).unwrap();
+    let config = SamplerConfig {
+        batch_size: 30,
+        prefetch_batches: 1,
+        ..SamplerConfig::default()
+    };
+    let mut sampler = Sampler::new(
+        std::slice::from_ref(&service.address),
+        config,
+        images(),
+        runtime,
+        &shutdown,
+    )
+    .unwrap();
+    for _ in 0..2 {
+        let columns = sampler.next().unwrap().columns;
+        assert_eq!(columns.len(), 30);
+        for item in columns.columns()[0].chunks(1 << 20) {
+            assert_eq!(
+                item,
+                image(f32::from_le_bytes(item[..4].try_into().unwrap()))
+            );
+        }
+    }
+}
+
+#[test]
+fn a_sampler_that_does_not_read_holds_no_more_than_it_was_sent() {
+    let service = Service::start(roomy());
+    let shutdown = CancellationToken::new();
+    let runtime = service.runtime.handle();
+    let config = WriterConfig::default();
+    let mut writer = Writer::new(
+        std::slice::from_ref(&service.address),
+        config,
+        images(),
+        runtime,
+        &shutdown,
+    )
+    .unwrap();
+    let columns = vec![vec![0; 1 << 20].into()];
+    writer
+        .push(ColumnBatch::new(&images(), 1, columns).unwrap())
+        .unwrap();
+    writer.flush(PATIENCE).unwrap();
+    let mut client = service.client();
+    let (requests, stream) = tokio::sync::mpsc::channel(2);
+    let open = sample_request::Request::Open(v1::OpenSampler {
+        table: "replay".to_owned(),
+        batch_size: 16,
+        signature: Some(signature_to_wire(&images())),
+        ..Default::default()
+    });
+    let demand = sample_request::Request::Demand(v1::Demand { batches: 1_000 });
+    let responses = service.runtime.block_on(async {
+        for request in [open, demand] {
+            let request = v1::SampleRequest {
+                request: Some(request),
+            };
+            requests.send(request).await.unwrap();
+        }
+        client
+            .sample(tokio_stream::wrappers::ReceiverStream::new(stream))
+            .await
+            .unwrap()
+    });
+    std::thread::sleep(5 * MOMENT);
+    let (_, _, samples) = service.counters();
+    assert!(samples <= 3 * 16, "{samples} items drawn for nobody");
+    drop((responses, requests));
+    service.stop().unwrap();
 }

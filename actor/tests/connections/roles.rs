@@ -23,11 +23,14 @@ async fn an_actor_inserts_every_step_in_order_and_stops_cleanly() {
     let (replay, mut inserted) = Replay::serve().await;
     let addresses = Addresses {
         learner: learner.serve().await,
-        replay,
+        replay: vec![replay],
     };
     let shutdown = CancellationToken::new();
     let actor = tokio::spawn(pmpo_actor::run(
-        ActorConfig::default(),
+        ActorConfig {
+            environments: 1,
+            ..ActorConfig::default()
+        },
         addresses,
         2,
         shutdown.clone(),
@@ -43,7 +46,7 @@ async fn an_actor_inserts_every_step_in_order_and_stops_cleanly() {
     while let Ok(batch) = inserted.try_recv() {
         assert_eq!(batch.first_sequence, items);
         let signature = transition::signature(spec.observation_size(), spec.action_size());
-        let batch = pmpo_proto::batch_from_wire(&signature, batch.columns).unwrap();
+        let batch = pmpo_proto::batch_from_wire(&signature, batch.columns, usize::MAX).unwrap();
         items += batch.len() as u64;
     }
     assert!(items >= 1000, "{items} items");
@@ -58,7 +61,7 @@ async fn environments_have_writers_and_seeds_of_their_own() {
     let (replay, mut inserted) = Replay::serve().await;
     let addresses = Addresses {
         learner: learner.serve().await,
-        replay,
+        replay: vec![replay],
     };
     let shutdown = CancellationToken::new();
     let config = ActorConfig {
@@ -124,7 +127,7 @@ async fn a_role_that_waits_for_an_absent_learner_stops_when_told() {
     let shutdown = CancellationToken::new();
     let addresses = Addresses {
         learner: learner.clone(),
-        replay: learner.clone(),
+        replay: vec![learner.clone()],
     };
     let actor = pmpo_actor::run(ActorConfig::default(), addresses, 0, shutdown.clone());
     let evaluator =
@@ -146,7 +149,10 @@ async fn a_learner_with_another_idea_of_the_task_is_refused() {
             |info| info.task = "cartpole-swingdown".to_owned(),
             "unknown task \"cartpole-swingdown\"",
         ),
-        (|info| info.n_step = 0, "n_step: expected 1..=1000, got 0"),
+        (
+            |info| info.experience = Some(v1::run_info::Experience::NStep(0)),
+            "n_step: expected 1..=1000, got 0",
+        ),
     ];
     for (change, expected) in cases {
         let (learner, _told) = Learner::new(&spec());
@@ -154,7 +160,7 @@ async fn a_learner_with_another_idea_of_the_task_is_refused() {
         let address = learner.serve().await;
         let addresses = Addresses {
             learner: address,
-            replay: "127.0.0.1:1".to_owned(),
+            replay: vec!["127.0.0.1:1".to_owned()],
         };
         let shutdown = CancellationToken::new();
         let error: ActorError = pmpo_actor::run(ActorConfig::default(), addresses, 0, shutdown)
@@ -168,7 +174,7 @@ async fn a_learner_with_another_idea_of_the_task_is_refused() {
 async fn addresses_and_configurations_are_checked_first() {
     let addresses = Addresses {
         learner: "nowhere".to_owned(),
-        replay: "a:1".to_owned(),
+        replay: vec!["a:1".to_owned()],
     };
     let shutdown = CancellationToken::new();
     let run = pmpo_actor::run(

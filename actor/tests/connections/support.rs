@@ -73,7 +73,7 @@ impl Learner {
             run_id: "test".to_owned(),
             task: spec.task.clone(),
             seed: 1,
-            n_step: 3,
+            experience: Some(v1::run_info::Experience::NStep(3)),
             discount: 0.99,
             spec_digest: spec.digest().0.to_vec().into(),
         }));
@@ -221,6 +221,20 @@ impl v1::replay_server::Replay for Replay {
         &self,
         _: Request<v1::ListTablesRequest>,
     ) -> Result<Response<v1::ListTablesResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn update_priorities(
+        &self,
+        _: Request<v1::UpdatePrioritiesRequest>,
+    ) -> Result<Response<v1::UpdatePrioritiesResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn configure_table(
+        &self,
+        _: Request<v1::ConfigureTableRequest>,
+    ) -> Result<Response<v1::ConfigureTableResponse>, Status> {
         Err(Status::unimplemented("not needed"))
     }
 }

@@ -6,5 +6,6 @@ pub mod backoff;
 pub mod config;
 pub mod files;
 pub mod grpc;
+pub mod process;
 pub mod shutdown;
 pub mod telemetry;

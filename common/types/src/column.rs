@@ -75,9 +75,17 @@ impl Signature {
     }
 }
 
+fn column(name: &str, dtype: DType, shape: &[usize]) -> ColumnSpec {
+    ColumnSpec {
+        name: name.to_owned(),
+        dtype,
+        shape: shape.to_vec(),
+    }
+}
+
 /// The n-step transition, the item that actors insert and the learner samples.
 pub mod transition {
-    use super::{ColumnSpec, DType, Signature};
+    use super::{DType, Signature, column};
 
     /// Index of `observation`, f32 `[observation_size]`.
     pub const OBSERVATION: usize = 0;
@@ -95,11 +103,6 @@ pub mod transition {
 
     /// The signature of transitions between vectors of these sizes.
     pub fn signature(observation_size: usize, action_size: usize) -> Signature {
-        let column = |name: &str, dtype, shape: &[usize]| ColumnSpec {
-            name: name.to_owned(),
-            dtype,
-            shape: shape.to_vec(),
-        };
         Signature {
             columns: vec![
                 column("observation", DType::F32, &[observation_size]),
@@ -107,6 +110,40 @@ pub mod transition {
                 column("reward", DType::F32, &[]),
                 column("discount", DType::F32, &[]),
                 column("next_observation", DType::F32, &[observation_size]),
+                column("policy_version", DType::I64, &[]),
+            ],
+        }
+    }
+}
+
+/// One step of an environment, of which sequences are made.
+pub mod step {
+    use super::{DType, Signature, column};
+
+    /// Index of `observation`, f32 `[observation_size]`: the state the step was taken in.
+    pub const OBSERVATION: usize = 0;
+    /// Index of `action`, f32 `[action_size]`: canonical, as the policy drew it, before clipping.
+    pub const ACTION: usize = 1;
+    /// Index of `reward`, f32.
+    pub const REWARD: usize = 2;
+    /// Index of `discount`, f32: the environment's discount times gamma, which multiplies the value of
+    /// the next step's observation.
+    pub const DISCOUNT: usize = 3;
+    /// Index of `log_prob`, f32: the logarithm of the density or probability that the acting policy
+    /// gave `action`.
+    pub const LOG_PROB: usize = 4;
+    /// Index of `policy_version`, i64: the version that chose `action`.
+    pub const POLICY_VERSION: usize = 5;
+
+    /// The signature of steps with vectors of these sizes.
+    pub fn signature(observation_size: usize, action_size: usize) -> Signature {
+        Signature {
+            columns: vec![
+                column("observation", DType::F32, &[observation_size]),
+                column("action", DType::F32, &[action_size]),
+                column("reward", DType::F32, &[]),
+                column("discount", DType::F32, &[]),
+                column("log_prob", DType::F32, &[]),
                 column("policy_version", DType::I64, &[]),
             ],
         }

@@ -9,9 +9,11 @@ mod seed;
 mod spec;
 mod time_step;
 
-pub use column::{ColumnBatch, ColumnError, ColumnSpec, DType, Signature, transition};
+pub use column::{ColumnBatch, ColumnError, ColumnSpec, DType, Signature, step, transition};
 pub use ids::{PolicyVersion, WriterId};
-pub use replay::{SampledBatch, TableCounters};
+pub use replay::{
+    ItemError, MAX_PRIORITY, SampledBatch, SampledItems, StepBatch, TableCounters, check_priorities,
+};
 pub use seed::{Role, derive_seed};
 pub use spec::{ActionSpec, EnvironmentSpec, ObservationField, SpecDigest};
 pub use time_step::{StepType, TimeStep};

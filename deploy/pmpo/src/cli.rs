@@ -1,6 +1,8 @@
 //! The command line. Flags that have a configuration key become `key=value` assignments, so that one
 //! rule of precedence holds: defaults < file < environment < command line.
 
+mod replay;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -9,6 +11,7 @@ use pmpo_service::telemetry::LogFormat;
 
 use crate::commands::{BanditArgs, BenchActorArgs};
 use crate::sweep::SweepArgs;
+pub(crate) use replay::{BenchItem, BenchRole, ReplayBenchArgs, ReplayClientArgs, TablesArgs};
 
 /// Distributed actor-learner reinforcement learning with PMPO.
 #[derive(Debug, Parser)]
@@ -75,6 +78,8 @@ pub(crate) enum Command {
     },
     /// Optimise the paper's synthetic functions with PMPO and DPO (Figure 1).
     Bandit(BanditArgs),
+    /// Show the table of a running replay, and change its bounds while it runs.
+    Tables(TablesArgs),
     /// Measure one station on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -198,6 +203,12 @@ pub(crate) struct ReplayArgs {
     /// Address to serve gRPC on; port 0 lets the system choose.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
     pub(crate) listen: SocketAddr,
+    /// Folder in which the tables outlive the process; without it they are in memory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Number of this shard in the run; seeds its draws.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) index: u64,
 }
 
 #[derive(Debug, Args)]
@@ -209,9 +220,14 @@ pub(crate) struct LearnerArgs {
     /// Address to serve gRPC on; port 0 lets the system choose.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7002")]
     pub(crate) listen: SocketAddr,
-    /// Address of the replay service.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
-    pub(crate) replay: String,
+    /// Addresses of the replay service's shards, in the same order everywhere; repeatable.
+    #[arg(
+        long,
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7001"
+    )]
+    pub(crate) replay: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -220,9 +236,14 @@ pub(crate) struct ActorArgs {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
-    /// Address of the replay service.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
-    pub(crate) replay: String,
+    /// Addresses of the replay service's shards, in the same order everywhere; repeatable.
+    #[arg(
+        long,
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7001"
+    )]
+    pub(crate) replay: Vec<String>,
     /// Address of the learner.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7002")]
     pub(crate) learner: String,
@@ -309,6 +330,11 @@ pub(crate) enum BenchCommand {
     },
     /// An actor: environment, policy, adder and insertion, beside a raw `mj_step` loop.
     Actor(BenchActorArgs),
+    /// The replay service with writers, then a sampler, in processes of their own over loopback.
+    Replay(ReplayBenchArgs),
+    /// A client process of `bench replay`.
+    #[command(hide = true)]
+    ReplayClient(ReplayClientArgs),
     /// One full PMPO step of the learner.
     Learner {
         /// Sizes: walker, humanoid or large.

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result};
 use pmpo_actor::{ActorConfig, EvaluatorConfig};
-use pmpo_learner::{DeviceChoice, LearnerConfig, Limits};
+use pmpo_learner::{DeviceChoice, LearnerConfig, Limits, Targets};
 use pmpo_policy::NetworkConfig;
-use pmpo_replay::ReplayConfig;
+use pmpo_replay::{ReplayConfig, TableConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::ConfigArgs;
@@ -32,6 +32,8 @@ pub(crate) struct RunConfig {
     pub(crate) seed: u64,
     /// Actor processes that `train` starts.
     pub(crate) actors: u64,
+    /// Replay processes that `train` starts; the table's bounds hold for each.
+    pub(crate) replay_shards: u64,
     /// Device of the learner: cpu, cuda[:N] or vulkan[:N].
     pub(crate) device: String,
     /// End after this many environment steps.
@@ -50,6 +52,7 @@ impl Default for RunConfig {
             task: "cartpole-swingup".to_owned(),
             seed: 0,
             actors: 1,
+            replay_shards: 1,
             device: "cpu".to_owned(),
             env_steps: None,
             learner_steps: None,
@@ -70,9 +73,64 @@ impl Config {
         file: Option<&std::path::Path>,
         assignments: &[String],
     ) -> Result<Self> {
-        let config: Self = pmpo_service::config::load(file, assignments).map_err(Usage::new)?;
+        let mut config: Self = pmpo_service::config::load(file, assignments).map_err(Usage::new)?;
+        config.derive_sequence_length();
         config.validate().map_err(Usage::new)?;
         Ok(config)
+    }
+
+    /// As [`Config::from_layers`], for a run with a learner: its table must hold what it wants.
+    pub(crate) fn for_learner(
+        file: Option<&std::path::Path>,
+        assignments: &[String],
+    ) -> Result<Self> {
+        let mut config = Self::from_layers(file, assignments)?;
+        config.check_sequence_length().map_err(Usage::new)?;
+        Ok(config)
+    }
+
+    /// The learner's table holds items as long as the learner's targets want, unless it says other.
+    fn derive_sequence_length(&mut self) {
+        let steps = self.learner.targets.steps_per_item();
+        if let Some((_, table)) = self.learner_table()
+            && table.sequence_length == TableConfig::default().sequence_length
+        {
+            table.sequence_length = steps;
+        }
+    }
+
+    fn check_sequence_length(&mut self) -> Result<()> {
+        let (steps, kind) = match &self.learner.targets {
+            Targets::NStep {} => (1, "learner.targets.kind = n_step".to_owned()),
+            Targets::Retrace(retrace) => {
+                let length = retrace.sequence_length;
+                let kind = format!("learner.targets.sequence_length = {length} and one step more");
+                (length + 1, kind)
+            }
+        };
+        if let Some((place, table)) = self.learner_table() {
+            let got = table.sequence_length;
+            anyhow::ensure!(
+                got == steps,
+                "{place}.sequence_length: expected {steps}, for {kind}, got {got}; without the key it \
+                 follows"
+            );
+        }
+        Ok(())
+    }
+
+    /// The table that the learner draws from, if it is among those configured here, and its section.
+    fn learner_table(&mut self) -> Option<(String, &mut TableConfig)> {
+        let Self {
+            learner, replay, ..
+        } = self;
+        if replay.table.name == learner.table {
+            return Some(("replay.table".to_owned(), &mut replay.table));
+        }
+        let tables = replay.tables.iter_mut().enumerate();
+        let mut named = tables.filter(|(_, table)| table.name == learner.table);
+        let (i, table) = named.next()?;
+        Some((format!("replay.tables[{i}]"), table))
     }
 
     fn validate(&self) -> Result<()> {
@@ -108,6 +166,10 @@ impl Config {
 impl RunConfig {
     fn validate(&self) -> Result<()> {
         anyhow::ensure!(self.actors > 0, "actors: expected at least 1, got 0");
+        anyhow::ensure!(
+            self.replay_shards > 0,
+            "replay_shards: expected at least 1, got 0"
+        );
         let minutes = self.max_minutes.unwrap_or(1.0);
         anyhow::ensure!(
             minutes > 0.0,
@@ -133,5 +195,48 @@ impl RunConfig {
             max_minutes: self.max_minutes,
             stop_at_return: self.stop_at_return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(set: &[&str]) -> Result<Config> {
+        let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
+        Config::for_learner(None, &set)
+    }
+
+    #[test]
+    fn the_table_follows_the_targets_or_is_refused_with_both_keys() {
+        let retrace = "learner.targets.kind=retrace";
+        let length = "learner.targets.sequence_length=5";
+        assert_eq!(load(&[]).unwrap().replay.table.sequence_length, 1);
+        let derived = load(&[retrace, length]).unwrap();
+        assert_eq!(derived.replay.table.sequence_length, 6);
+        // What `config.toml` of a run says is what it is read as.
+        let stored = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(stored.path(), derived.to_toml().unwrap()).unwrap();
+        assert_eq!(
+            Config::for_learner(Some(stored.path()), &[]).unwrap(),
+            derived
+        );
+
+        let refused = |set: &[&str]| format!("{:#}", load(set).unwrap_err());
+        assert_eq!(
+            refused(&[retrace, length, "replay.table.sequence_length=4"]),
+            "replay.table.sequence_length: expected 6, for learner.targets.sequence_length = 5 and one \
+             step more, got 4; without the key it follows"
+        );
+        assert_eq!(
+            refused(&["replay.table.sequence_length=4"]),
+            "replay.table.sequence_length: expected 1, for learner.targets.kind = n_step, got 4; \
+             without the key it follows"
+        );
+        let lambda = refused(&["learner.targets.lambda=0.5"]);
+        assert!(lambda.contains("unknown field"), "{lambda}");
+        // Tables of other names are nobody's business here.
+        let other = ["replay.table.sequence_length=4", "replay.table.name=other"];
+        assert_eq!(load(&other).unwrap().replay.table.sequence_length, 4);
     }
 }

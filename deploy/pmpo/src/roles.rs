@@ -10,6 +10,7 @@ use pmpo_learner::LearnerOptions;
 use pmpo_service::announce::Announcement;
 use pmpo_service::shutdown;
 use pmpo_service::telemetry::{self, LogFormat};
+use pmpo_types::{Role, derive_seed};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -18,13 +19,16 @@ use crate::commands;
 use crate::config::Config;
 use crate::failure::Usage;
 
-/// Serves a replay table until a signal.
+/// Serves the replay tables until a signal.
 pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
     let mut config = Config::load(&args.config)?;
-    config.replay.seed = config.run.seed;
+    config.replay.seed = derive_seed(config.run.seed, Role::Replay, args.index);
+    if let Some(data_dir) = &args.data_dir {
+        config.replay.data_dir = Some(data_dir.clone());
+    }
     let process = Process {
         role: "replay",
-        index: 0,
+        index: args.index,
         args: &args.service,
         format,
     };
@@ -46,7 +50,7 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
         (None, true) => Some(stored.as_path()),
         (file, _) => file.as_deref(),
     };
-    let config = Config::from_layers(file, &args.run.assignments())?;
+    let config = Config::for_learner(file, &args.run.assignments())?;
     let options = learner_options(config, run_dir, args)?;
     let process = Process {
         role: "learner",
@@ -83,7 +87,7 @@ fn learner_options(config: Config, run_dir: PathBuf, args: &LearnerArgs) -> Resu
         device: config.run.device()?,
         policy: config.policy,
         learner: config.learner,
-        replay_address: args.replay.clone(),
+        replay_addresses: args.replay.clone(),
         run_dir,
         resume: args.run.resume,
     })

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use pmpo_actor::{ActorConfig, Addresses, EvaluatorConfig};
-use pmpo_learner::{DeviceChoice, EndReason, LearnerConfig, LearnerOptions, Limits};
+use pmpo_learner::{
+    DeviceChoice, EndReason, LearnerConfig, LearnerOptions, Limits, RetraceTargets, Targets,
+};
 use pmpo_policy::NetworkConfig;
 use pmpo_proto::v1::ListTablesRequest;
 use pmpo_proto::v1::replay_client::ReplayClient;
@@ -18,9 +20,10 @@ const SAMPLES_PER_INSERT: f64 = 16.0;
 const MIN_SIZE: usize = 200;
 const ERROR_BUFFER: f64 = 400.0;
 
-fn replay_config() -> ReplayConfig {
+fn replay_config(targets: &Targets) -> ReplayConfig {
     ReplayConfig {
         table: TableConfig {
+            sequence_length: targets.steps_per_item(),
             samples_per_insert: SAMPLES_PER_INSERT,
             min_size_to_sample: MIN_SIZE,
             error_buffer: Some(ERROR_BUFFER),
@@ -31,7 +34,7 @@ fn replay_config() -> ReplayConfig {
     }
 }
 
-fn learner_options(run_dir: &Path, replay_address: String) -> LearnerOptions {
+fn learner_options(run_dir: &Path, replay_address: String, targets: Targets) -> LearnerOptions {
     let task = "cartpole-swingup".to_owned();
     let spec = pmpo_suite::load(&task, 0).expect("the task").spec().clone();
     LearnerOptions {
@@ -46,13 +49,14 @@ fn learner_options(run_dir: &Path, replay_address: String) -> LearnerOptions {
         learner: LearnerConfig {
             batch_size: BATCH,
             publish_period_steps: 20,
+            targets,
             ..LearnerConfig::default()
         },
         limits: Limits {
             learner_steps: Some(LEARNER_STEPS),
             ..Limits::default()
         },
-        replay_address,
+        replay_addresses: vec![replay_address],
         run_dir: run_dir.to_owned(),
         resume: false,
         device: DeviceChoice::Cpu,
@@ -67,17 +71,32 @@ async fn bind() -> (TcpListener, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_loop_learns_evaluates_and_shuts_down() {
+    the_whole_loop(Targets::default(), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_loop_learns_from_sequences() {
+    let targets = RetraceTargets {
+        sequence_length: 4,
+        sequence_period: 2,
+        ..RetraceTargets::default()
+    };
+    the_whole_loop(Targets::Retrace(targets), 2).await;
+}
+
+/// Trains with a table each of whose items stands for `steps_per_item` environment steps.
+async fn the_whole_loop(targets: Targets, steps_per_item: u64) {
     let folder = tempfile::tempdir().unwrap();
     let shutdown = CancellationToken::new();
     let (replay_listener, replay) = bind().await;
     let (learner_listener, learner) = bind().await;
 
     let replay_task = tokio::spawn(pmpo_replay::run(
-        replay_config(),
+        replay_config(&targets),
         replay_listener,
         shutdown.clone(),
     ));
-    let options = learner_options(folder.path(), replay.clone());
+    let options = learner_options(folder.path(), replay.clone(), targets);
     let learner_task = tokio::spawn(pmpo_learner::run(
         options,
         learner_listener,
@@ -85,7 +104,7 @@ async fn the_whole_loop_learns_evaluates_and_shuts_down() {
     ));
     let addresses = Addresses {
         learner: learner.clone(),
-        replay: replay.clone(),
+        replay: vec![replay.clone()],
     };
     let actor_task = tokio::spawn(pmpo_actor::run(
         ActorConfig::default(),
@@ -137,8 +156,13 @@ async fn the_whole_loop_learns_evaluates_and_shuts_down() {
         (diff - offset).abs() <= ERROR_BUFFER,
         "{diff} is not within {offset} ± 400"
     );
+    let steps = outcome.env_steps;
     assert!(
-        outcome.env_steps as f64 <= inserts,
+        steps > 0 && steps.is_multiple_of(steps_per_item),
+        "{outcome:?}"
+    );
+    assert!(
+        steps <= counters.inserts * steps_per_item,
         "{outcome:?} {counters:?}"
     );
 

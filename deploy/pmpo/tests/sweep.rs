@@ -24,7 +24,7 @@ fn file(folder: &Path, learner_steps: u64, fails: &str) -> std::path::PathBuf {
         [[configuration]]
         name = "slow"
         labels = {{ beta = 1, variant = "a" }}
-        config = {{ learner = {{ policy_learning_rate = 1e-5 }} }}
+        config = {{ learner = {{ policy_learning_rate = 0.0001 }} }}
         [[configuration]]
         name = "fast"
         label = "Faster"
@@ -83,7 +83,7 @@ fn a_sweep_is_done_in_pieces_and_finished_runs_are_left_alone() {
         assert_eq!(outcome["learner_steps"], 300, "{run}");
     }
     let config = std::fs::read_to_string(out.join("slow/seed-2/config.toml")).unwrap();
-    assert!(config.contains("policy_learning_rate = 1e-5") && config.contains("seed = 2"));
+    assert!(config.contains("policy_learning_rate = 0.0001") && config.contains("seed = 2"));
 
     let mut csv = csv::Reader::from_path(out.join("results.csv")).unwrap();
     let rows: Vec<csv::StringRecord> = csv.records().map(Result::unwrap).collect();

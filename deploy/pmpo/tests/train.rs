@@ -219,6 +219,42 @@ fn a_killed_actor_comes_back_a_killed_learner_ends_the_run_and_resume_goes_on() 
 }
 
 #[test]
+fn a_run_outlives_the_death_of_one_of_its_replay_shards() {
+    let folder = tempfile::tempdir().unwrap();
+    let run_dir = folder.path().join("shards");
+    let flags = [
+        "cartpole-swingup",
+        "--learner-steps",
+        "3000",
+        "--actors",
+        "2",
+        "--set",
+        "run.replay_shards=2",
+    ];
+    let child = train(&run_dir, &flags).spawn().unwrap();
+    wait_for("an evaluation", || rows(&run_dir).pop());
+    let before = announced(&run_dir, "replay-1").unwrap();
+    signal(before.pid, "KILL");
+    let after = wait_for("the shard's return", || {
+        announced(&run_dir, "replay-1").filter(|now| now.pid != before.pid)
+    });
+    assert_eq!(after.listen, before.listen);
+    let output = finish(child);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("replay-1 ended with signal: 9"), "{stdout}");
+    assert!(
+        newest_checkpoint(&run_dir)
+            .unwrap()
+            .ends_with("step-000003000")
+    );
+    for name in ["replay-0", "replay-1", "learner-0", "actor-0", "actor-1"] {
+        assert!(!alive(announced(&run_dir, name).unwrap().pid), "{name}");
+    }
+}
+
+#[test]
 fn an_interrupt_ends_the_run_cleanly_and_the_launchers_death_leaves_no_child() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = folder.path().join("interrupted");
@@ -235,11 +271,11 @@ fn an_interrupt_ends_the_run_cleanly_and_the_launchers_death_leaves_no_child() {
 
     let run_dir = folder.path().join("orphaned");
     let mut child = train(&run_dir, &["pendulum-swingup"]).spawn().unwrap();
-    wait_for("the evaluator", || announced(&run_dir, "evaluator-0"));
+    let names = ["replay-0", "learner-0", "actor-0", "evaluator-0"];
+    let pids = names.map(|name| wait_for(name, || announced(&run_dir, name)).pid);
     child.kill().unwrap();
     child.wait().unwrap();
-    for name in ["replay-0", "learner-0", "actor-0", "evaluator-0"] {
-        let pid = announced(&run_dir, name).expect(name).pid;
+    for pid in pids {
         wait_for("the end of an orphan", || (!alive(pid)).then_some(()));
     }
 }

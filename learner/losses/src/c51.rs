@@ -23,12 +23,13 @@ pub struct C51Config {
 }
 
 impl Default for C51Config {
-    /// Rewards of the Control Suite are in [0, 1]: with a discount of 0.99 no return exceeds 100.
+    /// Rewards of the Control Suite are in [0, 1]: scaled by 0.1 and with a discount of 0.995, the
+    /// learner's defaults, no return exceeds 20.
     fn default() -> Self {
         Self {
             atoms: 51,
             min_value: 0.0,
-            max_value: 100.0,
+            max_value: 20.0,
         }
     }
 }

@@ -35,7 +35,7 @@ pub use policy_loss::{Improvement, PolicyLoss, PolicyLossOutput, PolicyStats};
 pub use preference::{
     BaselinePreference, BaselineStatistic, Preference, RankPreference, preference_weights,
 };
-pub use retrace::{RetraceConfig, Trajectory, retrace};
+pub use retrace::{Trajectory, retrace};
 
 use thiserror::Error;
 

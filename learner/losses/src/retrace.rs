@@ -10,40 +10,6 @@
 //! of 0 (termination) or a mask (a time limit) cuts the trace.
 
 use burn::tensor::Tensor;
-use serde::{Deserialize, Serialize};
-
-use crate::ConfigError;
-
-/// Configuration of the targets.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RetraceConfig {
-    /// How far corrections reach, in [0, 1].
-    pub lambda: f64,
-}
-
-impl Default for RetraceConfig {
-    fn default() -> Self {
-        Self { lambda: 1.0 }
-    }
-}
-
-impl RetraceConfig {
-    /// Refuses what cannot be.
-    ///
-    /// # Errors
-    /// [`ConfigError`] names the field and the value.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        if (0.0..=1.0).contains(&self.lambda) {
-            return Ok(());
-        }
-        Err(ConfigError::new(
-            "lambda",
-            "a number in [0, 1]",
-            self.lambda,
-        ))
-    }
-}
 
 /// A stretch of `T` steps for each of `B` trajectories, all constants.
 #[derive(Clone, Debug)]
@@ -56,12 +22,13 @@ pub struct Trajectory {
     pub value: Tensor<2>,
     /// `V(s_{t+1})` under the target policy, `[B, T]`.
     pub next_state_value: Tensor<2>,
-    /// `ln pi(a_t|s_t) - ln mu(a_t|s_t)`, `[B, T]`.
+    /// `ln pi(a_t|s_t) - ln mu(a_t|s_t)`, `[B, T]`. The first of each, as the first value, is used by
+    /// no target.
     pub log_ratio: Tensor<2>,
 }
 
-/// The targets `y_t`, `[B, T]`.
-pub fn retrace(config: &RetraceConfig, trajectory: Trajectory) -> Tensor<2> {
+/// The targets `y_t`, `[B, T]`. `lambda`, in [0, 1], is how far corrections reach.
+pub fn retrace(lambda: f64, trajectory: Trajectory) -> Tensor<2> {
     let [batch, steps] = trajectory.reward.dims();
     for (name, tensor) in [
         ("discount", &trajectory.discount),
@@ -71,7 +38,7 @@ pub fn retrace(config: &RetraceConfig, trajectory: Trajectory) -> Tensor<2> {
     ] {
         assert_eq!(tensor.dims(), [batch, steps], "{name} must be [B, T]");
     }
-    let trace = trajectory.log_ratio.clamp_max(0.0).exp() * config.lambda;
+    let trace = trajectory.log_ratio.clamp_max(0.0).exp() * lambda;
     let at = |tensor: &Tensor<2>, t: usize| tensor.clone().narrow(1, t, 1);
     // What the next step's target adds to its state's value; nothing beyond the stretch.
     let mut correction: Option<Tensor<2>> = None;
@@ -110,14 +77,14 @@ mod tests {
     #[test]
     fn targets_by_hand() {
         let log_ratio = [5.0, 3f64.ln(), 0.5f64.ln()];
-        let target = retrace(&RetraceConfig::default(), trajectory(&log_ratio));
+        let target = retrace(1.0, trajectory(&log_ratio));
         assert_close(&values(target), &[-16.64, -3.6, 6.0], 1e-12);
     }
 
     /// With lambda 0 each target is one step's.
     #[test]
     fn lambda_zero_is_temporal_difference() {
-        let target = retrace(&RetraceConfig { lambda: 0.0 }, trajectory(&[0.0; 3]));
+        let target = retrace(0.0, trajectory(&[0.0; 3]));
         assert_close(&values(target), &[1.0 + 3.6, 2.0 + 4.0, 3.0 + 3.0], 1e-12);
     }
 
@@ -126,7 +93,7 @@ mod tests {
     fn on_policy_it_is_the_n_step_return() {
         let mut on_policy = trajectory(&[0.0; 3]);
         on_policy.next_state_value = constant(&[20.0, 30.0, 6.0], [1, 3]);
-        let target = retrace(&RetraceConfig::default(), on_policy);
+        let target = retrace(1.0, on_policy);
         let last = 3.0 + 0.5 * 6.0;
         let middle = 2.0 + 0.8 * last;
         assert_close(&values(target), &[1.0 + 0.9 * middle, middle, last], 1e-12);
@@ -137,6 +104,6 @@ mod tests {
     fn a_shape_that_would_broadcast_is_refused() {
         let mut bad = trajectory(&[0.0; 3]);
         bad.log_ratio = constant(&[0.0], [1, 1]);
-        retrace(&RetraceConfig::default(), bad);
+        retrace(1.0, bad);
     }
 }

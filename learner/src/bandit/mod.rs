@@ -333,15 +333,15 @@ mod tests {
     fn options() -> Options {
         Options {
             functions: vec![Function::Sphere],
-            dimension: 3,
+            dimension: 5,
             seeds: 2,
-            iterations: 600,
+            iterations: 1500,
             learning_rate: 1e-2,
             ..Options::default()
         }
     }
 
-    /// The means start at a distance of about 4 from the optimum, and cannot be near it by luck.
+    /// As many samples of a policy that does not move fall to a sixth of the start at best.
     #[test]
     fn every_algorithm_makes_progress_on_the_sphere() {
         let report = run(&options()).unwrap();
@@ -353,7 +353,7 @@ mod tests {
                 ..
             } = algorithm;
             for best in best_by_seed {
-                let reached = *best < 0.02 * start_median;
+                let reached = *best < 0.1 * start_median;
                 assert!(reached, "{algorithm}: {best} from {start_median}");
             }
         }

@@ -38,7 +38,7 @@ fn options(run_dir: &Path) -> LearnerOptions {
             ..LearnerConfig::default()
         },
         limits: Limits::default(),
-        replay_address: "127.0.0.1:1".to_owned(),
+        replay_addresses: vec!["127.0.0.1:1".to_owned()],
         run_dir: run_dir.to_owned(),
         resume: false,
         device: DeviceChoice::Cpu,
@@ -62,7 +62,7 @@ fn save(checkpoints: &Checkpoints, options: &LearnerOptions, state: &TrainState)
         policy_version: state.step() / 10,
         environment: EnvironmentSteps {
             total: 1234,
-            table_inserts: 234,
+            table_inserts: vec![200, 34],
         },
         training_seconds: 5.5,
     };
@@ -111,7 +111,7 @@ fn goes_on_bit_for_bit(options: &LearnerOptions) {
         totals.environment,
         EnvironmentSteps {
             total: 1234,
-            table_inserts: 234
+            table_inserts: vec![200, 34]
         }
     );
     assert_eq!(totals.training_seconds, 5.5);

@@ -90,6 +90,7 @@ impl FakeTable {
         v1::SampleResponse {
             columns: batch_to_wire(&signature, columns),
             counters: Some(counters_to_wire(self.counters())),
+            ..v1::SampleResponse::default()
         }
     }
 }
@@ -143,6 +144,20 @@ impl replay_server::Replay for Service {
         };
         Ok(Response::new(v1::ListTablesResponse { tables: vec![info] }))
     }
+
+    async fn update_priorities(
+        &self,
+        _: Request<v1::UpdatePrioritiesRequest>,
+    ) -> Result<Response<v1::UpdatePrioritiesResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn configure_table(
+        &self,
+        _: Request<v1::ConfigureTableRequest>,
+    ) -> Result<Response<v1::ConfigureTableResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
 }
 
 /// A small run.
@@ -176,7 +191,7 @@ pub(crate) fn options(run_dir: &Path, replay: SocketAddr, limits: Limits) -> Lea
             ..LearnerConfig::default()
         },
         limits,
-        replay_address: replay.to_string(),
+        replay_addresses: vec![replay.to_string()],
         run_dir: run_dir.to_owned(),
         resume: false,
         device: DeviceChoice::Cpu,

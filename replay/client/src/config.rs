@@ -1,5 +1,8 @@
 //! Configuration of writers and samplers.
 
+use std::time::Duration;
+
+use pmpo_proto::v1;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -13,14 +16,23 @@ pub struct ConfigError {
 }
 
 /// Where and how a [`Writer`](crate::Writer) inserts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WriterConfig {
     /// Name of the table.
     pub table: String,
-    /// Items pushed but not yet acknowledged, at which `push` blocks. This is how far an actor runs
-    /// ahead of the rate limiter, and the memory a writer takes while the server is away.
+    /// Items, or where an item has several steps, steps pushed but not yet acknowledged, at which `push` blocks. This is how far an actor runs
+    /// ahead of the rate limiter, and the memory a writer takes while the server is away. With several
+    /// shards, each that was lost with items in flight keeps up to as many until it is back.
     pub max_in_flight_items: usize,
+    /// The same bound in bytes; one step may be larger.
+    pub max_in_flight_bytes: usize,
+    /// Seconds that the rate limiter may hold a message back before the server has to say why; the
+    /// writer then tries again.
+    pub blocked_timeout_s: f64,
+    /// Steps of an item. No key of its own: whoever makes the items knows.
+    #[serde(skip, default = "one")]
+    pub sequence_length: usize,
 }
 
 impl Default for WriterConfig {
@@ -28,6 +40,9 @@ impl Default for WriterConfig {
         Self {
             table: "replay".to_owned(),
             max_in_flight_items: 256,
+            max_in_flight_bytes: 64 << 20,
+            blocked_timeout_s: 30.0,
+            sequence_length: 1,
         }
     }
 }
@@ -39,20 +54,58 @@ impl WriterConfig {
     /// [`ConfigError`] names the field and the value.
     pub fn validate(&self) -> Result<(), ConfigError> {
         table_name(&self.table)?;
-        positive("max_in_flight_items", self.max_in_flight_items)
+        positive("max_in_flight_items", self.max_in_flight_items)?;
+        positive("max_in_flight_bytes", self.max_in_flight_bytes)?;
+        sequence_length(self.sequence_length)?;
+        blocked_timeout(self.blocked_timeout_s)
+    }
+
+    pub(crate) fn blocked_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.blocked_timeout_s)
+    }
+}
+
+/// How the columns of batches come over the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// As they are: fastest on one machine and in a fast network.
+    #[default]
+    None,
+    /// LZ4: little time, little gain.
+    Lz4,
+    /// Zstandard: more of both.
+    Zstd,
+}
+
+impl Compression {
+    pub(crate) fn to_wire(self) -> v1::Compression {
+        match self {
+            Self::None => v1::Compression::None,
+            Self::Lz4 => v1::Compression::Lz4,
+            Self::Zstd => v1::Compression::Zstd,
+        }
     }
 }
 
 /// What and how a [`Sampler`](crate::Sampler) draws.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SamplerConfig {
     /// Name of the table.
     pub table: String,
     /// Items in a batch.
     pub batch_size: usize,
-    /// Batches asked for ahead of their use; more hides latency, fewer are fresher.
+    /// Batches asked for ahead of their use, of each shard; more hides latency, fewer are fresher.
     pub prefetch_batches: usize,
+    /// How the columns come over the network.
+    pub compression: Compression,
+    /// Seconds that the rate limiter may hold a batch back before the server has to say why; the
+    /// sampler then asks again.
+    pub blocked_timeout_s: f64,
+    /// Steps of an item. No key of its own: whoever uses the items knows.
+    #[serde(skip, default = "one")]
+    pub sequence_length: usize,
 }
 
 impl Default for SamplerConfig {
@@ -61,6 +114,9 @@ impl Default for SamplerConfig {
             table: "replay".to_owned(),
             batch_size: 256,
             prefetch_batches: 2,
+            compression: Compression::None,
+            blocked_timeout_s: 30.0,
+            sequence_length: 1,
         }
     }
 }
@@ -90,11 +146,44 @@ impl SamplerConfig {
                 got,
             });
         }
-        Ok(())
+        sequence_length(self.sequence_length)?;
+        blocked_timeout(self.blocked_timeout_s)
+    }
+
+    pub(crate) fn blocked_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.blocked_timeout_s)
     }
 }
 
 const MAX_PREFETCH_BATCHES: usize = 1024;
+
+const MAX_SEQUENCE_LENGTH: usize = 1 << 20;
+
+fn one() -> usize {
+    1
+}
+
+fn sequence_length(steps: usize) -> Result<(), ConfigError> {
+    if (1..=MAX_SEQUENCE_LENGTH).contains(&steps) {
+        return Ok(());
+    }
+    Err(ConfigError {
+        field: "sequence_length",
+        expected: "1 to 2^20 steps",
+        got: steps.to_string(),
+    })
+}
+
+fn blocked_timeout(seconds: f64) -> Result<(), ConfigError> {
+    if (0.001..=86_400.0).contains(&seconds) {
+        return Ok(());
+    }
+    Err(ConfigError {
+        field: "blocked_timeout_s",
+        expected: "0.001 to 86400 seconds",
+        got: seconds.to_string(),
+    })
+}
 
 fn table_name(name: &str) -> Result<(), ConfigError> {
     if name.is_empty() {
@@ -149,6 +238,14 @@ mod tests {
             (
                 sampler(|c| c.batch_size = 0),
                 "batch_size: expected at least 1, got 0",
+            ),
+            (
+                writer(|c| c.blocked_timeout_s = f64::NAN),
+                "blocked_timeout_s: expected 0.001 to 86400 seconds, got NaN",
+            ),
+            (
+                sampler(|c| c.sequence_length = 0),
+                "sequence_length: expected 1 to 2^20 steps, got 0",
             ),
             (
                 sampler(|c| c.prefetch_batches = 4096),

@@ -40,18 +40,57 @@ pub(crate) trait Session: Send {
     /// Opens a stream and serves it until it ends; calls `connection.opened()` once the server has
     /// accepted it.
     fn run(&mut self, connection: &mut Connection) -> impl Future<Output = SessionEnd> + Send;
+
+    /// The stream was lost or not made, and will be tried again.
+    fn failed(&mut self);
+
+    /// The rate limiter has held a call back for the time it was given, for this reason; the call will
+    /// be made again.
+    fn blocked(&mut self, reason: &str);
 }
 
-/// A client of the service at `address`; connects at its first call.
-pub(crate) fn client(
-    address: &str,
+/// How long a server may take to answer that it has accepted a stream.
+pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a server may take to answer a call that waits for nothing.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Clients of the shards at `addresses`; each connects at its first call.
+pub(crate) fn clients(
+    addresses: &[String],
     runtime: &Handle,
-) -> Result<ReplayClient<Channel>, ClientError> {
+) -> Result<Vec<ReplayClient<Channel>>, ClientError> {
+    if addresses.is_empty() {
+        return Err(ClientError::Address(
+            "replay addresses: expected at least one, got none".to_owned(),
+        ));
+    }
+    for (i, address) in addresses.iter().enumerate() {
+        if addresses[..i].contains(address) {
+            return Err(ClientError::Address(format!(
+                "replay addresses: expected each once, got {address} twice"
+            )));
+        }
+    }
     let _context = runtime.enter();
-    let channel = grpc::connect_lazy(address)?;
-    Ok(ReplayClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    let client = |address: &String| {
+        let channel = grpc::connect_lazy(address)?;
+        Ok(ReplayClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    };
+    addresses.iter().map(client).collect()
+}
+
+/// The shards in the order of preference of the writer with this number: they all take turns as the
+/// first, and whoever loses its first goes on to the next.
+pub fn preference(addresses: &[String], writer: u64) -> Vec<String> {
+    let mut addresses = addresses.to_vec();
+    if !addresses.is_empty() {
+        let first = (writer % addresses.len() as u64) as usize;
+        addresses.rotate_left(first);
+    }
+    addresses
 }
 
 /// The state of the retries. Logs a loss and a return once each, however many attempts lie between.
@@ -96,13 +135,15 @@ impl Connection {
                 SessionEnd::Protocol(message) => return ClientError::Protocol(message),
             };
             if is_permanent(status.code()) {
-                let message = status.message().to_owned();
-                return ClientError::Refused {
-                    code: status.code(),
-                    message,
-                };
+                return ClientError::refused(&status);
             }
-            let delay = self.failed(&status);
+            let delay = if status.code() == Code::DeadlineExceeded {
+                session.blocked(status.message());
+                self.blocked(&status)
+            } else {
+                session.failed();
+                self.failed(&status)
+            };
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = shutdown.cancelled() => return ClientError::Shutdown,
@@ -119,6 +160,14 @@ impl Connection {
             Health::Lost => tracing::info!(role, address, "replay service is back"),
         }
         self.delays = backoff::exponential().build();
+    }
+
+    /// A server that makes wait is there.
+    fn blocked(&mut self, status: &Status) -> Duration {
+        counter!(metrics::BLOCKED_CALLS).increment(1);
+        let (role, address, reason) = (self.role, &self.address, status.message());
+        tracing::info!(role, address, reason, "the replay service makes wait");
+        self.delays.next().expect("the backoff has no end")
     }
 
     fn failed(&mut self, status: &Status) -> Duration {
@@ -139,7 +188,7 @@ impl Connection {
 }
 
 /// Whether asking again cannot help.
-fn is_permanent(code: Code) -> bool {
+pub(crate) fn is_permanent(code: Code) -> bool {
     matches!(
         code,
         Code::InvalidArgument

@@ -2,7 +2,7 @@
 
 use pmpo_service::grpc::AddressError;
 use thiserror::Error;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::ConfigError;
 
@@ -33,11 +33,28 @@ pub enum ClientError {
     #[error("{0}")]
     Batch(String),
     /// Not everything was acknowledged in time.
-    #[error("{unacknowledged} items not acknowledged by the deadline")]
+    #[error("{unacknowledged} steps not acknowledged by the deadline{}", because(reason.as_ref()))]
     Deadline {
-        /// Items still in flight.
+        /// Steps still in flight.
         unacknowledged: usize,
+        /// What the server said last of why it makes wait.
+        reason: Option<String>,
     },
+}
+
+fn because(reason: Option<&String>) -> String {
+    reason
+        .map(|reason| format!(": {reason}"))
+        .unwrap_or_default()
+}
+
+impl ClientError {
+    pub(crate) fn refused(status: &Status) -> Self {
+        Self::Refused {
+            code: status.code(),
+            message: status.message().to_owned(),
+        }
+    }
 }
 
 impl From<AddressError> for ClientError {

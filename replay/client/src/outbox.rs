@@ -1,72 +1,122 @@
-//! What a writer has yet to see acknowledged. Pure bookkeeping: no clock, thread or socket.
+//! What a writer has yet to see acknowledged by one shard. Pure bookkeeping: no clock, thread or
+//! socket.
 //!
-//! Items are numbered in the order they were pushed. The queue starts at `base`, the number of the
-//! first item that is not acknowledged; a prefix of it has been sent on the present connection.
+//! Steps are numbered in the order they were pushed; where every step is an item, so are the items.
+//! The queue starts at `base`, the number of the first step that is not acknowledged; a prefix of it
+//! has been sent on the present connection, and a prefix at least as long on any connection. Whether
+//! the shard has stored the latter only the shard can tell, so those steps are bound to it; the others
+//! may go elsewhere.
 
 use std::collections::VecDeque;
 
-use pmpo_types::ColumnBatch;
+use pmpo_types::StepBatch;
 
 /// Unacknowledged batches in order.
-#[derive(Default)]
-pub(crate) struct Outbox {
-    queue: VecDeque<ColumnBatch>,
-    queued_items: usize,
+#[derive(Debug)]
+pub struct Outbox {
+    queue: VecDeque<StepBatch>,
+    queued_steps: usize,
     base: u64,
+    /// Items that end before this number begin with steps that the shard has lost, and are lost too.
+    whole_from: u64,
+    /// Steps of an item.
+    sequence_length: u64,
+    /// Batches sent on the present connection.
     sent_batches: usize,
-    sent_items: usize,
-    acknowledged: u64,
+    sent_steps: usize,
+    /// Batches ever sent; at least `sent_batches`.
+    bound_batches: usize,
+    acknowledged_items: u64,
+    lost_items: u64,
 }
 
 /// What the server's first answer on a connection meant for the outbox.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Resumed {
-    /// Items it turned out to have.
-    pub(crate) acknowledged: usize,
-    /// Items it had acknowledged before and knows no more.
-    pub(crate) forgotten: u64,
+pub struct Resumed {
+    /// Steps it turned out to have.
+    pub acknowledged: usize,
+    /// Steps it had acknowledged before and knows no more.
+    pub forgotten: u64,
 }
 
 impl Outbox {
-    /// Items not acknowledged.
-    pub(crate) fn in_flight_items(&self) -> usize {
-        self.queued_items
+    /// An outbox for items of `sequence_length` steps.
+    pub fn new(sequence_length: usize) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            queued_steps: 0,
+            base: 0,
+            whole_from: 0,
+            sequence_length: sequence_length as u64,
+            sent_batches: 0,
+            sent_steps: 0,
+            bound_batches: 0,
+            acknowledged_items: 0,
+            lost_items: 0,
+        }
+    }
+
+    /// Steps not acknowledged.
+    pub fn in_flight_steps(&self) -> usize {
+        self.queued_steps
     }
 
     /// Items acknowledged since the writer's beginning.
-    pub(crate) fn acknowledged_items(&self) -> u64 {
-        self.acknowledged
+    pub fn acknowledged_items(&self) -> u64 {
+        self.acknowledged_items
+    }
+
+    /// Items that could not be inserted, because the shard has lost steps they begin with.
+    pub fn lost_items(&self) -> u64 {
+        self.lost_items
     }
 
     /// Whether anything waits to be sent on this connection.
-    pub(crate) fn has_unsent(&self) -> bool {
+    pub fn has_unsent(&self) -> bool {
         self.sent_batches < self.queue.len()
     }
 
-    pub(crate) fn push(&mut self, batch: ColumnBatch) {
-        self.queued_items += batch.len();
+    /// Takes a batch in.
+    pub fn push(&mut self, batch: StepBatch) {
+        let first_sequence = self.base + self.queued_steps as u64;
+        let batch = self.whole_items(first_sequence, batch);
+        self.queued_steps += batch.len();
         self.queue.push_back(batch);
     }
 
-    /// The next batch to send and the number of its first item; shares the bytes.
-    pub(crate) fn send_next(&mut self) -> Option<(u64, ColumnBatch)> {
+    /// The next batch to send and the number of its first step; shares the bytes.
+    pub fn send_next(&mut self) -> Option<(u64, StepBatch)> {
         let batch = self.queue.get(self.sent_batches)?.clone();
-        let first_sequence = self.base + self.sent_items as u64;
+        let first_sequence = self.base + self.sent_steps as u64;
         self.sent_batches += 1;
-        self.sent_items += batch.len();
+        self.sent_steps += batch.len();
+        self.bound_batches = self.bound_batches.max(self.sent_batches);
         Some((first_sequence, batch))
+    }
+
+    /// Gives up the batches that were never sent, for another shard.
+    pub fn take_unbound(&mut self) -> VecDeque<StepBatch> {
+        let unbound = self.queue.split_off(self.bound_batches);
+        self.queued_steps -= unbound.iter().map(StepBatch::len).sum::<usize>();
+        unbound
     }
 
     /// A new connection: the server has all below `next_sequence`, and the rest is to be sent again.
     ///
     /// A server that asks for less than it has acknowledged was restarted without its memory. What it
     /// lost is beyond the writer's reach; the writer goes on with the numbers the server expects.
-    pub(crate) fn resume(&mut self, next_sequence: u64) -> Result<Resumed, String> {
-        self.sent_batches = self.queue.len();
-        self.sent_items = self.queued_items;
+    ///
+    /// # Errors
+    /// The server claims more than it can have.
+    pub fn resume(&mut self, next_sequence: u64) -> Result<Resumed, String> {
+        self.sent_batches = self.bound_batches;
+        let bound = self.queue.iter().take(self.bound_batches);
+        self.sent_steps = bound.map(StepBatch::len).sum();
         let resumed = if next_sequence < self.base {
             let forgotten = self.base - next_sequence;
             self.base = next_sequence;
+            self.whole_from = next_sequence + self.sequence_length - 1;
+            self.drop_incomplete();
             Resumed {
                 acknowledged: 0,
                 forgotten,
@@ -78,13 +128,16 @@ impl Outbox {
             }
         };
         self.sent_batches = 0;
-        self.sent_items = 0;
+        self.sent_steps = 0;
         Ok(resumed)
     }
 
-    /// The server has stored all below `next_sequence`; answers how many items that acknowledges.
-    pub(crate) fn acknowledge(&mut self, next_sequence: u64) -> Result<usize, String> {
-        let sent = self.base + self.sent_items as u64;
+    /// The server has stored all below `next_sequence`; answers how many steps that acknowledges.
+    ///
+    /// # Errors
+    /// It takes back what it has acknowledged, or claims more than was sent.
+    pub fn acknowledge(&mut self, next_sequence: u64) -> Result<usize, String> {
+        let sent = self.base + self.sent_steps as u64;
         if !(self.base..=sent).contains(&next_sequence) {
             let base = self.base;
             return Err(format!(
@@ -97,27 +150,50 @@ impl Outbox {
             let front = self
                 .queue
                 .front_mut()
-                .expect("as many items are queued as were sent");
+                .expect("as many steps are queued as were sent");
+            let items = front.items();
             if front.len() <= left {
+                self.acknowledged_items += items as u64;
                 left -= front.len();
                 self.queue.pop_front();
                 self.sent_batches -= 1;
+                self.bound_batches = self.bound_batches.saturating_sub(1);
             } else {
                 *front = front.skip(left);
+                self.acknowledged_items += (items - front.items()) as u64;
                 left = 0;
             }
         }
         self.base = next_sequence;
-        self.queued_items -= acknowledged;
-        self.sent_items -= acknowledged;
-        self.acknowledged += acknowledged as u64;
+        self.queued_steps -= acknowledged;
+        self.sent_steps -= acknowledged;
         Ok(acknowledged)
+    }
+
+    /// Keeps the items that are whole.
+    fn drop_incomplete(&mut self) {
+        let mut first_sequence = self.base;
+        for batch in std::mem::take(&mut self.queue) {
+            let batch = self.whole_items(first_sequence, batch);
+            first_sequence += batch.len() as u64;
+            self.queue.push_back(batch);
+        }
+    }
+
+    /// A batch without the items whose first steps the shard has no more.
+    fn whole_items(&mut self, first_sequence: u64, batch: StepBatch) -> StepBatch {
+        if first_sequence >= self.whole_from {
+            return batch;
+        }
+        let whole = batch.without_ends_before(self.whole_from - first_sequence);
+        self.lost_items += (batch.items() - whole.items()) as u64;
+        whole
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use pmpo_types::{ColumnSpec, DType, Signature};
+    use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature};
 
     use super::*;
 
@@ -132,14 +208,18 @@ mod tests {
         }
     }
 
-    fn batch(ids: std::ops::Range<i64>) -> ColumnBatch {
+    fn batch(ids: std::ops::Range<i64>) -> StepBatch {
+        StepBatch::transitions(columns(ids))
+    }
+
+    fn columns(ids: std::ops::Range<i64>) -> ColumnBatch {
         let len = ids.clone().count();
         let column = ids.flat_map(i64::to_le_bytes).collect();
         ColumnBatch::new(&signature(), len, vec![column]).unwrap()
     }
 
     fn outbox(sent: usize) -> Outbox {
-        let mut outbox = Outbox::default();
+        let mut outbox = Outbox::new(1);
         for start in [0, 4, 8] {
             outbox.push(batch(start..start + 4));
         }
@@ -167,7 +247,7 @@ mod tests {
         let mut outbox = outbox(2);
         assert_eq!(outbox.acknowledge(6), Ok(6));
         assert_eq!(
-            (outbox.in_flight_items(), outbox.acknowledged_items()),
+            (outbox.in_flight_steps(), outbox.acknowledged_items()),
             (6, 6)
         );
         assert_eq!(outbox.acknowledge(6), Ok(0));
@@ -190,8 +270,9 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stored_but_never_sent_on_this_connection_is_not_sent_again() {
-        let mut outbox = outbox(0);
+    fn what_was_stored_but_not_sent_on_this_connection_is_not_sent_again() {
+        let mut outbox = outbox(3);
+        outbox.resume(0).unwrap();
         assert_eq!(
             outbox.resume(12),
             Ok(Resumed {
@@ -217,9 +298,54 @@ mod tests {
         assert_eq!(outbox.send_next(), Some((3, batch(8..12))));
         assert_eq!(outbox.acknowledge(7), Ok(7));
         assert_eq!(
-            (outbox.in_flight_items(), outbox.acknowledged_items()),
+            (outbox.in_flight_steps(), outbox.acknowledged_items()),
             (0, 12)
         );
+    }
+
+    #[test]
+    fn items_that_begin_with_forgotten_steps_are_lost_and_counted() {
+        let sequence = |ids: std::ops::Range<i64>, ends: &[u32]| {
+            StepBatch::new(3, columns(ids), ends.to_vec(), vec![]).unwrap()
+        };
+        let mut outbox = Outbox::new(3);
+        outbox.push(sequence(0..4, &[2, 3]));
+        outbox.push(sequence(4..8, &[0, 1, 2, 3]));
+        outbox.send_next().unwrap();
+        outbox.send_next().unwrap();
+        outbox.acknowledge(3).unwrap();
+        assert_eq!(outbox.acknowledged_items(), 1);
+        outbox.resume(0).unwrap();
+        // Step 3 has number 0 now, so the first whole item ends at step 5.
+        assert_eq!(outbox.send_next(), Some((0, sequence(3..4, &[]))));
+        assert_eq!(outbox.send_next(), Some((1, sequence(4..8, &[1, 2, 3]))));
+        assert_eq!(outbox.lost_items(), 2);
+        outbox.acknowledge(5).unwrap();
+        assert_eq!(outbox.acknowledged_items(), 4);
+
+        // So are items that are pushed later.
+        outbox.resume(1).unwrap();
+        outbox.push(sequence(8..11, &[0, 1, 2]));
+        assert_eq!(outbox.send_next(), Some((1, sequence(8..11, &[2]))));
+        assert_eq!(outbox.lost_items(), 4);
+    }
+
+    #[test]
+    fn only_what_was_never_sent_may_go_elsewhere() {
+        let mut outbox = outbox(2);
+        outbox.acknowledge(4).unwrap();
+        // A lost connection does not unbind what was sent on it.
+        outbox.resume(4).unwrap();
+        assert_eq!(outbox.take_unbound(), [batch(8..12)]);
+        assert_eq!(outbox.in_flight_steps(), 4);
+        outbox.push(batch(12..14));
+        assert_eq!(outbox.send_next(), Some((4, batch(4..8))));
+        assert_eq!(outbox.send_next(), Some((8, batch(12..14))));
+        assert!(outbox.take_unbound().is_empty());
+        outbox.acknowledge(10).unwrap();
+        outbox.push(batch(14..15));
+        assert_eq!(outbox.take_unbound(), [batch(14..15)]);
+        assert_eq!(outbox.in_flight_steps(), 0);
     }
 
     #[test]
@@ -231,6 +357,6 @@ mod tests {
         );
         outbox.acknowledge(4).unwrap();
         assert!(outbox.acknowledge(3).is_err());
-        assert!(outbox.resume(13).is_err());
+        assert!(outbox.resume(5).is_err(), "never sent");
     }
 }

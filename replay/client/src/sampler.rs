@@ -1,43 +1,49 @@
-//! Draws batches ahead of their use.
+//! Draws batches ahead of their use, from all shards in proportion to their sizes.
 //!
-//! Every free place in the bounded queue is a credit: the task turns it into demand, the server
-//! answers with at most that many batches, and taking a batch frees its place. So the server never
-//! waits for a slow learner, and no more than `prefetch_batches` are older than they need be.
+//! Each shard has a bounded queue here. Every free place in it is a credit: a task turns it into
+//! demand, the shard answers with at most that many batches, and taking a batch frees its place. So
+//! the server never waits for a slow learner, and no more than `prefetch_batches` of each shard are
+//! older than they need be.
+//!
+//! Whose batch is next is decided here when one is asked for, by the sizes in the shards' newest
+//! answers: with uniform shards every item is then as likely as any other, and an item's probability
+//! in the whole is the shard's share times the one the shard states. A shard that is away is left out
+//! until it is back; so is, until its next batch, one that has nothing to give for [`PATIENCE`], such
+//! as a shard whose writers have all gone and whose rate limiter waits for them.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use ::metrics::gauge;
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use pmpo_proto::v1::{self, replay_client::ReplayClient, sample_request};
-use pmpo_proto::{batch_from_wire, counters_from_wire, signature_to_wire};
-use pmpo_types::{SampledBatch, Signature};
+use ::metrics::counter;
+use pmpo_types::{Signature, check_priorities};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
-use crate::connection::{Connection, Session, SessionEnd, client};
-use crate::{ClientError, SamplerConfig, metrics};
+use crate::connection::{Connection, clients};
+use crate::draws::{Draws, PATIENCE, Turn};
+use crate::streams::{PriorityUpdate, SamplerSession, pass_priorities};
+use crate::{ClientError, SampledBatch, SamplerConfig, metrics};
 
-/// A stream of batches out of one table.
+/// Updates of priorities that may wait for a shard; one more is dropped.
+const PRIORITY_UPDATES: usize = 64;
+
+/// Streams of batches out of one table's shards.
 pub struct Sampler {
-    batches: Receiver<SampledBatch>,
-    /// Free places in the queue that the server has not been told about.
-    free: Arc<Semaphore>,
-    ended: Arc<OnceLock<ClientError>>,
+    draws: Arc<Draws>,
+    /// To each shard.
+    priorities: Vec<mpsc::Sender<PriorityUpdate>>,
     shutdown: CancellationToken,
 }
 
 impl Sampler {
-    /// A sampler of items with `signature` from a table of the service at `address` (`host:port`).
-    /// Does not wait for the server; its refusals reach the next call.
+    /// A sampler of items with `signature` from a table of the service whose shards are at
+    /// `addresses` (`host:port` each). Does not wait for the server; its refusals reach the next call.
     ///
     /// # Errors
-    /// The configuration or the address cannot be used.
+    /// The configuration or an address cannot be used.
     pub fn new(
-        address: &str,
+        addresses: &[String],
         config: SamplerConfig,
         signature: Signature,
         runtime: &Handle,
@@ -45,29 +51,28 @@ impl Sampler {
     ) -> Result<Self, ClientError> {
         config.validate()?;
         let shutdown = shutdown.child_token();
-        let (queue, batches) = bounded(config.prefetch_batches);
-        let free = Arc::new(Semaphore::new(config.prefetch_batches));
-        let ended = Arc::<OnceLock<ClientError>>::default();
-        let mut session = SamplerSession {
-            client: client(address, runtime)?,
-            signature,
-            config,
-            free: Arc::clone(&free),
-            asked: 0,
-            queue,
-        };
-        let connection = Connection::new("sampler", address);
-        let (end, token) = (Arc::clone(&ended), shutdown.clone());
-        runtime.spawn(async move {
-            let reason = connection.keep(&mut session, token).await;
-            end.set(reason).expect("set once, here");
-            // Closes the queue, after the reason is there.
-            drop(session);
-        });
+        let draws = Arc::new(Draws::new(addresses.len(), config.prefetch_batches));
+        let mut priorities = Vec::with_capacity(addresses.len());
+        for (shard, client) in clients(addresses, runtime)?.into_iter().enumerate() {
+            let (updates, queue) = mpsc::channel(PRIORITY_UPDATES);
+            priorities.push(updates);
+            let passing = pass_priorities(
+                client.clone(),
+                config.table.clone(),
+                queue,
+                shutdown.clone(),
+            );
+            let end = draws.end_on_drop();
+            runtime.spawn(async move { end.with(passing.await) });
+            let mut session =
+                SamplerSession::new(client, &config, &signature, Arc::clone(&draws), shard);
+            let connection = Connection::new("sampler", &addresses[shard]);
+            let (end, token) = (draws.end_on_drop(), shutdown.clone());
+            runtime.spawn(async move { end.with(connection.keep(&mut session, token).await) });
+        }
         Ok(Self {
-            batches,
-            free,
-            ended,
+            draws,
+            priorities,
             shutdown,
         })
     }
@@ -81,9 +86,11 @@ impl Sampler {
         reason = "an error is no item, and ends the stream"
     )]
     pub fn next(&mut self) -> Result<SampledBatch, ClientError> {
-        self.check_shutdown()?;
-        let batch = self.batches.recv().map_err(|_| self.reason())?;
-        Ok(self.taken(batch))
+        loop {
+            if let Some(batch) = self.next_timeout(PATIENCE)? {
+                return Ok(batch);
+            }
+        }
     }
 
     /// The next batch, or `None` when there was none within `timeout`.
@@ -91,131 +98,66 @@ impl Sampler {
     /// # Errors
     /// As [`next`](Self::next).
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<SampledBatch>, ClientError> {
-        self.check_shutdown()?;
-        match self.batches.recv_timeout(timeout) {
-            Ok(batch) => Ok(Some(self.taken(batch))),
-            Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => Err(self.reason()),
+        let deadline = Instant::now() + timeout;
+        // Batches drawn before the shutdown are not worth a delay of it.
+        while !self.shutdown.is_cancelled() {
+            match self.draws.turn(Instant::now())? {
+                Turn::Batch(batch) => return Ok(Some(batch)),
+                Turn::Wait(until) => {
+                    if Instant::now() >= deadline {
+                        return Ok(None);
+                    }
+                    self.draws
+                        .wait(until.map_or(deadline, |until| until.min(deadline)));
+                }
+            }
         }
+        Err(ClientError::Shutdown)
     }
+}
 
-    fn taken(&self, batch: SampledBatch) -> SampledBatch {
-        gauge!(metrics::PREFETCHED_BATCHES).decrement(1.0);
-        self.free.add_permits(1);
-        batch
-    }
-
-    /// Batches drawn before the shutdown are not worth a delay of it.
-    fn check_shutdown(&self) -> Result<(), ClientError> {
-        if self.shutdown.is_cancelled() {
-            Err(ClientError::Shutdown)
-        } else {
-            Ok(())
+impl Sampler {
+    /// Sets the priorities of items of one batch. Does not wait: they are passed on in the background,
+    /// and what cannot be delivered is dropped and counted.
+    ///
+    /// # Errors
+    /// A priority is negative or not finite, or there is not one for each key; nothing is set.
+    pub fn update_priorities(
+        &self,
+        shard: usize,
+        keys: &[u64],
+        priorities: &[f64],
+    ) -> Result<(), ClientError> {
+        check_priorities(priorities).map_err(|error| ClientError::Batch(error.to_string()))?;
+        if keys.len() != priorities.len() || shard >= self.priorities.len() {
+            return Err(ClientError::Batch(format!(
+                "priorities of shard {shard}: expected one of {} shards and a priority for each of {} \
+                 keys, got {}",
+                self.priorities.len(),
+                keys.len(),
+                priorities.len()
+            )));
         }
+        let update = PriorityUpdate {
+            keys: keys.to_vec(),
+            priorities: priorities.to_vec(),
+        };
+        if self.priorities[shard].try_send(update).is_err() {
+            counter!(metrics::DROPPED_PRIORITY_UPDATES).increment(1);
+        }
+        Ok(())
     }
 
-    /// Why the queue is closed; without a reason, the runtime has dropped the task.
-    fn reason(&self) -> ClientError {
-        self.ended.get().cloned().unwrap_or(ClientError::Shutdown)
+    /// Why shards make the sampler wait, in their own words, if they have done so for longer than
+    /// `blocked_timeout_s` and have given nothing since.
+    pub fn blocked(&self) -> Option<String> {
+        self.draws.reasons()
     }
 }
 
 impl Drop for Sampler {
     fn drop(&mut self) {
         self.shutdown.cancel();
-        gauge!(metrics::PREFETCHED_BATCHES).decrement(self.batches.len() as f64);
-    }
-}
-
-struct SamplerSession {
-    client: ReplayClient<Channel>,
-    signature: Signature,
-    config: SamplerConfig,
-    free: Arc<Semaphore>,
-    /// Batches demanded and not received; demanded again on the next connection.
-    asked: u32,
-    queue: Sender<SampledBatch>,
-}
-
-impl Session for SamplerSession {
-    async fn run(&mut self, connection: &mut Connection) -> SessionEnd {
-        match self.serve(connection).await {
-            Ok(()) => SessionEnd::hung_up(),
-            Err(end) => end,
-        }
-    }
-}
-
-impl SamplerSession {
-    async fn serve(&mut self, connection: &mut Connection) -> Result<(), SessionEnd> {
-        // Every credit becomes at most one request, so neither `open` nor a demand waits for room.
-        let (requests, stream) = mpsc::channel(self.config.prefetch_batches + 2);
-        let demand = |batches: u32| {
-            let demand = sample_request::Request::Demand(v1::Demand { batches });
-            // Fails only where the connection is lost; the responses then say why.
-            drop(requests.try_send(v1::SampleRequest {
-                request: Some(demand),
-            }));
-        };
-        let open = v1::SampleRequest {
-            request: Some(self.open()),
-        };
-        requests.try_send(open).expect("the queue is new");
-        if self.asked > 0 {
-            demand(self.asked);
-        }
-        let mut responses = self
-            .client
-            .sample(ReceiverStream::new(stream))
-            .await?
-            .into_inner();
-        let free = Arc::clone(&self.free);
-        loop {
-            tokio::select! {
-                response = responses.message() => match response? {
-                    Some(response) => {
-                        connection.opened();
-                        self.deliver(response).map_err(SessionEnd::Protocol)?;
-                    }
-                    None => return Ok(()),
-                },
-                Ok(permit) = free.acquire() => {
-                    permit.forget();
-                    self.asked += 1;
-                    demand(1);
-                }
-            }
-        }
-    }
-
-    fn open(&self) -> sample_request::Request {
-        sample_request::Request::Open(v1::OpenSampler {
-            table: self.config.table.clone(),
-            batch_size: self.config.batch_size as u32,
-            signature: Some(signature_to_wire(&self.signature)),
-        })
-    }
-
-    fn deliver(&mut self, response: v1::SampleResponse) -> Result<(), String> {
-        self.asked = self
-            .asked
-            .checked_sub(1)
-            .ok_or("a batch that was not asked for")?;
-        let columns = batch_from_wire(&self.signature, response.columns)
-            .map_err(|error| error.to_string())?;
-        if columns.len() != self.config.batch_size {
-            let (expected, got) = (self.config.batch_size, columns.len());
-            return Err(format!("batch: expected {expected} items, got {got}"));
-        }
-        let counters = counters_from_wire(response.counters).map_err(|error| error.to_string())?;
-        // Full only if more was sent than asked for, disconnected only if nobody will take it.
-        if self
-            .queue
-            .try_send(SampledBatch { columns, counters })
-            .is_ok()
-        {
-            gauge!(metrics::PREFETCHED_BATCHES).increment(1.0);
-        }
-        Ok(())
+        self.draws.abandon();
     }
 }

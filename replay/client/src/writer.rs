@@ -1,29 +1,23 @@
-//! Inserts items exactly once.
+//! Inserts items exactly once, into the first of its shards that is there.
 //!
-//! The thread pushes into an [`Outbox`] behind one lock; a task sends from it, trims it by the
-//! server's acknowledgements, and after a lost connection sends again what the server does not have.
-//! The rate limiter reaches the thread this way too: the server holds an acknowledgement back, the
-//! outbox fills, and [`Writer::push`] blocks.
+//! The thread pushes into the [`Outbox`] of the shard in use, behind one lock; a task for each shard
+//! sends from its outbox, trims it by the shard's acknowledgements, and after a lost connection sends
+//! again what the shard does not have. The rate limiter reaches the thread this way too: the server
+//! holds an acknowledgement back, the outbox fills, and [`Writer::push`] blocks.
+//!
+//! When the shard in use stays away, what was never sent to it moves to another shard with everything
+//! pushed from then on. What was sent and not acknowledged stays: only that shard knows whether it has
+//! stored it, and says so when it is back. So a change of shards doubles nothing either.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
-use ::metrics::{counter, gauge};
-use pmpo_proto::v1::{self, insert_request, replay_client::ReplayClient};
-use pmpo_proto::{batch_to_wire, signature_to_wire, writer_id_to_wire};
-use pmpo_types::{ColumnBatch, Signature, WriterId};
+use pmpo_types::{ColumnBatch, Signature, StepBatch};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
-use crate::connection::{Connection, Session, SessionEnd, client};
-use crate::outbox::Outbox;
-use crate::{ClientError, WriterConfig, metrics};
-
-/// Messages between the task and the socket.
-const REQUEST_QUEUE: usize = 4;
+use crate::lanes::Lanes;
+use crate::{ClientError, WriterConfig};
 
 /// Larger batches are split into messages of about this size, far below the limit of a message.
 const MAX_CHUNK_BYTES: usize = 4 << 20;
@@ -31,21 +25,23 @@ const MAX_CHUNK_BYTES: usize = 4 << 20;
 /// A numbered stream of items into one table. Dropping it abandons what is not acknowledged;
 /// [`flush`](Self::flush) first.
 pub struct Writer {
-    shared: Arc<Shared>,
+    lanes: Arc<Lanes>,
     signature: Signature,
-    max_in_flight_items: usize,
-    max_chunk_items: usize,
+    sequence_length: usize,
+    max_in_flight_steps: usize,
+    max_chunk_steps: usize,
     shutdown: CancellationToken,
 }
 
 impl Writer {
-    /// A writer of items with `signature` into a table of the service at `address` (`host:port`),
-    /// under a new random id. Does not wait for the server; its refusals reach the next call.
+    /// A writer of items with `signature` into a table of the service whose shards are at `addresses`
+    /// (`host:port` each, in the order of preference, see [`preference`](crate::preference)), under a
+    /// new random id. Does not wait for the server; its refusals reach the next call.
     ///
     /// # Errors
-    /// The configuration or the address cannot be used.
+    /// The configuration or an address cannot be used.
     pub fn new(
-        address: &str,
+        addresses: &[String],
         config: WriterConfig,
         signature: Signature,
         runtime: &Handle,
@@ -53,43 +49,42 @@ impl Writer {
     ) -> Result<Self, ClientError> {
         config.validate()?;
         let shutdown = shutdown.child_token();
-        let shared = Arc::<Shared>::default();
-        let mut session = WriterSession {
-            client: client(address, runtime)?,
-            open: v1::OpenWriter {
-                table: config.table,
-                writer_id: writer_id_to_wire(WriterId(uuid::Uuid::new_v4().as_u128())),
-                signature: Some(signature_to_wire(&signature)),
-            },
-            signature: signature.clone(),
-            shared: Arc::clone(&shared),
-        };
-        let connection = Connection::new("writer", address);
-        let (task, token) = (EndOnDrop(Arc::clone(&shared)), shutdown.clone());
-        runtime.spawn(async move { task.0.end(connection.keep(&mut session, token).await) });
-        let max_chunk_items =
-            (MAX_CHUNK_BYTES / signature.item_bytes().max(1)).clamp(1, config.max_in_flight_items);
-        let max_in_flight_items = config.max_in_flight_items;
+        let step_bytes = signature.item_bytes().max(1);
+        let max_in_flight_steps = config
+            .max_in_flight_items
+            .min((config.max_in_flight_bytes / step_bytes).max(1));
+        let lanes = Lanes::start(addresses, &config, &signature, runtime, &shutdown)?;
         Ok(Self {
-            shared,
+            lanes,
             signature,
-            max_in_flight_items,
-            max_chunk_items,
+            sequence_length: config.sequence_length,
+            max_in_flight_steps,
+            max_chunk_steps: (MAX_CHUNK_BYTES / step_bytes).clamp(1, max_in_flight_steps),
             shutdown,
         })
     }
 
-    /// Hands over a batch; blocks while it would exceed the bound of items in flight.
+    /// Hands over steps each of which is an item; otherwise as [`push_steps`](Self::push_steps).
     ///
     /// # Errors
-    /// The batch does not fit the signature (nothing of it is taken), the server has refused for
-    /// good, or the shutdown token was cancelled.
+    /// As [`push_steps`](Self::push_steps).
     pub fn push(&mut self, batch: ColumnBatch) -> Result<(), ClientError> {
-        self.check(&batch)?;
+        self.push_steps(&StepBatch::transitions(batch))
+    }
+
+    /// Hands over the next steps and the items that end in them; blocks while it would exceed the bound
+    /// of steps in flight. An item may begin with steps of earlier batches.
+    ///
+    /// # Errors
+    /// The batch does not fit the signature or the configured `sequence_length` (nothing of it is
+    /// taken), the server has refused for good, or the shutdown token was cancelled.
+    pub fn push_steps(&mut self, batch: &StepBatch) -> Result<(), ClientError> {
+        self.check(batch)?;
         let mut start = 0;
         while start < batch.len() {
-            let end = batch.len().min(start + self.max_chunk_items);
-            self.push_chunk(batch.slice(start..end))?;
+            let end = batch.len().min(start + self.max_chunk_steps);
+            self.lanes
+                .push(batch.slice(start..end), self.max_in_flight_steps)?;
             start = end;
         }
         Ok(())
@@ -100,51 +95,39 @@ impl Writer {
     /// # Errors
     /// As [`push`](Self::push), or time is up.
     pub fn flush(&mut self, timeout: Duration) -> Result<(), ClientError> {
-        let unfinished =
-            |state: &mut State| state.ended.is_none() && state.outbox.in_flight_items() > 0;
-        let (state, _) = self
-            .shared
-            .changed
-            .wait_timeout_while(self.shared.lock(), timeout, unfinished)
-            .expect("holders of the lock do not panic");
-        match (state.outbox.in_flight_items(), &state.ended) {
-            (0, _) => Ok(()),
-            (_, Some(error)) => Err(error.clone()),
-            (unacknowledged, None) => Err(ClientError::Deadline { unacknowledged }),
-        }
+        self.lanes.flush(timeout)
     }
 
     /// Items the server has stored since the writer's beginning.
     pub fn acknowledged_items(&self) -> u64 {
-        self.shared.lock().outbox.acknowledged_items()
+        self.lanes.acknowledged_items()
     }
 
-    /// Items pushed and not yet acknowledged.
-    pub fn in_flight_items(&self) -> usize {
-        self.shared.lock().outbox.in_flight_items()
+    /// Items of several steps that were never stored, because a shard that came back without its
+    /// memory had lost the steps they begin with.
+    pub fn lost_items(&self) -> u64 {
+        self.lanes.lost_items()
     }
 
-    fn push_chunk(&self, chunk: ColumnBatch) -> Result<(), ClientError> {
-        let len = chunk.len();
-        let full = |state: &mut State| {
-            state.ended.is_none() && state.outbox.in_flight_items() + len > self.max_in_flight_items
-        };
-        let mut state = self
-            .shared
-            .changed
-            .wait_while(self.shared.lock(), full)
-            .expect("holders of the lock do not panic");
-        if let Some(error) = &state.ended {
-            return Err(error.clone());
+    /// Steps pushed and not yet acknowledged.
+    pub fn in_flight_steps(&self) -> usize {
+        self.lanes.in_flight_steps()
+    }
+
+    /// Why a shard makes the writer wait, in its own words, if it has done so for longer than
+    /// `blocked_timeout_s` and has acknowledged nothing since.
+    pub fn blocked(&self) -> Option<String> {
+        self.lanes.blocked()
+    }
+
+    fn check(&self, batch: &StepBatch) -> Result<(), ClientError> {
+        if batch.ends().is_none() != (self.sequence_length == 1) {
+            let expected = self.sequence_length;
+            return Err(ClientError::Batch(format!(
+                "batch: expected items of {expected} steps each"
+            )));
         }
-        state.outbox.push(chunk);
-        drop(state);
-        gauge!(metrics::IN_FLIGHT_ITEMS).increment(len as f64);
-        self.shared.pushed.notify_one();
-        Ok(())
-    }
-
-    fn check(&self, batch: &ColumnBatch) -> Result<(), ClientError> {
+        let batch = batch.steps();
         let specs = &self.signature.columns;
         let fits = batch.columns().len() == specs.len()
             && batch
@@ -170,148 +153,5 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.shutdown.cancel();
-    }
-}
-
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    /// The outbox has shrunk, or the task has ended.
-    changed: Condvar,
-    /// The outbox has grown.
-    pushed: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    outbox: Outbox,
-    ended: Option<ClientError>,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("holders of the lock do not panic")
-    }
-
-    /// The task is over; only the first reason counts.
-    fn end(&self, error: ClientError) {
-        let mut state = self.lock();
-        if state.ended.is_none() {
-            state.ended = Some(error);
-            gauge!(metrics::IN_FLIGHT_ITEMS).decrement(state.outbox.in_flight_items() as f64);
-        }
-        drop(state);
-        self.changed.notify_all();
-    }
-
-    fn acknowledge(&self, next_sequence: u64) -> Result<(), SessionEnd> {
-        let items = self
-            .lock()
-            .outbox
-            .acknowledge(next_sequence)
-            .map_err(SessionEnd::Protocol)?;
-        self.acknowledged(items);
-        Ok(())
-    }
-
-    fn resume(&self, next_sequence: u64) -> Result<(), SessionEnd> {
-        let resumed = self
-            .lock()
-            .outbox
-            .resume(next_sequence)
-            .map_err(SessionEnd::Protocol)?;
-        if resumed.forgotten > 0 {
-            let items = resumed.forgotten;
-            tracing::warn!(
-                items,
-                "the replay service has lost items that it had acknowledged"
-            );
-        }
-        self.acknowledged(resumed.acknowledged);
-        Ok(())
-    }
-
-    fn acknowledged(&self, items: usize) {
-        counter!(metrics::ACKNOWLEDGED_ITEMS).increment(items as u64);
-        gauge!(metrics::IN_FLIGHT_ITEMS).decrement(items as f64);
-        self.changed.notify_all();
-    }
-
-    fn has_unsent(&self) -> bool {
-        self.lock().outbox.has_unsent()
-    }
-}
-
-/// Wakes the thread when the task is dropped with its runtime.
-struct EndOnDrop(Arc<Shared>);
-
-impl Drop for EndOnDrop {
-    fn drop(&mut self) {
-        self.0.end(ClientError::Shutdown);
-    }
-}
-
-struct WriterSession {
-    client: ReplayClient<Channel>,
-    open: v1::OpenWriter,
-    signature: Signature,
-    shared: Arc<Shared>,
-}
-
-impl Session for WriterSession {
-    async fn run(&mut self, connection: &mut Connection) -> SessionEnd {
-        match self.serve(connection).await {
-            Ok(()) => SessionEnd::hung_up(),
-            Err(end) => end,
-        }
-    }
-}
-
-impl WriterSession {
-    async fn serve(&mut self, connection: &mut Connection) -> Result<(), SessionEnd> {
-        let (requests, stream) = mpsc::channel(REQUEST_QUEUE);
-        let open = insert_request::Request::Open(self.open.clone());
-        let open = v1::InsertRequest {
-            request: Some(open),
-        };
-        requests.try_send(open).expect("the queue is new");
-        let mut responses = self
-            .client
-            .insert(ReceiverStream::new(stream))
-            .await?
-            .into_inner();
-        let Some(first) = responses.message().await? else {
-            return Ok(());
-        };
-        self.shared.resume(first.next_sequence)?;
-        connection.opened();
-        loop {
-            let unsent = self.shared.has_unsent();
-            tokio::select! {
-                response = responses.message() => match response? {
-                    Some(response) => self.shared.acknowledge(response.next_sequence)?,
-                    None => return Ok(()),
-                },
-                // Closed with the connection; the responses then say why.
-                Ok(permit) = requests.reserve(), if unsent => {
-                    if let Some(items) = self.next_items() {
-                        permit.send(items);
-                    }
-                }
-                () = self.shared.pushed.notified(), if !unsent => {}
-            }
-        }
-    }
-
-    fn next_items(&self) -> Option<v1::InsertRequest> {
-        let (first_sequence, batch) = self.shared.lock().outbox.send_next()?;
-        let columns = batch_to_wire(&self.signature, batch);
-        let items = insert_request::Request::Items(v1::Items {
-            first_sequence,
-            columns,
-        });
-        Some(v1::InsertRequest {
-            request: Some(items),
-        })
     }
 }

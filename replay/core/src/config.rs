@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::rate_limiter::RateLimiter;
+use crate::rate_limiter::{LimiterKind, Ratio};
 use crate::selector::SelectorKind;
 
 /// What a table holds, how it is drawn from and when callers wait. The defaults are those of Acme's
@@ -11,17 +11,29 @@ use crate::selector::SelectorKind;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TableConfig {
-    /// The table's name.
+    /// The table's name: letters, digits, `-`, `_` and `.`, the first no dot.
     pub name: String,
-    /// Items held; beyond it, each insert removes one.
+    /// Steps of an item: 1 for transitions, more for sequences, which share their steps.
+    pub sequence_length: usize,
+    /// Items held; beyond it, each insert removes one. The bound of a queue.
     pub max_size: usize,
+    /// Bytes of steps held, without the few an item takes beside them; beyond it, inserts remove
+    /// items. 0: no bound.
+    pub max_bytes: u64,
+    /// Times an item is drawn before it is removed. 0: no bound.
+    pub max_times_sampled: u32,
     /// How items are drawn.
     pub sampler: SelectorKind,
     /// How the item to remove from a full table is chosen.
     pub remover: SelectorKind,
-    /// Times an item is drawn for each item inserted, on average.
+    /// Of a prioritized selector: an item is drawn in proportion to its priority to this power.
+    pub priority_exponent: f64,
+    /// Who has to wait for whom.
+    pub limiter: LimiterKind,
+    /// Times an item is drawn for each item inserted, on average; of the limiter of this name.
     pub samples_per_insert: f64,
-    /// Items needed before the first is drawn; until then inserts do not wait.
+    /// Items needed before the first is drawn; until then inserts do not wait. Of the limiters
+    /// `samples_per_insert` and `min_size`.
     pub min_size_to_sample: usize,
     /// How many samples either side may run ahead of `samples_per_insert` before it waits. Absent: a
     /// tenth of `min_size_to_sample * samples_per_insert`, but enough for a batch of
@@ -39,16 +51,34 @@ impl Default for TableConfig {
     fn default() -> Self {
         Self {
             name: "replay".to_owned(),
+            sequence_length: 1,
             max_size: 1_000_000,
+            max_bytes: 0,
+            max_times_sampled: 0,
             sampler: SelectorKind::Uniform,
             remover: SelectorKind::Fifo,
-            samples_per_insert: 64.0,
+            priority_exponent: 0.6,
+            limiter: LimiterKind::SamplesPerInsert,
+            samples_per_insert: 16.0,
             min_size_to_sample: 1_000,
             error_buffer: None,
             max_batch_size: 4_096,
             max_writers: 16_384,
         }
     }
+}
+
+/// Longest sequence.
+const MAX_SEQUENCE_LENGTH: usize = 65_536;
+/// Largest exponent of a priority; powers of the largest priority stay finite.
+const MAX_PRIORITY_EXPONENT: f64 = 4.0;
+
+fn refuse<T>(field: &'static str, expected: String, got: impl ToString) -> Result<T, Error> {
+    Err(Error::Config {
+        field,
+        expected,
+        got: got.to_string(),
+    })
 }
 
 impl TableConfig {
@@ -60,21 +90,36 @@ impl TableConfig {
         })
     }
 
+    /// Whether a selector of the table looks at priorities.
+    pub fn uses_priorities(&self) -> bool {
+        self.sampler.uses_priorities() || self.remover.uses_priorities()
+    }
+
     /// Refuses values that contradict each other or would leave inserting and sampling waiting for
     /// one another.
     ///
     /// # Errors
     /// [`Error::Config`] names the field, what was expected and the value.
     pub fn validate(&self) -> Result<(), Error> {
-        let refuse = |field, expected: String, got: String| {
-            Err(Error::Config {
-                field,
-                expected,
-                got,
-            })
-        };
-        if self.name.is_empty() {
-            return refuse("name", "a name".to_owned(), "an empty one".to_owned());
+        self.validate_fields()?;
+        match self.limiter {
+            LimiterKind::SamplesPerInsert => self.validate_ratio(),
+            LimiterKind::MinSize => self.validate_min_size(),
+            LimiterKind::Queue if self.max_times_sampled == 0 => refuse(
+                "max_times_sampled",
+                "at least 1 with limiter `queue`, or a full queue would never have room".to_owned(),
+                0,
+            ),
+            LimiterKind::Queue | LimiterKind::None => Ok(()),
+        }
+    }
+
+    fn validate_fields(&self) -> Result<(), Error> {
+        let letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let name = &self.name;
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(letter) {
+            let expected = "letters, digits, `-`, `_` and `.`, the first no dot".to_owned();
+            return refuse("name", expected, format!("`{name}`"));
         }
         let counts = [
             ("max_size", self.max_size),
@@ -84,9 +129,21 @@ impl TableConfig {
         ];
         for (field, count) in counts {
             if count == 0 || u32::try_from(count).is_err() {
-                return refuse(field, format!("1 to {}", u32::MAX), count.to_string());
+                return refuse(field, format!("1 to {}", u32::MAX), count);
             }
         }
+        if !(1..=MAX_SEQUENCE_LENGTH).contains(&self.sequence_length) {
+            let expected = format!("1 to {MAX_SEQUENCE_LENGTH}");
+            return refuse("sequence_length", expected, self.sequence_length);
+        }
+        if !(0.0..=MAX_PRIORITY_EXPONENT).contains(&self.priority_exponent) {
+            let expected = format!("0 to {MAX_PRIORITY_EXPONENT}");
+            return refuse("priority_exponent", expected, self.priority_exponent);
+        }
+        Ok(())
+    }
+
+    fn validate_min_size(&self) -> Result<(), Error> {
         if self.min_size_to_sample > self.max_size {
             return refuse(
                 "min_size_to_sample",
@@ -94,19 +151,27 @@ impl TableConfig {
                     "at most max_size = {}, or nothing could be sampled",
                     self.max_size
                 ),
-                self.min_size_to_sample.to_string(),
+                self.min_size_to_sample,
             );
         }
+        Ok(())
+    }
+
+    fn validate_ratio(&self) -> Result<(), Error> {
+        self.validate_min_size()?;
         let spi = self.samples_per_insert;
         if !(spi.is_finite() && spi > 0.0) {
+            return refuse("samples_per_insert", "a positive number".to_owned(), spi);
+        }
+        if self.max_times_sampled > 0 && f64::from(self.max_times_sampled) < spi {
             return refuse(
-                "samples_per_insert",
-                "a positive number".to_owned(),
-                spi.to_string(),
+                "max_times_sampled",
+                format!("0 or at least samples_per_insert = {spi}, which could not be reached"),
+                self.max_times_sampled,
             );
         }
         let error_buffer = self.error_buffer();
-        if !error_buffer.is_finite() || RateLimiter::new(self).max_batch() == 0 {
+        if !error_buffer.is_finite() || Ratio::new(self).max_batch() == 0 {
             return refuse(
                 "error_buffer",
                 format!(
@@ -114,10 +179,32 @@ impl TableConfig {
                      block each other for ever",
                     (spi + 1.0) / 2.0
                 ),
-                error_buffer.to_string(),
+                error_buffer,
             );
         }
         Ok(())
+    }
+
+    /// Refuses a `max_bytes` that too few items of `step_bytes` a step would fit.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the field, what was expected and the value.
+    pub(crate) fn validate_bytes(&self, step_bytes: usize) -> Result<(), Error> {
+        let items = match self.limiter {
+            LimiterKind::SamplesPerInsert | LimiterKind::MinSize => self.min_size_to_sample as u64,
+            LimiterKind::Queue | LimiterKind::None => 1,
+        };
+        let least = items * self.sequence_length as u64 * step_bytes as u64;
+        if self.max_bytes == 0 || self.max_bytes >= least {
+            return Ok(());
+        }
+        refuse(
+            "max_bytes",
+            format!(
+                "0 or at least {least}, as {items} items may take, or nothing could be sampled"
+            ),
+            self.max_bytes,
+        )
     }
 }
 
@@ -127,7 +214,10 @@ mod tests {
 
     #[test]
     fn the_default_error_buffer_is_a_tenth_of_the_offset_and_fits_the_largest_batch() {
-        let config = TableConfig::default();
+        let config = TableConfig {
+            samples_per_insert: 64.0,
+            ..TableConfig::default()
+        };
         assert_eq!(config.error_buffer(), 6_400.0);
         let small = TableConfig {
             min_size_to_sample: 1,
@@ -135,20 +225,53 @@ mod tests {
             ..config
         };
         assert_eq!(small.error_buffer(), 4_097.0);
-        assert!(RateLimiter::new(&small).max_batch() >= small.max_batch_size as u64);
+        assert!(Ratio::new(&small).max_batch() >= small.max_batch_size as u64);
     }
 
     #[test]
     fn refuses_what_cannot_work_and_quotes_it() {
         let refused = |change: fn(&mut TableConfig)| {
-            let mut config = TableConfig::default();
+            let mut config = TableConfig {
+                samples_per_insert: 64.0,
+                ..TableConfig::default()
+            };
             change(&mut config);
             config.validate().unwrap_err().to_string()
         };
         let cases = [
             (
                 refused(|c| c.name.clear()),
-                "name: expected a name, got an empty one",
+                "name: expected letters, digits, `-`, `_` and `.`, the first no dot, got ``",
+            ),
+            (
+                refused(|c| c.name = "../up".to_owned()),
+                "name: expected letters, digits, `-`, `_` and `.`, the first no dot, got `../up`",
+            ),
+            (
+                refused(|c| c.sequence_length = 0),
+                "sequence_length: expected 1 to 65536, got 0",
+            ),
+            (
+                refused(|c| c.priority_exponent = f64::NAN),
+                "priority_exponent: expected 0 to 4, got NaN",
+            ),
+            (
+                refused(|c| c.max_times_sampled = 63),
+                "max_times_sampled: expected 0 or at least samples_per_insert = 64, which could \
+                 not be reached, got 63",
+            ),
+            (
+                refused(|c| c.limiter = LimiterKind::Queue),
+                "max_times_sampled: expected at least 1 with limiter `queue`, or a full queue would \
+                 never have room, got 0",
+            ),
+            (
+                refused(|c| {
+                    c.limiter = LimiterKind::MinSize;
+                    c.max_size = 999;
+                }),
+                "min_size_to_sample: expected at most max_size = 999, or nothing could be sampled, \
+                 got 1000",
             ),
             (
                 refused(|c| c.max_size = 0),
@@ -187,5 +310,27 @@ mod tests {
             ..TableConfig::default()
         };
         assert_eq!(tight.validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_bound_in_bytes_must_hold_the_items_that_sampling_waits_for() {
+        let config = TableConfig {
+            sequence_length: 4,
+            min_size_to_sample: 10,
+            max_bytes: 4_000,
+            ..TableConfig::default()
+        };
+        assert_eq!(config.validate_bytes(100), Ok(()));
+        assert_eq!(
+            config.validate_bytes(101).unwrap_err().to_string(),
+            "max_bytes: expected 0 or at least 4040, as 10 items may take, or nothing could be \
+             sampled, got 4000"
+        );
+        let unlimited = TableConfig {
+            limiter: LimiterKind::None,
+            ..config
+        };
+        assert_eq!(unlimited.validate_bytes(1_000), Ok(()));
+        assert!(unlimited.validate_bytes(1_001).is_err());
     }
 }

@@ -36,6 +36,30 @@ pub enum Error {
         /// The batch asked for.
         got: usize,
     },
+    /// Items of another length than the table's.
+    #[error("sequence_length: expected {expected} as in the table, got {got}")]
+    SequenceLength {
+        /// The table's.
+        expected: usize,
+        /// The caller's.
+        got: usize,
+    },
+    /// An item that begins before the first step its writer has sent, or that the server remembers.
+    #[error(
+        "items.ends: expected at least {needed} steps up to the end of an item, got {got} at \
+         position {end}"
+    )]
+    Window {
+        /// The table's `sequence_length`.
+        needed: usize,
+        /// Steps there are.
+        got: u64,
+        /// Position of the item's end in its message.
+        end: u32,
+    },
+    /// Priorities for a table whose selectors do not look at any.
+    #[error("table `{0}` has no selector that uses priorities")]
+    NoPriorities(String),
     /// Items that do not follow those the writer has stored.
     #[error("first_sequence: expected at most {expected}, got {got}")]
     Gap {

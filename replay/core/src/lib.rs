@@ -1,20 +1,31 @@
 //! The replay table: which items are kept, which are drawn, and who has to wait.
 //!
-//! No clock, thread or socket is here, and every random draw comes from a generator seeded by the
-//! caller: the same calls give the same table. The parts are those of Reverb (Cassirer et al. 2021):
-//! a [`Selector`](selector::Selector) for sampling and one for removal, and a [`RateLimiter`]. Unlike
-//! Reverb, items live in columns of raw little-endian bytes, so a batch is one gather per column, and
-//! the table numbers every writer's items, so what is delivered twice is stored once.
+//! No clock, thread, file or socket is here, and every random draw comes from a generator seeded by
+//! the caller: the same calls give the same table. The parts are those of Reverb (Cassirer et al.
+//! 2021): a [`Selector`](selector::Selector) for sampling and one for removal, and a [`RateLimiter`].
+//! Unlike Reverb, steps live in columns of raw little-endian bytes, so a batch is one gather per
+//! column; the table numbers every writer's steps, so what is delivered twice is stored once; and it
+//! can write down all it does, as bytes for its owner to keep, and go on from them ([`Restorer`]).
 
 mod config;
+mod configure;
 mod error;
+mod items;
+mod log;
+mod maintenance;
 mod rate_limiter;
+mod restore;
+mod rows;
 pub mod selector;
-mod storage;
+mod steps;
+mod store;
 mod table;
 mod writers;
 
 pub use config::TableConfig;
+pub use configure::Changes;
 pub use error::Error;
-pub use rate_limiter::{Blocked, RateLimiter};
-pub use table::Table;
+pub use log::Run;
+pub use rate_limiter::{Blocked, Hold, LimiterKind, LimiterState, RateLimiter};
+pub use restore::{Found, Loader, Restorer};
+pub use table::{Removed, Table};

@@ -12,9 +12,17 @@
 //! waits for inserts. Both wait at once only if some diff is above `max_diff - samples_per_insert` and
 //! below `min_diff + batch`; there is none when `samples_per_insert + batch <= 2 * error_buffer`,
 //! which bounds the batches a limiter can serve. Unlike Reverb's, the limiter knows batches: a batch is
-//! drawn whole or waits whole, while of a batch of inserts as many are let in as fit.
+//! drawn whole or waits whole, while of a batch of inserts as many are let in as fit. And its bounds
+//! may change while it runs: diff is counted from a base, which is set anew so that the side that was
+//! ahead stays ahead, by no more than the new buffer.
+//!
+//! Where items are removed once they have been drawn often enough, draws may run out while inserts
+//! are ahead, for instance because items left unsampled. The table then lets inserts through, as it
+//! does below `min_size_to_sample`.
 
 use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use crate::TableConfig;
 
@@ -22,14 +30,41 @@ use crate::TableConfig;
 /// a sample keeps rounding from blocking both sides at once, for 10^12 samples.
 const ROUNDING: f64 = 1e-3;
 
+/// The rules there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimiterKind {
+    /// Either side waits when it is ahead of the ratio by `error_buffer`.
+    SamplesPerInsert,
+    /// Samples wait for `min_size_to_sample` items; inserts never wait.
+    MinSize,
+    /// Inserts wait while `max_size` items are held, so none leaves before it was drawn
+    /// `max_times_sampled` times.
+    Queue,
+    /// Nobody waits, but samples for something to draw.
+    None,
+}
+
+impl LimiterKind {
+    /// Its name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SamplesPerInsert => "samples_per_insert",
+            Self::MinSize => "min_size",
+            Self::Queue => "queue",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What a caller waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Blocked {
     /// A sampler, for `min_size_to_sample` items.
     MinSize,
-    /// A sampler, for inserts: samples are ahead by `error_buffer`.
+    /// A sampler, for inserts: samples are ahead by `error_buffer`, or there is nothing to draw.
     Inserts,
-    /// A writer, for samples: inserts are ahead by `error_buffer`.
+    /// A writer, for samples: inserts are ahead by `error_buffer`, or the queue is full.
     Samples,
 }
 
@@ -47,214 +82,270 @@ impl Blocked {
     }
 }
 
-impl fmt::Display for Blocked {
+/// Why a call is held back: the counter in its way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hold {
+    /// What it waits for.
+    pub reason: Blocked,
+    /// The counter.
+    pub counter: &'static str,
+    /// Its value.
+    pub value: f64,
+    /// The value it has to reach: samplers wait for more, writers for less.
+    pub bound: f64,
+}
+
+const DIFF: &str = "inserts * samples_per_insert - samples";
+
+impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::MinSize => "waiting for min_size_to_sample items",
-            Self::Inserts => "waiting for inserts, samples are ahead by error_buffer",
-            Self::Samples => "waiting for samples, inserts are ahead by error_buffer",
-        })
+        let (what, order) = match self.reason {
+            Blocked::MinSize => ("min_size_to_sample items", "at least"),
+            Blocked::Inserts => ("inserts", "at least"),
+            Blocked::Samples => ("samples", "at most"),
+        };
+        let Self {
+            counter,
+            value,
+            bound,
+            ..
+        } = self;
+        write!(
+            f,
+            "waiting for {what}: {counter} is {value}, {order} {bound} is needed"
+        )
     }
+}
+
+/// The bounds of [`LimiterKind::SamplesPerInsert`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Ratio {
+    samples_per_insert: f64,
+    offset: f64,
+    error_buffer: f64,
+}
+
+impl Ratio {
+    pub(crate) fn new(config: &TableConfig) -> Self {
+        Self {
+            samples_per_insert: config.samples_per_insert,
+            offset: config.min_size_to_sample as f64 * config.samples_per_insert,
+            error_buffer: config.error_buffer(),
+        }
+    }
+
+    /// The largest batch that cannot be blocked for ever.
+    pub(crate) fn max_batch(&self) -> u64 {
+        // Negative and NaN become 0.
+        (2.0 * self.error_buffer - self.samples_per_insert + ROUNDING) as u64
+    }
+
+    fn min_diff(&self) -> f64 {
+        self.offset - self.error_buffer
+    }
+
+    fn max_diff(&self) -> f64 {
+        self.offset + self.error_buffer
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Rule {
+    Ratio { ratio: Ratio, min_size: u64 },
+    MinSize(u64),
+    Queue(u64),
+    None,
+}
+
+/// Counters, and where `diff` is counted from: all that outlives the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LimiterState {
+    /// Items ever inserted.
+    pub inserts: u64,
+    /// Items ever sampled.
+    pub samples: u64,
+    /// Items ever removed.
+    pub removals: u64,
+    /// `inserts` at the base.
+    pub base_inserts: u64,
+    /// `samples` at the base.
+    pub base_samples: u64,
+    /// `diff` at the base.
+    pub base_diff: f64,
 }
 
 /// Counters and bounds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RateLimiter {
-    samples_per_insert: f64,
-    min_size_to_sample: u64,
-    min_diff: f64,
-    max_diff: f64,
-    inserts: u64,
-    samples: u64,
-    removals: u64,
+    rule: Rule,
+    state: LimiterState,
 }
 
 impl RateLimiter {
     /// A limiter that has seen nothing, for a valid configuration.
     pub fn new(config: &TableConfig) -> Self {
-        let offset = config.min_size_to_sample as f64 * config.samples_per_insert;
-        let error_buffer = config.error_buffer();
+        let min_size = config.min_size_to_sample as u64;
+        let rule = match config.limiter {
+            LimiterKind::SamplesPerInsert => Rule::Ratio {
+                ratio: Ratio::new(config),
+                min_size,
+            },
+            LimiterKind::MinSize => Rule::MinSize(min_size),
+            LimiterKind::Queue => Rule::Queue(config.max_size as u64),
+            LimiterKind::None => Rule::None,
+        };
         Self {
-            samples_per_insert: config.samples_per_insert,
-            min_size_to_sample: config.min_size_to_sample as u64,
-            min_diff: offset - error_buffer,
-            max_diff: offset + error_buffer,
-            inserts: 0,
-            samples: 0,
-            removals: 0,
+            rule,
+            state: LimiterState::default(),
         }
     }
 
-    /// The largest batch that cannot be blocked for ever.
-    pub fn max_batch(&self) -> u64 {
-        // Negative and NaN become 0.
-        (self.max_diff - self.min_diff - self.samples_per_insert + ROUNDING) as u64
+    /// The rules of `config`, from now on.
+    pub fn reconfigure(&mut self, config: &TableConfig) {
+        let new = Self::new(config).rule;
+        if new == self.rule {
+            return;
+        }
+        if let Rule::Ratio { ratio, min_size } = new {
+            let size = self.size();
+            let ahead = match self.rule {
+                _ if size < min_size => (size as f64 - min_size as f64) * ratio.samples_per_insert,
+                Rule::Ratio { ratio: old, .. } => {
+                    let ahead = self.diff(&old) - old.offset;
+                    ahead.clamp(-ratio.error_buffer, ratio.error_buffer)
+                }
+                _ => 0.0,
+            };
+            self.state.base_inserts = self.state.inserts;
+            self.state.base_samples = self.state.samples;
+            self.state.base_diff = ratio.offset + ahead;
+        }
+        self.rule = new;
+    }
+
+    /// All that outlives the process.
+    pub fn state(&self) -> LimiterState {
+        self.state
+    }
+
+    /// Goes on from a state that a limiter with the rules of `stored` had.
+    pub fn restore(&mut self, state: LimiterState, stored: &TableConfig, config: &TableConfig) {
+        self.rule = Self::new(stored).rule;
+        self.state = state;
+        self.reconfigure(config);
+    }
+
+    /// The largest batch that cannot be blocked for ever, and what bounds it.
+    pub fn max_batch(&self) -> (u64, &'static str) {
+        match &self.rule {
+            Rule::Ratio { ratio, .. } => {
+                (ratio.max_batch(), "2 * error_buffer - samples_per_insert")
+            }
+            Rule::Queue(max_size) => (*max_size, "max_size"),
+            Rule::MinSize(_) | Rule::None => (u64::MAX, "no bound"),
+        }
     }
 
     /// Items ever inserted.
     pub fn inserts(&self) -> u64 {
-        self.inserts
+        self.state.inserts
     }
 
     /// Items ever sampled.
     pub fn samples(&self) -> u64 {
-        self.samples
+        self.state.samples
     }
 
     /// Items held.
     pub fn size(&self) -> u64 {
-        self.inserts - self.removals
+        self.state.inserts - self.state.removals
     }
 
-    /// How many of `items` may be inserted now.
-    pub fn insertable(&self, items: u64) -> u64 {
-        let to_min_size = self.min_size_to_sample.saturating_sub(self.size());
-        let most = (self.max_diff + self.samples as f64 + ROUNDING) / self.samples_per_insert;
-        to_min_size
-            .max((most as u64).saturating_sub(self.inserts))
-            .min(items)
+    /// How many of `items` may be inserted now. `short` of them are needed before the table can give
+    /// anybody a batch again, whatever the ratio says.
+    pub fn insertable(&self, items: u64, short: u64) -> u64 {
+        match &self.rule {
+            Rule::Ratio { ratio, min_size } => {
+                let to_min_size = min_size.saturating_sub(self.size());
+                let room = ratio.max_diff() - self.diff(ratio) + ROUNDING;
+                let most = (room / ratio.samples_per_insert) as u64;
+                to_min_size.max(short).max(most).min(items)
+            }
+            Rule::Queue(max_size) => max_size.saturating_sub(self.size()).min(items),
+            Rule::MinSize(_) | Rule::None => items,
+        }
+    }
+
+    /// What an insert that may not go on waits for.
+    pub fn insert_hold(&self) -> Hold {
+        let (counter, value, bound) = match &self.rule {
+            Rule::Ratio { ratio, .. } => {
+                let bound = ratio.max_diff() - ratio.samples_per_insert;
+                (DIFF, self.diff(ratio), bound)
+            }
+            Rule::Queue(max_size) => ("size", self.size() as f64, *max_size as f64 - 1.0),
+            Rule::MinSize(_) | Rule::None => ("size", self.size() as f64, f64::INFINITY),
+        };
+        Hold {
+            reason: Blocked::Samples,
+            counter,
+            value,
+            bound,
+        }
     }
 
     /// Whether `items` may be sampled now.
     ///
     /// # Errors
     /// What the sampler has to wait for.
-    pub fn check_sample(&self, items: u64) -> Result<(), Blocked> {
-        if self.size() < self.min_size_to_sample {
-            return Err(Blocked::MinSize);
+    pub fn check_sample(&self, items: u64) -> Result<(), Hold> {
+        let min_size = match self.rule {
+            Rule::Ratio { min_size, .. } | Rule::MinSize(min_size) => min_size,
+            Rule::Queue(_) | Rule::None => 1,
+        };
+        if self.size() < min_size {
+            return Err(Hold {
+                reason: Blocked::MinSize,
+                counter: "size",
+                value: self.size() as f64,
+                bound: min_size as f64,
+            });
         }
-        if self.diff() - (items as f64) < self.min_diff - ROUNDING {
-            return Err(Blocked::Inserts);
+        if let Rule::Ratio { ratio, .. } = &self.rule {
+            let (value, bound) = (self.diff(ratio), ratio.min_diff() + items as f64);
+            if value < bound - ROUNDING {
+                return Err(Hold {
+                    reason: Blocked::Inserts,
+                    counter: DIFF,
+                    value,
+                    bound,
+                });
+            }
         }
         Ok(())
     }
 
     /// Counts items that were inserted.
     pub fn inserted(&mut self, items: u64) {
-        self.inserts += items;
+        self.state.inserts += items;
     }
 
     /// Counts items that were sampled.
     pub fn sampled(&mut self, items: u64) {
-        self.samples += items;
+        self.state.samples += items;
     }
 
     /// Counts items that were removed.
     pub fn removed(&mut self, items: u64) {
-        self.removals += items;
+        self.state.removals += items;
     }
 
-    fn diff(&self) -> f64 {
-        self.inserts as f64 * self.samples_per_insert - self.samples as f64
+    fn diff(&self, ratio: &Ratio) -> f64 {
+        let inserts = (self.state.inserts - self.state.base_inserts) as f64;
+        let samples = (self.state.samples - self.state.base_samples) as f64;
+        self.state.base_diff + inserts * ratio.samples_per_insert - samples
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn limiter(
-        samples_per_insert: f64,
-        min_size_to_sample: usize,
-        error_buffer: f64,
-    ) -> RateLimiter {
-        let config = TableConfig {
-            samples_per_insert,
-            min_size_to_sample,
-            error_buffer: Some(error_buffer),
-            ..TableConfig::default()
-        };
-        config.validate().unwrap();
-        RateLimiter::new(&config)
-    }
-
-    #[test]
-    fn inserts_are_free_until_min_size_then_bounded_above() {
-        // offset 20, max_diff 24: after 10 inserts, 2 more of 2 samples each fit.
-        let mut limiter = limiter(2.0, 10, 4.0);
-        assert_eq!(limiter.insertable(100), 12);
-        limiter.inserted(12);
-        assert_eq!(limiter.insertable(100), 0);
-        limiter.sampled(1);
-        assert_eq!(limiter.insertable(100), 0);
-        limiter.sampled(1);
-        assert_eq!(limiter.insertable(100), 1);
-        assert_eq!(limiter.insertable(0), 0);
-    }
-
-    #[test]
-    fn samples_wait_for_min_size_then_are_bounded_below() {
-        // offset 20, min_diff 16: after 10 inserts, 4 samples fit.
-        let mut limiter = limiter(2.0, 10, 4.0);
-        limiter.inserted(9);
-        assert_eq!(limiter.check_sample(1), Err(Blocked::MinSize));
-        limiter.inserted(1);
-        assert_eq!(limiter.check_sample(4), Ok(()));
-        assert_eq!(limiter.check_sample(5), Err(Blocked::Inserts));
-        limiter.sampled(4);
-        assert_eq!(limiter.check_sample(1), Err(Blocked::Inserts));
-        limiter.inserted(1);
-        assert_eq!(limiter.check_sample(2), Ok(()));
-        assert_eq!(limiter.check_sample(3), Err(Blocked::Inserts));
-    }
-
-    #[test]
-    fn removals_lower_the_size_but_not_the_ratio() {
-        let mut limiter = limiter(1.0, 2, 2.0);
-        limiter.inserted(2);
-        limiter.removed(1);
-        assert_eq!(limiter.size(), 1);
-        assert_eq!(limiter.check_sample(1), Err(Blocked::MinSize));
-        assert_eq!(limiter.insertable(9), 2);
-    }
-
-    #[test]
-    fn the_largest_batch_leaves_room_for_one_insert() {
-        for (samples_per_insert, error_buffer, expected) in [
-            (64.0, 6_400.0, 12_736),
-            (1.0, 1.0, 1),
-            (0.1, 1.0, 1),
-            (0.5, 1.25, 2),
-            (256.0, 256.0, 256),
-        ] {
-            let limiter = limiter(samples_per_insert, 10, error_buffer);
-            assert_eq!(
-                limiter.max_batch(),
-                expected,
-                "{samples_per_insert} {error_buffer}"
-            );
-        }
-    }
-
-    proptest! {
-        /// Whatever is asked in whatever order: the bounds hold once `min_size_to_sample` is reached,
-        /// and as long as the batch is one the limiter can serve, someone can always go on.
-        #[test]
-        fn bounds_hold_and_nobody_waits_for_ever(
-            samples_per_insert in prop_oneof![(1u32..100).prop_map(f64::from), 0.01f64..100.0],
-            min_size in 1usize..50,
-            slack in 0.0f64..200.0,
-            asks in prop::collection::vec((any::<bool>(), 1u64..40), 1..200),
-        ) {
-            let mut limiter =
-                limiter(samples_per_insert, min_size, (samples_per_insert + 1.0) / 2.0 + slack);
-            let max_batch = limiter.max_batch();
-            for (insert, items) in asks {
-                let batch = items.min(max_batch);
-                if insert {
-                    let inserted = limiter.insertable(items);
-                    prop_assert!(inserted <= items);
-                    limiter.inserted(inserted);
-                } else if limiter.check_sample(batch).is_ok() {
-                    limiter.sampled(batch);
-                }
-                prop_assert!(limiter.size() <= min_size as u64 || limiter.diff() <= limiter.max_diff + 2.0 * ROUNDING);
-                prop_assert!(limiter.samples() == 0 || limiter.diff() >= limiter.min_diff - 2.0 * ROUNDING);
-                prop_assert!(limiter.samples() == 0 || limiter.size() >= min_size as u64);
-                prop_assert!(limiter.insertable(1) == 1 || limiter.check_sample(max_batch).is_ok());
-            }
-        }
-    }
-}
+mod tests;

@@ -1,57 +1,120 @@
-//! Storage, selectors, rate limiter and writers' numbers, put together.
+//! Storage, selectors, rate limiter, writers' numbers and log, put together.
 
-use std::ops::Range;
-
-use pmpo_types::{ColumnBatch, ColumnSpec, SampledBatch, Signature, TableCounters, WriterId};
+use pmpo_types::{
+    ColumnBatch, ColumnSpec, SampledBatch, SampledItems, Signature, StepBatch, TableCounters,
+    WriterId,
+};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::configure::max_batch;
+use crate::items::Items;
+use crate::log::record::Record;
+use crate::log::{Log, Run};
+use crate::rate_limiter::{Blocked, Hold};
+use crate::rows::Rows;
 use crate::selector::{Selector, Slot};
-use crate::storage::Storage;
+use crate::steps::Steps;
 use crate::writers::Writers;
-use crate::{Blocked, Error, RateLimiter, TableConfig};
-
-/// Items placed at once; bounds the scratch memory of a large insert.
-const PLACED_AT_ONCE: usize = 4096;
+use crate::{Error, RateLimiter, TableConfig};
 
 /// One replay table. It takes the signature of whoever opens it first and refuses any other.
 pub struct Table {
-    config: TableConfig,
-    contents: Option<(Signature, Storage)>,
-    sampler: Box<dyn Selector>,
-    remover: Box<dyn Selector>,
-    limiter: RateLimiter,
-    writers: Writers,
-    rng: ChaCha8Rng,
-    /// Slots of the operation at hand; kept for its memory.
-    slots: Vec<Slot>,
+    pub(crate) config: TableConfig,
+    pub(crate) contents: Option<(Signature, Rows)>,
+    pub(crate) items: Items,
+    /// Of sequences. A transition's row is its item's slot.
+    pub(crate) steps: Option<Steps>,
+    pub(crate) sampler: Box<dyn Selector>,
+    pub(crate) remover: Box<dyn Selector>,
+    pub(crate) limiter: RateLimiter,
+    pub(crate) writers: Writers,
+    pub(crate) log: Option<Log>,
+    pub(crate) rng: ChaCha8Rng,
+    /// The largest so far: what items without one get.
+    pub(crate) max_priority: f64,
+    /// Draws that the items held have left, where `max_times_sampled` bounds them.
+    pub(crate) draws_left: u64,
+    /// The largest batch anybody has asked for.
+    pub(crate) largest_batch: usize,
+    /// What the call at hand has removed.
+    pub(crate) removed: Removed,
+    /// Rows of the operation at hand; kept for its memory.
+    pub(crate) rows: Vec<Slot>,
+}
+
+/// Items that have left the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Their ordinals: how many items were inserted before each.
+    pub runs: Vec<Run>,
+    /// How many they are.
+    pub items: u64,
+    /// How often they had been drawn, all together.
+    pub times_sampled: u64,
+}
+
+impl Removed {
+    pub(crate) fn clear(&mut self) {
+        self.runs.clear();
+        self.items = 0;
+        self.times_sampled = 0;
+    }
+
+    pub(crate) fn push(&mut self, ordinal: u64, times_sampled: u32) {
+        self.items += 1;
+        self.times_sampled += u64::from(times_sampled);
+        match self.runs.last_mut() {
+            Some(run) if run.start + u64::from(run.len) == ordinal => run.len += 1,
+            _ => self.runs.push(Run {
+                start: ordinal,
+                len: 1,
+            }),
+        }
+    }
 }
 
 impl Table {
-    /// An empty table whose draws follow from `seed`.
+    /// An empty table in memory whose draws follow from `seed`.
     ///
     /// # Errors
     /// The configuration cannot be used.
     pub fn new(config: TableConfig, seed: u64) -> Result<Self, Error> {
+        Self::with_log(config, seed, None)
+    }
+
+    pub(crate) fn with_log(
+        config: TableConfig,
+        seed: u64,
+        log: Option<Log>,
+    ) -> Result<Self, Error> {
         config.validate()?;
+        let length = config.sequence_length;
         Ok(Self {
             contents: None,
-            sampler: config.sampler.build(),
-            remover: config.remover.build(),
+            items: Items::new(config.uses_priorities(), length > 1),
+            steps: (length > 1).then(|| Steps::new(length, log.is_some())),
+            sampler: config.sampler.build(config.priority_exponent),
+            remover: config.remover.build(config.priority_exponent),
             limiter: RateLimiter::new(&config),
             writers: Writers::new(config.max_writers),
+            log,
             rng: ChaCha8Rng::seed_from_u64(seed),
-            slots: Vec::new(),
+            max_priority: 1.0,
+            draws_left: 0,
+            largest_batch: 0,
+            removed: Removed::default(),
+            rows: Vec::new(),
             config,
         })
     }
 
-    /// The configuration.
+    /// The configuration in force.
     pub fn config(&self) -> &TableConfig {
         &self.config
     }
 
-    /// The items' signature, once someone has opened the table.
+    /// The steps' signature, once someone has opened the table.
     pub fn signature(&self) -> Option<&Signature> {
         self.contents.as_ref().map(|(signature, _)| signature)
     }
@@ -65,22 +128,39 @@ impl Table {
         }
     }
 
-    /// Bytes of the items held.
+    /// Bytes of the steps that the items hold.
     pub fn bytes(&self) -> u64 {
-        let item_bytes = self
+        let row_bytes = self
             .contents
             .as_ref()
-            .map_or(0, |(_, storage)| storage.item_bytes());
-        self.limiter.size() * item_bytes as u64
+            .map_or(0, |(_, rows)| rows.row_bytes());
+        let held = self.steps.as_ref().map_or(self.limiter.size(), Steps::held);
+        held * row_bytes as u64
     }
 
-    /// A writer connects; answers the number of the item it is to send next.
+    /// What the last call that changed the table has removed.
+    pub fn removed(&self) -> &Removed {
+        &self.removed
+    }
+
+    /// What an insert that did not get all in waits for.
+    pub fn insert_hold(&self) -> Hold {
+        self.limiter.insert_hold()
+    }
+
+    /// A writer connects; answers the number of the step it is to send next.
     ///
     /// # Errors
-    /// The signature is not the table's, or too many writers are connected.
-    pub fn open_writer(&mut self, writer: WriterId, signature: &Signature) -> Result<u64, Error> {
-        self.check_signature(signature)?;
-        let next_sequence = self.writers.open(writer)?;
+    /// The signature or the length of items is not the table's, or too many writers are connected.
+    pub fn open_writer(
+        &mut self,
+        writer: WriterId,
+        signature: &Signature,
+        sequence_length: usize,
+    ) -> Result<u64, Error> {
+        self.check_kind(signature, sequence_length)?;
+        let (next_sequence, forgotten) = self.writers.open(writer)?;
+        self.drop_tail(forgotten);
         self.adopt(signature);
         Ok(next_sequence)
     }
@@ -93,17 +173,15 @@ impl Table {
     /// Checks what a sampler is going to ask for.
     ///
     /// # Errors
-    /// The signature is not the table's, or no such batch can ever be drawn.
-    pub fn open_sampler(&mut self, batch_size: usize, signature: &Signature) -> Result<(), Error> {
-        self.check_signature(signature)?;
-        let limits = [
-            (self.config.max_batch_size as u64, "max_batch_size"),
-            (
-                self.limiter.max_batch(),
-                "2 * error_buffer - samples_per_insert",
-            ),
-        ];
-        let (max, reason) = limits.into_iter().min().expect("there are two");
+    /// The signature or the length of items is not the table's, or no such batch can ever be drawn.
+    pub fn open_sampler(
+        &mut self,
+        batch_size: usize,
+        signature: &Signature,
+        sequence_length: usize,
+    ) -> Result<(), Error> {
+        self.check_kind(signature, sequence_length)?;
+        let (max, reason) = max_batch(&self.config, &self.limiter);
         if batch_size == 0 || batch_size as u64 > max {
             return Err(Error::BatchSize {
                 max,
@@ -111,112 +189,185 @@ impl Table {
                 got: batch_size,
             });
         }
+        self.largest_batch = self.largest_batch.max(batch_size);
         self.adopt(signature);
         Ok(())
     }
 
-    /// Stores those items of a connected writer's batch that are new and that the rate limiter lets
-    /// in, in order, and answers the number of the item to be stored next. While that is within the
-    /// batch, the rest waits for samples: the same call, later, goes on with it.
+    /// Stores those of a connected writer's steps that are new and that the rate limiter lets in, in
+    /// order, and answers the number of the step to be stored next. While that is within the batch,
+    /// the rest waits for samples, by [`insert_hold`](Self::insert_hold): the same call, later, goes
+    /// on with it.
     ///
-    /// The batch must have been checked against the table's signature.
+    /// The batch must have been checked against the table's signature and length of items.
     ///
     /// # Errors
-    /// Items are missing between those stored and this batch, or the writer is not connected;
-    /// nothing is stored.
+    /// Steps are missing between those stored and this batch, or before its first item, or the writer
+    /// is not connected; nothing is stored.
     pub fn insert(
         &mut self,
         writer: WriterId,
         first_sequence: u64,
-        batch: &ColumnBatch,
+        batch: &StepBatch,
     ) -> Result<u64, Error> {
-        let next_sequence = *self.writers.next_sequence(writer)?;
+        self.removed.clear();
+        let place = self.writers.get(writer)?;
+        let next_sequence = place.next_sequence;
         let Some(known) = next_sequence.checked_sub(first_sequence) else {
             return Err(Error::Gap {
                 expected: next_sequence,
                 got: first_sequence,
             });
         };
-        let known = usize::try_from(known)
-            .unwrap_or(usize::MAX)
-            .min(batch.len());
-        let stored = self.limiter.insertable((batch.len() - known) as u64);
-        self.store(batch, known..known + stored as usize);
-        let next_sequence = self.writers.next_sequence(writer)?;
-        *next_sequence += stored;
-        Ok(*next_sequence)
+        let len = batch.steps().len();
+        let known = usize::try_from(known).unwrap_or(usize::MAX).min(len);
+        let Some(ends) = batch.ends() else {
+            let allowed = self.insertable((len - known) as u64) as usize;
+            self.insert_transitions(writer, batch, known..known + allowed)?;
+            return Ok(next_sequence + allowed as u64);
+        };
+        let first = ends.partition_point(|&end| (end as usize) < known);
+        if let Some(&end) = ends.get(first) {
+            let needed = self.config.sequence_length;
+            let got = (place.tail.len() + 1 + end as usize - known) as u64;
+            if got < needed as u64 {
+                return Err(Error::Window { needed, got, end });
+            }
+        }
+        let allowed = self.insertable((ends.len() - first) as u64) as usize;
+        let items = first..first + allowed;
+        // Up to the step at which the first item ends that has to wait.
+        let end = ends.get(items.end).map_or(len, |&end| end as usize);
+        self.insert_sequences(writer, batch, known..end, items)?;
+        Ok(next_sequence + (end - known) as u64)
     }
 
     /// Draws a batch of a size that [`open_sampler`](Self::open_sampler) has accepted, with
-    /// replacement.
+    /// replacement but for items that have been drawn `max_times_sampled` times, which leave at once.
     ///
     /// # Errors
     /// The rate limiter holds it back; nothing is counted.
-    pub fn sample(&mut self, batch_size: usize) -> Result<SampledBatch, Blocked> {
+    pub fn sample(&mut self, batch_size: usize) -> Result<SampledBatch, Hold> {
+        self.removed.clear();
         self.limiter.check_sample(batch_size as u64)?;
-        let (signature, storage) = self
+        let limit = self.config.max_times_sampled;
+        if limit > 0 && self.draws_left < batch_size as u64 {
+            return Err(Hold {
+                reason: Blocked::Inserts,
+                counter: "draws left",
+                value: self.draws_left as f64,
+                bound: batch_size as f64,
+            });
+        }
+        let (slots, items) = self.draw(batch_size);
+        let (signature, rows) = self
             .contents
             .as_ref()
             .expect("a table with items was opened");
-        self.slots.clear();
-        self.slots
-            .extend((0..batch_size).map(|_| self.sampler.select(&mut self.rng)));
-        let columns = storage.gather(&self.slots);
-        let columns = ColumnBatch::new(signature, batch_size, columns)
-            .expect("stored items were checked against the signature");
+        let runs = match &self.steps {
+            None => rows.runs(slots.iter().copied()),
+            Some(steps) => {
+                let first_rows = slots.iter().map(|&slot| self.items.first_row(slot));
+                rows.runs(first_rows.flat_map(|row| steps.window(row)))
+            }
+        };
+        let columns = rows.gather(&runs);
+        let len = batch_size * self.config.sequence_length;
+        let columns = ColumnBatch::new(signature, len, columns)
+            .expect("stored steps were checked against the signature");
         self.limiter.sampled(batch_size as u64);
+        if limit > 0 {
+            self.draws_left -= batch_size as u64;
+            self.log_draws(&slots);
+            self.retire(&slots);
+        }
         Ok(SampledBatch {
             columns,
             counters: self.counters(),
+            items,
         })
     }
 
-    fn store(&mut self, batch: &ColumnBatch, range: Range<usize>) {
-        for first in range.clone().step_by(PLACED_AT_ONCE) {
-            let end = range.end.min(first + PLACED_AT_ONCE);
-            self.slots.clear();
-            for _ in first..end {
-                let slot = self.place();
-                self.slots.push(slot);
-            }
-            let (_, storage) = self
-                .contents
-                .as_mut()
-                .expect("a writer has opened the table");
-            storage.write(&self.slots, batch, first);
+    /// Sets the priorities of items that a sampler knows by these keys; answers how many there were,
+    /// and how many have gone. The priorities must have been checked.
+    ///
+    /// # Errors
+    /// No selector uses priorities.
+    pub fn update_priorities(
+        &mut self,
+        keys: &[u64],
+        priorities: &[f64],
+    ) -> Result<(u64, u64), Error> {
+        if !self.config.uses_priorities() {
+            return Err(Error::NoPriorities(self.config.name.clone()));
         }
-    }
-
-    /// A slot for one more item.
-    fn place(&mut self) -> Slot {
-        let size = self.limiter.size();
-        let slot = if size < self.config.max_size as u64 {
-            size as Slot
-        } else {
-            let slot = self.remover.select(&mut self.rng);
-            self.sampler.remove(slot);
-            self.remover.remove(slot);
-            self.limiter.removed(1);
-            slot
-        };
-        self.sampler.insert(slot);
-        self.remover.insert(slot);
-        self.limiter.inserted(1);
-        slot
-    }
-
-    fn adopt(&mut self, signature: &Signature) {
-        if self.contents.is_none() {
-            let storage = Storage::new(signature, self.config.max_size);
-            self.contents = Some((signature.clone(), storage));
+        let mut updates = Vec::with_capacity(keys.len());
+        for (&key, &priority) in keys.iter().zip(priorities) {
+            let Some(slot) = self.items.find(key) else {
+                continue;
+            };
+            self.sampler.update(slot, priority);
+            self.remover.update(slot, priority);
+            self.items.set_priority(slot, priority);
+            self.max_priority = self.max_priority.max(priority);
+            let item = self.items.get(slot).expect("it was found");
+            updates.push((item.ordinal, priority));
         }
+        let updated = updates.len() as u64;
+        if let Some(log) = self.log.as_mut().filter(|_| updated > 0) {
+            log.append(&Record::Priorities(updates));
+        }
+        Ok((updated, keys.len() as u64 - updated))
     }
 
-    fn check_signature(&self, signature: &Signature) -> Result<(), Error> {
+    fn check_kind(&self, signature: &Signature, sequence_length: usize) -> Result<(), Error> {
+        if sequence_length != self.config.sequence_length {
+            return Err(Error::SequenceLength {
+                expected: self.config.sequence_length,
+                got: sequence_length,
+            });
+        }
         match self.signature() {
             Some(own) if own != signature => Err(mismatch(own, signature)),
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            None => self.config.validate_bytes(signature.item_bytes()),
         }
+    }
+
+    /// How many of `items` may be inserted now. Where draws have run out for the largest batch, as
+    /// many as it takes may: their samples are what everybody waits for.
+    fn insertable(&self, items: u64) -> u64 {
+        let limit = u64::from(self.config.max_times_sampled);
+        let short = match limit {
+            0 => 0,
+            _ => (self.largest_batch as u64)
+                .saturating_sub(self.draws_left)
+                .div_ceil(limit),
+        };
+        self.limiter.insertable(items, short)
+    }
+
+    fn draw(&mut self, batch_size: usize) -> (Vec<Slot>, SampledItems) {
+        let limit = self.config.max_times_sampled;
+        let mut slots = Vec::with_capacity(batch_size);
+        let mut items = SampledItems {
+            keys: Vec::with_capacity(batch_size),
+            probabilities: Vec::with_capacity(batch_size),
+            times_sampled: Vec::with_capacity(batch_size),
+        };
+        for _ in 0..batch_size {
+            let (slot, probability) = self.sampler.select(&mut self.rng);
+            let (key, times) = self.items.draw(slot);
+            if limit > 0 && times >= limit {
+                self.sampler.remove(slot);
+                self.remover.remove(slot);
+            }
+            slots.push(slot);
+            items.keys.push(key);
+            items.probabilities.push(probability);
+            items.times_sampled.push(times);
+        }
+        (slots, items)
     }
 }
 

@@ -1,23 +1,40 @@
-//! Where each writer is in its numbered stream of items: what makes delivering again harmless.
+//! Where each writer is in its numbered stream of steps: what makes delivering again harmless.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use pmpo_types::WriterId;
 
 use crate::Error;
+use crate::selector::Slot;
 
-/// Sequence numbers of the writers, at most `limit` of them.
+/// The writers, at most `limit` of them.
 pub(crate) struct Writers {
-    entries: HashMap<WriterId, Entry>,
+    entries: HashMap<WriterId, Writer>,
     limit: usize,
     /// Counts openings and closings, to order entries by their last use.
     uses: u64,
+    /// Number of the next new writer.
+    next_number: u32,
 }
 
-struct Entry {
-    next_sequence: u64,
+/// One writer's place.
+pub(crate) struct Writer {
+    /// Tells a writer that comes back after it was forgotten from what it was before.
+    pub(crate) number: u32,
+    /// Number of the step it is to send next.
+    pub(crate) next_sequence: u64,
+    /// Rows of its newest steps, to which windows to come may reach back.
+    pub(crate) tail: VecDeque<Slot>,
     connected: bool,
     last_use: u64,
+}
+
+/// What of a writer outlives the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) writer: WriterId,
+    pub(crate) number: u32,
+    pub(crate) next_sequence: u64,
 }
 
 impl Writers {
@@ -26,29 +43,39 @@ impl Writers {
             entries: HashMap::new(),
             limit,
             uses: 0,
+            next_number: 0,
         }
     }
 
-    /// A writer connects; answers the number of the item it is to send next. When all places are
-    /// taken, the writer that has been disconnected for longest is forgotten.
-    pub(crate) fn open(&mut self, writer: WriterId) -> Result<u64, Error> {
+    /// A writer connects; answers the number of the step it is to send next. When all places are
+    /// taken, the writer that has been disconnected for longest is forgotten, and its tail answered.
+    pub(crate) fn open(&mut self, writer: WriterId) -> Result<(u64, VecDeque<Slot>), Error> {
+        let mut forgotten = VecDeque::new();
         if !self.entries.contains_key(&writer) && self.entries.len() >= self.limit {
-            let disconnected = self.entries.iter().filter(|(_, entry)| !entry.connected);
-            let (&forgotten, _) = disconnected
-                .min_by_key(|(_, entry)| entry.last_use)
-                .ok_or(Error::TooManyWriters(self.limit))?;
-            self.entries.remove(&forgotten);
+            forgotten = self.forget().ok_or(Error::TooManyWriters(self.limit))?;
         }
         self.uses += 1;
-        let new = Entry {
+        let uses = self.uses;
+        let number = self.next_number;
+        let entry = self.entries.entry(writer).or_insert_with(|| Writer {
+            number,
             next_sequence: 0,
+            tail: VecDeque::new(),
             connected: true,
             last_use: 0,
-        };
-        let entry = self.entries.entry(writer).or_insert(new);
+        });
+        if entry.number == number {
+            self.next_number += 1;
+        }
         entry.connected = true;
-        entry.last_use = self.uses;
-        Ok(entry.next_sequence)
+        entry.last_use = uses;
+        Ok((entry.next_sequence, forgotten))
+    }
+
+    fn forget(&mut self) -> Option<VecDeque<Slot>> {
+        let disconnected = self.entries.iter().filter(|(_, entry)| !entry.connected);
+        let (&forgotten, _) = disconnected.min_by_key(|(_, entry)| entry.last_use)?;
+        self.entries.remove(&forgotten).map(|entry| entry.tail)
     }
 
     /// A writer has disconnected.
@@ -60,12 +87,55 @@ impl Writers {
         }
     }
 
-    /// The number of the item that a connected writer is to send next.
-    pub(crate) fn next_sequence(&mut self, writer: WriterId) -> Result<&mut u64, Error> {
+    /// A connected writer's place.
+    pub(crate) fn get(&mut self, writer: WriterId) -> Result<&mut Writer, Error> {
         match self.entries.get_mut(&writer) {
-            Some(entry) if entry.connected => Ok(&mut entry.next_sequence),
+            Some(entry) if entry.connected => Ok(entry),
             _ => Err(Error::UnknownWriter(writer)),
         }
+    }
+
+    /// All places, the least recently used first.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        let mut entries: Vec<_> = self.entries.iter().collect();
+        entries.sort_unstable_by_key(|(_, entry)| entry.last_use);
+        let place = |(&writer, entry): (&WriterId, &Writer)| Place {
+            writer,
+            number: entry.number,
+            next_sequence: entry.next_sequence,
+        };
+        entries.into_iter().map(place).collect()
+    }
+
+    /// Number of the next new writer.
+    pub(crate) fn next_number(&self) -> u32 {
+        self.next_number
+    }
+
+    /// Takes up places, the least recently used first, with their tails; all disconnected. Answers
+    /// the tails of those for whom there is no place.
+    pub(crate) fn restore(
+        &mut self,
+        next_number: u32,
+        places: Vec<(Place, VecDeque<Slot>)>,
+    ) -> Vec<VecDeque<Slot>> {
+        self.next_number = next_number;
+        for (place, tail) in places {
+            self.uses += 1;
+            let entry = Writer {
+                number: place.number,
+                next_sequence: place.next_sequence,
+                tail,
+                connected: false,
+                last_use: self.uses,
+            };
+            self.entries.insert(place.writer, entry);
+        }
+        let mut left = Vec::new();
+        while self.entries.len() > self.limit {
+            left.extend(self.forget());
+        }
+        left
     }
 }
 
@@ -73,40 +143,62 @@ impl Writers {
 mod tests {
     use super::*;
 
+    fn open(writers: &mut Writers, id: u128) -> Result<u64, Error> {
+        writers.open(WriterId(id)).map(|(next, _)| next)
+    }
+
     #[test]
     fn a_writer_that_comes_back_goes_on_where_it_was() {
         let mut writers = Writers::new(2);
-        assert_eq!(writers.open(WriterId(1)), Ok(0));
-        *writers.next_sequence(WriterId(1)).unwrap() += 5;
+        assert_eq!(open(&mut writers, 1), Ok(0));
+        writers.get(WriterId(1)).unwrap().next_sequence += 5;
         writers.close(WriterId(1));
-        assert_eq!(
-            writers.next_sequence(WriterId(1)),
+        assert!(matches!(
+            writers.get(WriterId(1)),
             Err(Error::UnknownWriter(WriterId(1)))
-        );
-        assert_eq!(writers.open(WriterId(1)), Ok(5));
+        ));
+        assert_eq!(open(&mut writers, 1), Ok(5));
     }
 
     #[test]
     fn the_longest_disconnected_is_forgotten_and_the_connected_never() {
         let mut writers = Writers::new(3);
         for id in 0..3 {
-            writers.open(WriterId(id)).unwrap();
-            *writers.next_sequence(WriterId(id)).unwrap() = 10 + id as u64;
+            open(&mut writers, id).unwrap();
+            let writer = writers.get(WriterId(id)).unwrap();
+            writer.next_sequence = 10 + id as u64;
+            writer.tail.push_back(id as Slot);
         }
-        assert_eq!(writers.open(WriterId(3)), Err(Error::TooManyWriters(3)));
+        assert_eq!(open(&mut writers, 3), Err(Error::TooManyWriters(3)));
         writers.close(WriterId(2));
         writers.close(WriterId(1));
-        assert_eq!(writers.open(WriterId(3)), Ok(0));
+        assert_eq!(writers.open(WriterId(3)), Ok((0, [2].into())));
+        assert_eq!(open(&mut writers, 1), Ok(11), "closed last, so remembered");
         assert_eq!(
-            writers.open(WriterId(1)),
-            Ok(11),
-            "closed last, so remembered"
-        );
-        assert_eq!(
-            writers.open(WriterId(2)),
+            open(&mut writers, 2),
             Err(Error::TooManyWriters(3)),
             "forgotten"
         );
-        assert_eq!(writers.open(WriterId(0)), Ok(10));
+        assert_eq!(open(&mut writers, 0), Ok(10));
+        let numbers = [0, 1, 3].map(|id| writers.get(WriterId(id)).unwrap().number);
+        assert_eq!(numbers, [0, 1, 3], "a number is given once");
+    }
+
+    #[test]
+    fn places_are_taken_up_in_the_order_of_their_use() {
+        let mut writers = Writers::new(3);
+        for id in [0, 1, 2, 0] {
+            open(&mut writers, id).unwrap();
+        }
+        let places = writers.places();
+        assert_eq!(
+            places.iter().map(|p| p.number).collect::<Vec<_>>(),
+            [1, 2, 0]
+        );
+        let with_tails = places.iter().map(|&place| (place, [7].into())).collect();
+        let mut fewer = Writers::new(2);
+        assert_eq!(fewer.restore(3, with_tails), [VecDeque::from([7])]);
+        assert_eq!(fewer.places(), places[1..]);
+        assert!(fewer.get(WriterId(0)).is_err(), "not connected");
     }
 }

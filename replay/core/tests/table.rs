@@ -1,71 +1,20 @@
 //! A table from outside: what is stored, what is drawn, what is refused.
 
-use bytes::Bytes;
-use pmpo_replay_core::{Blocked, Error, Table, TableConfig};
-use pmpo_types::{ColumnBatch, ColumnSpec, DType, SampledBatch, Signature, WriterId};
+mod common;
+
+use common::{WRITER, batch, contents, ids, signature, steps, table};
+use pmpo_replay_core::selector::SelectorKind;
+use pmpo_replay_core::{Blocked, Changes, Error, LimiterKind, Table, TableConfig};
+use pmpo_types::{SampledBatch, Signature, StepBatch, WriterId};
 use proptest::prelude::*;
-
-const WRITER: WriterId = WriterId(7);
-
-/// An id, and a wider column that follows from it.
-fn signature() -> Signature {
-    let column = |name: &str, dtype, shape| ColumnSpec {
-        name: name.to_owned(),
-        dtype,
-        shape,
-    };
-    let columns = vec![
-        column("id", DType::I64, vec![]),
-        column("thirds", DType::F32, vec![3]),
-    ];
-    Signature { columns }
-}
-
-fn batch(ids: impl IntoIterator<Item = i64>) -> ColumnBatch {
-    let ids: Vec<i64> = ids.into_iter().collect();
-    let thirds = |id: i64| [id as f32, id as f32 / 3.0, -(id as f32)];
-    let id: Bytes = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let wide: Bytes = ids
-        .iter()
-        .flat_map(|&id| thirds(id))
-        .flat_map(f32::to_le_bytes)
-        .collect();
-    ColumnBatch::new(&signature(), ids.len(), vec![id, wide]).unwrap()
-}
-
-fn ids(batch: &ColumnBatch) -> Vec<i64> {
-    let ids = batch.columns()[0].chunks_exact(8);
-    ids.map(|id| i64::from_le_bytes(id.try_into().unwrap()))
-        .collect()
-}
-
-/// A table whose limiter hardly ever blocks.
-fn table(max_size: usize, min_size_to_sample: usize) -> Table {
-    let config = TableConfig {
-        max_size,
-        min_size_to_sample,
-        error_buffer: Some(1e9),
-        ..TableConfig::default()
-    };
-    let mut table = Table::new(config, 3).unwrap();
-    table.open_writer(WRITER, &signature()).unwrap();
-    table
-}
-
-/// Every id that shows up in many draws.
-fn contents(table: &mut Table) -> Vec<i64> {
-    let draws = (0..40).map(|_| table.sample(1_000).unwrap());
-    let mut seen: Vec<i64> = draws.flat_map(|batch| ids(&batch.columns)).collect();
-    seen.sort_unstable();
-    seen.dedup();
-    seen
-}
 
 #[test]
 fn batches_are_contiguous_columns_of_whole_items() {
     let mut table = table(10_000, 1);
-    assert_eq!(table.insert(WRITER, 0, &batch(0..5_000)), Ok(5_000));
-    let SampledBatch { columns, counters } = table.sample(256).unwrap();
+    assert_eq!(table.insert(WRITER, 0, &steps(0..5_000)), Ok(5_000));
+    let SampledBatch {
+        columns, counters, ..
+    } = table.sample(256).unwrap();
     assert_eq!(columns, batch(ids(&columns)));
     assert_eq!(
         (counters.size, counters.inserts, counters.samples),
@@ -78,7 +27,7 @@ fn batches_are_contiguous_columns_of_whole_items() {
 fn draws_are_uniform_over_what_a_full_table_holds() {
     // Pearson's chi-squared over 100 items; 149 is the 0.999 quantile for 99 degrees of freedom.
     let mut table = table(100, 1);
-    table.insert(WRITER, 0, &batch(0..250)).unwrap();
+    table.insert(WRITER, 0, &steps(0..250)).unwrap();
     let mut counts = [0u32; 100];
     for _ in 0..100 {
         for id in ids(&table.sample(1_000).unwrap().columns) {
@@ -97,7 +46,7 @@ fn a_full_table_forgets_its_oldest_items() {
     let mut table = table(10, 1);
     for start in (0..40).step_by(4) {
         table
-            .insert(WRITER, start as u64, &batch(start..start + 4))
+            .insert(WRITER, start as u64, &steps(start..start + 4))
             .unwrap();
         let oldest = (start + 4 - 10).max(0);
         assert_eq!(
@@ -106,7 +55,7 @@ fn a_full_table_forgets_its_oldest_items() {
         );
     }
     // More than a table's worth at once.
-    table.insert(WRITER, 40, &batch(40..10_040)).unwrap();
+    table.insert(WRITER, 40, &steps(40..10_040)).unwrap();
     assert_eq!(contents(&mut table), (10_030..10_040).collect::<Vec<_>>());
     assert_eq!(table.counters().size, 10);
 }
@@ -119,8 +68,8 @@ fn the_same_seed_draws_the_same_items() {
             ..TableConfig::default()
         };
         let mut table = Table::new(config, seed).unwrap();
-        table.open_writer(WRITER, &signature()).unwrap();
-        table.insert(WRITER, 0, &batch(0..50)).unwrap();
+        table.open_writer(WRITER, &signature(), 1).unwrap();
+        table.insert(WRITER, 0, &steps(0..50)).unwrap();
         ids(&table.sample(64).unwrap().columns)
     };
     assert_eq!(draw(1), draw(1));
@@ -130,20 +79,20 @@ fn the_same_seed_draws_the_same_items() {
 #[test]
 fn what_is_delivered_twice_is_stored_once_and_gaps_are_refused() {
     let mut table = table(1_000, 1);
-    assert_eq!(table.insert(WRITER, 0, &batch(0..10)), Ok(10));
-    assert_eq!(table.insert(WRITER, 0, &batch(0..10)), Ok(10));
-    assert_eq!(table.insert(WRITER, 5, &batch(5..15)), Ok(15));
+    assert_eq!(table.insert(WRITER, 0, &steps(0..10)), Ok(10));
+    assert_eq!(table.insert(WRITER, 0, &steps(0..10)), Ok(10));
+    assert_eq!(table.insert(WRITER, 5, &steps(5..15)), Ok(15));
     let gap = Err(Error::Gap {
         expected: 15,
         got: 16,
     });
-    assert_eq!(table.insert(WRITER, 16, &batch(16..20)), gap);
+    assert_eq!(table.insert(WRITER, 16, &steps(16..20)), gap);
     let unknown = Err(Error::UnknownWriter(WriterId(8)));
-    assert_eq!(table.insert(WriterId(8), 0, &batch(0..1)), unknown);
+    assert_eq!(table.insert(WriterId(8), 0, &steps(0..1)), unknown);
     assert_eq!(table.counters().inserts, 15);
     assert_eq!(contents(&mut table), (0..15).collect::<Vec<_>>());
     table.close_writer(WRITER);
-    assert_eq!(table.open_writer(WRITER, &signature()), Ok(15));
+    assert_eq!(table.open_writer(WRITER, &signature(), 1), Ok(15));
 }
 
 #[test]
@@ -155,17 +104,17 @@ fn the_limiter_lets_in_a_part_of_a_batch_and_the_rest_later() {
         ..TableConfig::default()
     };
     let mut table = Table::new(config, 0).unwrap();
-    table.open_writer(WRITER, &signature()).unwrap();
-    assert_eq!(table.sample(4).unwrap_err(), Blocked::MinSize);
+    table.open_writer(WRITER, &signature(), 1).unwrap();
+    assert_eq!(table.sample(4).unwrap_err().reason, Blocked::MinSize);
     // offset 20, max_diff 28: 14 inserts.
-    let all = batch(0..20);
+    let all = steps(0..20);
     assert_eq!(table.insert(WRITER, 0, &all), Ok(14));
     assert_eq!(table.insert(WRITER, 0, &all), Ok(14));
     table.sample(4).unwrap();
     assert_eq!(table.insert(WRITER, 0, &all), Ok(16));
     // min_diff 12: from 28 down, 16 samples.
     table.sample(16).unwrap();
-    assert_eq!(table.sample(1).unwrap_err(), Blocked::Inserts);
+    assert_eq!(table.sample(1).unwrap_err().reason, Blocked::Inserts);
     assert_eq!(
         table.counters().samples,
         20,
@@ -181,9 +130,9 @@ fn another_signature_is_refused_and_the_column_named() {
     let mut refused = |change: fn(&mut Signature)| {
         let mut other = signature();
         change(&mut other);
-        let sampler = table.open_sampler(1, &other).unwrap_err().to_string();
+        let sampler = table.open_sampler(1, &other, 1).unwrap_err().to_string();
         let writer = table
-            .open_writer(WriterId(9), &other)
+            .open_writer(WriterId(9), &other, 1)
             .unwrap_err()
             .to_string();
         assert_eq!(sampler, writer);
@@ -212,15 +161,15 @@ fn batches_that_could_never_be_drawn_are_refused() {
         ..TableConfig::default()
     };
     let mut table = Table::new(config.clone(), 0).unwrap();
-    assert_eq!(table.open_sampler(28, &signature()), Ok(()));
+    assert_eq!(table.open_sampler(28, &signature(), 1), Ok(()));
     assert_eq!(
         table
-            .open_sampler(29, &signature())
+            .open_sampler(29, &signature(), 1)
             .unwrap_err()
             .to_string(),
         "batch_size: expected 1 to 28 (2 * error_buffer - samples_per_insert), got 29"
     );
-    assert!(table.open_sampler(0, &signature()).is_err());
+    assert!(table.open_sampler(0, &signature(), 1).is_err());
     let mut roomy = Table::new(
         TableConfig {
             error_buffer: Some(1e3),
@@ -231,7 +180,7 @@ fn batches_that_could_never_be_drawn_are_refused() {
     .unwrap();
     assert_eq!(
         roomy
-            .open_sampler(33, &signature())
+            .open_sampler(33, &signature(), 1)
             .unwrap_err()
             .to_string(),
         "batch_size: expected 1 to 32 (max_batch_size), got 33"
@@ -250,7 +199,7 @@ proptest! {
         let mut stored = 0;
         for (back, len) in deliveries {
             let first = stored - back.min(stored);
-            let items = batch(first as i64..(first + len) as i64);
+            let items = steps(first as i64..(first + len) as i64);
             let next = table.insert(WRITER, first, &items).unwrap();
             prop_assert_eq!(next, stored.max(first + len));
             stored = next;
@@ -258,4 +207,178 @@ proptest! {
         prop_assert_eq!(table.counters().inserts, stored);
         prop_assert_eq!(contents(&mut table), (0..stored as i64).collect::<Vec<_>>());
     }
+}
+
+fn bounded(config: TableConfig) -> Table {
+    let mut table = Table::new(config, 3).unwrap();
+    table.open_writer(WRITER, &signature(), 1).unwrap();
+    table
+}
+
+fn with_priorities(first: i64, priorities: &[f64]) -> StepBatch {
+    let steps = batch(first..first + priorities.len() as i64);
+    StepBatch::new(1, steps, vec![], priorities.to_vec()).unwrap()
+}
+
+#[test]
+fn priorities_decide_what_is_drawn_and_what_is_removed() {
+    let mut table = bounded(TableConfig {
+        sampler: SelectorKind::MaxHeap,
+        remover: SelectorKind::MinHeap,
+        max_size: 3,
+        limiter: LimiterKind::None,
+        ..TableConfig::default()
+    });
+    table
+        .insert(WRITER, 0, &with_priorities(0, &[2.0, 0.5, 7.0]))
+        .unwrap();
+    let drawn = table.sample(2).unwrap();
+    assert_eq!(ids(&drawn.columns), [2, 2]);
+    assert_eq!(drawn.items.times_sampled, [1, 2]);
+    assert_eq!(drawn.items.probabilities, [1.0, 1.0]);
+    let keys = drawn.items.keys;
+    assert_eq!(table.update_priorities(&keys[..1], &[1.0]), Ok((1, 0)));
+    assert_eq!(ids(&table.sample(1).unwrap().columns), [0]);
+    // 1 leaves, having the lowest priority; then 2, after the update.
+    table
+        .insert(WRITER, 3, &with_priorities(3, &[3.0, 4.0]))
+        .unwrap();
+    assert_eq!(
+        (table.removed().items, table.removed().times_sampled),
+        (2, 2)
+    );
+    assert_eq!(table.update_priorities(&keys, &[9.0, 9.0]), Ok((0, 2)));
+    assert_eq!(ids(&table.sample(1).unwrap().columns), [4]);
+}
+
+#[test]
+fn items_without_a_priority_get_the_largest_so_far() {
+    let mut table = bounded(TableConfig {
+        sampler: SelectorKind::Prioritized,
+        priority_exponent: 1.0,
+        limiter: LimiterKind::None,
+        ..TableConfig::default()
+    });
+    table
+        .insert(WRITER, 0, &with_priorities(0, &[6.0, 2.0]))
+        .unwrap();
+    table.insert(WRITER, 2, &steps(2..4)).unwrap();
+    let drawn = table.sample(2_000).unwrap();
+    for (id, probability) in ids(&drawn.columns).iter().zip(drawn.items.probabilities) {
+        let priority = if *id == 1 { 2.0 } else { 6.0 };
+        assert!((probability - priority / 20.0).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn priorities_for_selectors_without_them_are_refused() {
+    let mut table = table(10, 1);
+    assert_eq!(
+        table
+            .update_priorities(&[0], &[1.0])
+            .unwrap_err()
+            .to_string(),
+        "table `replay` has no selector that uses priorities"
+    );
+}
+
+#[test]
+fn items_leave_once_they_were_drawn_often_enough() {
+    let mut table = bounded(TableConfig {
+        max_times_sampled: 2,
+        limiter: LimiterKind::None,
+        ..TableConfig::default()
+    });
+    table.open_sampler(8, &signature(), 1).unwrap();
+    table.insert(WRITER, 0, &steps(0..10)).unwrap();
+    let mut counts = [0; 10];
+    for round in 1..=2 {
+        let drawn = table.sample(8).unwrap();
+        ids(&drawn.columns)
+            .iter()
+            .for_each(|&id| counts[id as usize] += 1);
+        assert_eq!(drawn.counters.samples, 8 * round);
+        let spent = counts.iter().filter(|&&count| count == 2).count();
+        assert_eq!(table.counters().size, 10 - spent as u64);
+    }
+    assert!(counts.iter().all(|&count| count <= 2));
+    let hold = table.sample(8).unwrap_err();
+    assert_eq!(
+        hold.to_string(),
+        "waiting for inserts: draws left is 4, at least 8 is needed"
+    );
+    table.insert(WRITER, 10, &steps(10..12)).unwrap();
+    table.sample(8).unwrap();
+    assert_eq!(table.counters().size, 0);
+    assert_eq!(table.sample(1).unwrap_err().reason, Blocked::MinSize);
+}
+
+#[test]
+fn draws_that_were_lost_do_not_block_inserts_for_ever() {
+    // Two draws an item, two samples an insert: every item that leaves undrawn costs two samples that
+    // nobody can take any more.
+    let mut table = bounded(TableConfig {
+        max_size: 4,
+        max_times_sampled: 2,
+        samples_per_insert: 2.0,
+        min_size_to_sample: 2,
+        error_buffer: Some(8.0),
+        ..TableConfig::default()
+    });
+    table.open_sampler(4, &signature(), 1).unwrap();
+    let (mut next, mut batches) = (0, 0);
+    for _ in 0..200 {
+        let before = (next, batches);
+        next = table
+            .insert(WRITER, next, &steps(next as i64..next as i64 + 3))
+            .unwrap();
+        batches += u64::from(table.sample(4).is_ok());
+        assert_ne!((next, batches), before, "somebody can go on");
+    }
+    assert!(batches >= 100, "{batches}");
+}
+
+#[test]
+fn bounds_change_while_the_table_is_in_use_all_or_none() {
+    let mut table = table(100, 10);
+    table.open_sampler(32, &signature(), 1).unwrap();
+    table.insert(WRITER, 0, &steps(0..100)).unwrap();
+    let changes = Changes {
+        max_size: Some(40),
+        min_size_to_sample: Some(20),
+        ..Changes::default()
+    };
+    table.configure(&changes).unwrap();
+    assert_eq!(contents(&mut table), (60..100).collect::<Vec<_>>());
+    assert_eq!(table.removed().items, 0, "of the last call");
+    let before = table.config().clone();
+    let refused = |table: &mut Table, changes: Changes| {
+        let error = table.configure(&changes).unwrap_err().to_string();
+        assert_eq!(table.config(), &before);
+        error
+    };
+    let changes = Changes {
+        max_size: Some(10),
+        ..Changes::default()
+    };
+    assert_eq!(
+        refused(&mut table, changes),
+        "min_size_to_sample: expected at most max_size = 10, or nothing could be sampled, got 20"
+    );
+    let changes = Changes {
+        error_buffer: Some(40.0),
+        ..Changes::default()
+    };
+    assert_eq!(
+        refused(&mut table, changes),
+        "batch_size: expected 1 to 16 (2 * error_buffer - samples_per_insert), got 32"
+    );
+    let changes = Changes {
+        max_bytes: Some(20 * 25),
+        ..Changes::default()
+    };
+    table.configure(&changes).unwrap();
+    assert_eq!((table.counters().size, table.bytes()), (25, 500));
+    table.insert(WRITER, 100, &steps(100..110)).unwrap();
+    assert_eq!(contents(&mut table), (85..110).collect::<Vec<_>>());
 }

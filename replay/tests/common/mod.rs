@@ -79,6 +79,20 @@ pub fn tight() -> TableConfig {
     }
 }
 
+/// Listens on `address`. The port of a server that has stopped may for a moment be the near end of
+/// somebody's connection, for instance of a client that tries to reach that server again.
+pub fn bind(runtime: &Runtime, address: &str) -> TcpListener {
+    for _ in 0..PATIENCE.as_millis() / 10 {
+        match runtime.block_on(TcpListener::bind(address)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound.unwrap(),
+        }
+    }
+    panic!("{address} stays in use")
+}
+
 pub struct Service {
     pub runtime: Runtime,
     pub address: String,
@@ -99,7 +113,7 @@ impl Service {
 
     pub fn start_at(address: &str, config: ReplayConfig) -> Self {
         let runtime = Runtime::new().unwrap();
-        let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
+        let listener = bind(&runtime, address);
         let address = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
         let task = runtime.spawn(pmpo_replay::run(config, listener, shutdown.clone()));
@@ -123,15 +137,14 @@ impl Service {
             .max_encoding_message_size(usize::MAX)
     }
 
-    pub fn table(&self) -> v1::TableInfo {
+    pub fn tables(&self) -> Vec<v1::TableInfo> {
         let mut client = self.client();
         let list = client.list_tables(v1::ListTablesRequest {});
-        self.runtime
-            .block_on(list)
-            .unwrap()
-            .into_inner()
-            .tables
-            .remove(0)
+        self.runtime.block_on(list).unwrap().into_inner().tables
+    }
+
+    pub fn table(&self) -> v1::TableInfo {
+        self.tables().remove(0)
     }
 
     /// (size, inserts, samples)
@@ -161,11 +174,25 @@ pub fn writer(
     max_in_flight_items: usize,
     shutdown: &CancellationToken,
 ) -> Writer {
+    writer_to(
+        runtime,
+        &[address.to_owned()],
+        max_in_flight_items,
+        shutdown,
+    )
+}
+
+pub fn writer_to(
+    runtime: &Runtime,
+    addresses: &[String],
+    max_in_flight_items: usize,
+    shutdown: &CancellationToken,
+) -> Writer {
     let config = WriterConfig {
         max_in_flight_items,
         ..WriterConfig::default()
     };
-    Writer::new(address, config, signature(), runtime.handle(), shutdown).unwrap()
+    Writer::new(addresses, config, signature(), runtime.handle(), shutdown).unwrap()
 }
 
 pub fn sampler(
@@ -174,10 +201,19 @@ pub fn sampler(
     batch_size: usize,
     shutdown: &CancellationToken,
 ) -> Sampler {
+    sampler_of(runtime, &[address.to_owned()], batch_size, shutdown)
+}
+
+pub fn sampler_of(
+    runtime: &Runtime,
+    addresses: &[String],
+    batch_size: usize,
+    shutdown: &CancellationToken,
+) -> Sampler {
     let config = SamplerConfig {
         batch_size,
         prefetch_batches: 1,
         ..SamplerConfig::default()
     };
-    Sampler::new(address, config, signature(), runtime.handle(), shutdown).unwrap()
+    Sampler::new(addresses, config, signature(), runtime.handle(), shutdown).unwrap()
 }

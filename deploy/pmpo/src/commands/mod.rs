@@ -4,6 +4,7 @@ mod bandit;
 mod bench;
 mod eval;
 mod render;
+mod tables;
 mod tasks;
 
 use std::fs::File;
@@ -19,6 +20,7 @@ pub(crate) use bench::actor::BenchActorArgs;
 pub(crate) use bench::bench;
 pub(crate) use eval::eval;
 pub(crate) use render::render;
+pub(crate) use tables::tables;
 pub(crate) use tasks::tasks;
 
 /// Loads a task; an unknown one is the caller's error, with near misses named.

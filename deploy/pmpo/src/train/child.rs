@@ -72,7 +72,7 @@ impl Launcher {
         command.arg("--announce").arg(&announcement);
         command.arg("--parent").arg(std::process::id().to_string());
         command.arg("--log-format").arg(self.format.as_str());
-        if matches!(role, "actor" | "evaluator") {
+        if role != "learner" {
             command.arg("--index").arg(index.to_string());
         }
         command.args(flags);
@@ -148,6 +148,11 @@ impl Child {
         )
     }
 
+    /// What the child has been started with, for its next start.
+    pub(crate) fn set_flags(&mut self, flags: Vec<String>) {
+        self.flags = flags;
+    }
+
     /// The exit status once the child has ended.
     pub(crate) fn exited(&mut self) -> Result<Option<ExitStatus>> {
         if self.exit.is_none() {
@@ -191,6 +196,18 @@ impl Child {
         next.failed_starts = failed_starts;
         *self = next;
         Ok(Some(notice))
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Ends it with SIGKILL.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.process.kill().with_context(|| self.name.clone())?;
+        self.exit = Some(self.process.wait().with_context(|| self.name.clone())?);
+        Ok(())
     }
 
     /// What the child wrote to standard output; call it once, after the child has ended.

@@ -83,7 +83,7 @@ fn prepare(args: &TrainArgs) -> Result<(Config, PathBuf)> {
         ))
         .into());
     }
-    let config = Config::from_layers(file.as_deref(), &assignments)?;
+    let config = Config::for_learner(file.as_deref(), &assignments)?;
     commands::load_task(&config.run.task, 0)?;
     let run_dir = match &args.run.run_dir {
         Some(run_dir) => run_dir.clone(),
@@ -123,7 +123,8 @@ fn new_run_dir(config: &Config) -> PathBuf {
 /// The child processes of a run.
 #[derive(Default)]
 struct Cluster {
-    replay: Option<Child>,
+    replays: Vec<Child>,
+    replays_may_die: bool,
     learner: Option<Child>,
     /// Actors and evaluators: started again when they die.
     workers: Vec<Child>,
@@ -139,11 +140,23 @@ impl Cluster {
         shutdown: &CancellationToken,
     ) -> Result<()> {
         let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
-        let replay = self.replay.insert(launcher.start("replay", 0, &listen)?);
-        let Some(replay) = replay.address(shutdown).await? else {
-            return Ok(());
-        };
-        let replay = ["--replay".to_owned(), replay.to_string()];
+        let mut addresses = Vec::new();
+        for index in 0..config.run.replay_shards {
+            let flags = [&listen[..], &data_dir_flag(config, index)].concat();
+            self.replays.push(launcher.start("replay", index, &flags)?);
+        }
+        for (index, replay) in (0..).zip(&mut self.replays) {
+            let Some(address) = replay.address(shutdown).await? else {
+                return Ok(());
+            };
+            // Started again, it is where the others look for it.
+            let listen = ["--listen".to_owned(), address.to_string()];
+            replay.set_flags([&listen[..], &data_dir_flag(config, index)].concat());
+            addresses.push(address.to_string());
+        }
+        // One of several can be missed, and what is on disk comes back.
+        self.replays_may_die = self.replays.len() > 1 || config.replay.data_dir.is_some();
+        let replay = ["--replay".to_owned(), addresses.join(",")];
 
         let mut flags = [&listen[..], &replay[..], &launcher.run_dir_flag()[..]].concat();
         if resume {
@@ -191,15 +204,17 @@ impl Cluster {
                     learner_death(&learner.describe(exit), last.as_ref(), launcher)
                 );
             }
-            if let Some(replay) = &mut self.replay
-                && let Some(exit) = replay.exited()?
-            {
-                bail!(
-                    "{}; its items are gone and the run ends",
-                    replay.describe(exit)
-                );
+            for replay in &mut self.replays {
+                if let Some(exit) = replay.exited()?
+                    && !self.replays_may_die
+                {
+                    bail!(
+                        "{}; its items are gone and the run ends",
+                        replay.describe(exit)
+                    );
+                }
             }
-            for worker in &mut self.workers {
+            for worker in self.replays.iter_mut().chain(&mut self.workers) {
                 if let Some(notice) = worker.keep_alive(launcher)? {
                     display.notice(&notice);
                 }
@@ -230,13 +245,24 @@ impl Cluster {
         child::stop_all(self.workers.iter_mut(), GRACE).await?;
         child::stop_all(self.learner.iter_mut(), GRACE).await?;
         let outcome = self.learner.as_mut().map(Child::output).transpose()?;
-        child::stop_all(self.replay.iter_mut(), GRACE).await?;
+        child::stop_all(self.replays.iter_mut(), GRACE).await?;
         match outcome.as_deref().map(str::trim) {
             None | Some("") => Ok(None),
             Some(json) => Ok(Some(
                 serde_json::from_str(json).context("the learner's last line")?,
             )),
         }
+    }
+}
+
+/// Shards do not share a folder.
+fn data_dir_flag(config: &Config, shard: u64) -> Vec<String> {
+    match &config.replay.data_dir {
+        Some(folder) if config.run.replay_shards > 1 => {
+            let folder = folder.join(shard.to_string());
+            vec!["--data-dir".to_owned(), folder.display().to_string()]
+        }
+        _ => Vec::new(),
     }
 }
 

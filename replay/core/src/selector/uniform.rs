@@ -12,7 +12,7 @@ pub struct Uniform {
 }
 
 impl Selector for Uniform {
-    fn insert(&mut self, slot: Slot) {
+    fn insert(&mut self, slot: Slot, _: f64) {
         let index = slot as usize;
         if index >= self.positions.len() {
             self.positions.resize(index + 1, 0);
@@ -20,6 +20,8 @@ impl Selector for Uniform {
         self.positions[index] = self.slots.len() as u32;
         self.slots.push(slot);
     }
+
+    fn update(&mut self, _: Slot, _: f64) {}
 
     fn remove(&mut self, slot: Slot) {
         let position = self.positions[slot as usize];
@@ -29,8 +31,9 @@ impl Selector for Uniform {
         }
     }
 
-    fn select(&self, rng: &mut dyn Rng) -> Slot {
-        self.slots[rng.random_range(0..self.slots.len())]
+    fn select(&self, rng: &mut dyn Rng) -> (Slot, f64) {
+        let len = self.slots.len();
+        (self.slots[rng.random_range(0..len)], 1.0 / len as f64)
     }
 }
 
@@ -45,13 +48,15 @@ mod tests {
     #[test]
     fn draws_are_uniform() {
         let mut selector = Uniform::default();
-        (0..150).for_each(|slot| selector.insert(slot));
+        (0..150).for_each(|slot| selector.insert(slot, 1.0));
         (0..150).step_by(3).for_each(|slot| selector.remove(slot));
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let mut counts = [0u32; 150];
         let draws = 100_000;
         for _ in 0..draws {
-            counts[selector.select(&mut rng) as usize] += 1;
+            let (slot, probability) = selector.select(&mut rng);
+            counts[slot as usize] += 1;
+            assert_eq!(probability, 0.01);
         }
         let expected = f64::from(draws) / 100.0;
         let used = (0..150).filter(|slot| slot % 3 != 0);

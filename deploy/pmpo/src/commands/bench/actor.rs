@@ -113,9 +113,9 @@ async fn measure(
     let Some(address) = replay.address(shutdown).await? else {
         return Ok(None);
     };
-    let address = address.to_string();
+    let replay = [address.to_string()];
     let report = tokio::select! {
-        report = pmpo_actor::bench::run(options, &address) => report?,
+        report = pmpo_actor::bench::run(options, &replay) => report?,
         () = shutdown.cancelled() => return Ok(None),
     };
     Ok(Some(Report {

@@ -1,6 +1,8 @@
 //! `pmpo bench`: one station at a time.
 
 pub(crate) mod actor;
+mod replay;
+mod replay_client;
 
 use std::time::Duration;
 
@@ -36,6 +38,8 @@ pub(crate) fn bench(command: BenchCommand) -> Result<()> {
             print(json, &EnvReport::from(report))
         }
         BenchCommand::Actor(args) => actor::run(&args),
+        BenchCommand::Replay(args) => print(args.json, &replay::run(&args)?),
+        BenchCommand::ReplayClient(args) => replay_client::run(&args),
         BenchCommand::Learner {
             case,
             threads,

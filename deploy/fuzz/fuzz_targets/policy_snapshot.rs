@@ -1,0 +1,9 @@
+#![no_main]
+
+#[path = "../decoders.rs"]
+#[allow(dead_code, reason = "each target uses one")]
+mod decoders;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    decoders::policy_snapshot(data);
+});

@@ -1,0 +1,308 @@
+//! `pmpo bench replay`: the replay service as a process of its own, writers and a sampler as others,
+//! real gRPC over loopback. First the writers insert, then the sampler draws.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use pmpo_proto::v1::ListTablesRequest;
+use pmpo_proto::v1::replay_client::ReplayClient;
+use pmpo_service::grpc;
+use pmpo_service::process::{cpu_seconds, resident_bytes};
+use pmpo_service::telemetry::LogFormat;
+use serde::Serialize;
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use super::replay_client::Figures;
+use crate::cli::{BenchItem, ReplayBenchArgs};
+use crate::config::Config;
+use crate::failure::Usage;
+use crate::train::child::{self, Child, Launcher};
+
+/// How long the server may take to end.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Rates, sizes and times; `us` are microseconds of CPU over all of a process's threads.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    inserts_per_s: f64,
+    samples_per_s: f64,
+    server_bytes_per_item: f64,
+    raw_bytes_per_item: usize,
+    server_cpu_us_per_insert: f64,
+    client_cpu_us_per_insert: f64,
+    server_cpu_us_per_sample: f64,
+    client_cpu_us_per_sample: f64,
+    items: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery: Option<Recovery>,
+}
+
+/// What came back after the server was killed.
+#[derive(Debug, Serialize)]
+struct Recovery {
+    /// From the start of the process until it serves.
+    seconds: f64,
+    items_before: u64,
+    items: u64,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(
+            f,
+            "{:.0} inserts/s, us of CPU each: server {:.2}, client {:.2}",
+            self.inserts_per_s, self.server_cpu_us_per_insert, self.client_cpu_us_per_insert
+        )?;
+        writeln!(
+            f,
+            "{:.0} samples/s in batches of 256, us of CPU each: server {:.2}, client {:.2}",
+            self.samples_per_s, self.server_cpu_us_per_sample, self.client_cpu_us_per_sample
+        )?;
+        write!(
+            f,
+            "{:.0} bytes an item in the server, {} raw, with {} items held",
+            self.server_bytes_per_item, self.raw_bytes_per_item, self.items
+        )?;
+        if let Some(recovery) = &self.recovery {
+            write!(
+                f,
+                "\n{} of {} items back {:.2} s after a kill",
+                recovery.items, recovery.items_before, recovery.seconds
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Measures.
+pub(super) fn run(args: &ReplayBenchArgs) -> Result<Report> {
+    ensure!(
+        args.writers > 0 && args.batch_steps > 0 && args.batch_steps <= args.in_flight_steps,
+        Usage::new(anyhow!(
+            "--writers and --batch-steps: expected at least 1, and no more than --in-flight-steps"
+        ))
+    );
+    let folder = tempfile::tempdir()?;
+    let runtime = Runtime::new()?;
+    let mut server = Server::start(args, folder.path(), &runtime)?;
+    let base = server.resident()?;
+
+    let inserted = server.measure(args, "writer", args.writers)?;
+    let held = server.items()?;
+    let grown = server.resident()?.saturating_sub(base);
+    let sampled = server.measure(args, "sampler", 1)?;
+    let recovery = args.recovery.then(|| server.recover()).transpose()?;
+    server.stop()?;
+    Ok(Report {
+        inserts_per_s: inserted.per_second,
+        samples_per_s: sampled.per_second,
+        server_bytes_per_item: grown as f64 / held as f64,
+        raw_bytes_per_item: args.item.raw_bytes(),
+        server_cpu_us_per_insert: inserted.server_us,
+        client_cpu_us_per_insert: inserted.client_us,
+        server_cpu_us_per_sample: sampled.server_us,
+        client_cpu_us_per_sample: sampled.client_us,
+        items: held,
+        recovery,
+    })
+}
+
+/// Rate and CPU of one phase.
+struct Phase {
+    per_second: f64,
+    server_us: f64,
+    client_us: f64,
+}
+
+/// The replay service.
+struct Server<'a> {
+    launcher: Launcher,
+    child: Child,
+    address: String,
+    runtime: &'a Runtime,
+}
+
+impl<'a> Server<'a> {
+    fn start(args: &ReplayBenchArgs, folder: &Path, runtime: &'a Runtime) -> Result<Self> {
+        let config = Config::from_layers(None, &assignments(args)?)?;
+        for name in ["logs", "roles"] {
+            std::fs::create_dir(folder.join(name))?;
+        }
+        std::fs::write(folder.join("config.toml"), config.to_toml()?)?;
+        let launcher = Launcher::new(folder, LogFormat::Text)?;
+        let mut child = launch(&launcher)?;
+        let address = serving(&mut child, runtime)?;
+        Ok(Self {
+            launcher,
+            child,
+            address,
+            runtime,
+        })
+    }
+
+    fn resident(&self) -> Result<u64> {
+        Ok(resident_bytes(self.child.pid())?)
+    }
+
+    /// Items the table holds.
+    fn items(&self) -> Result<u64> {
+        self.runtime.block_on(async {
+            let mut client = ReplayClient::new(grpc::connect_lazy(&self.address)?);
+            let tables = client.list_tables(ListTablesRequest {}).await?.into_inner();
+            let table = tables.tables.first().context("no table")?;
+            Ok(table.counters.context("no counters")?.size)
+        })
+    }
+
+    /// Lets clients of one kind do their work, all at once.
+    fn measure(&mut self, args: &ReplayBenchArgs, role: &str, clients: usize) -> Result<Phase> {
+        let clients: Vec<Client> = (0..clients)
+            .map(|seed| Client::start(args, role, &self.address, seed))
+            .collect::<Result<_>>()?;
+        let mut clients: Vec<Client> = clients
+            .into_iter()
+            .map(Client::ready)
+            .collect::<Result<_>>()?;
+        let before = cpu_seconds(self.child.pid())?;
+        for client in &mut clients {
+            client.go()?;
+        }
+        let figures: Vec<Figures> = clients
+            .into_iter()
+            .map(Client::figures)
+            .collect::<Result<_>>()?;
+        let server = cpu_seconds(self.child.pid())? - before;
+        let items: u64 = figures.iter().map(|f| f.items).sum();
+        let client: f64 = figures.iter().map(|f| f.cpu_seconds).sum();
+        ensure!(items > 0, "the {role} moved nothing");
+        Ok(Phase {
+            per_second: figures.iter().map(|f| f.items as f64 / f.seconds).sum(),
+            server_us: server / items as f64 * 1e6,
+            client_us: client / items as f64 * 1e6,
+        })
+    }
+
+    /// Kills the server and times its return.
+    fn recover(&mut self) -> Result<Recovery> {
+        let items_before = self.items()?;
+        self.child.kill()?;
+        let start = Instant::now();
+        self.child = launch(&self.launcher)?;
+        self.address = serving(&mut self.child, self.runtime)?;
+        let items = self.items()?;
+        Ok(Recovery {
+            seconds: start.elapsed().as_secs_f64(),
+            items_before,
+            items,
+        })
+    }
+
+    fn stop(mut self) -> Result<()> {
+        self.runtime
+            .block_on(child::stop_all([&mut self.child].into_iter(), GRACE))
+    }
+}
+
+fn launch(launcher: &Launcher) -> Result<Child> {
+    let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
+    launcher.start("replay", 0, &listen)
+}
+
+fn serving(child: &mut Child, runtime: &Runtime) -> Result<String> {
+    let address = runtime.block_on(child.address(&CancellationToken::new()))?;
+    Ok(address.context("the server was told to stop")?.to_string())
+}
+
+/// A table that makes nobody wait.
+fn assignments(args: &ReplayBenchArgs) -> Result<Vec<String>> {
+    let length = args.item.sequence_length();
+    let max_size = args.max_size.unwrap_or(match args.item {
+        BenchItem::Transition => 1_000_000,
+        BenchItem::Seq64 | BenchItem::Seq64Overlapping => 50_000,
+    });
+    let mut assignments = vec![
+        format!("replay.table.sequence_length={length}"),
+        format!("replay.table.max_size={max_size}"),
+        "replay.table.min_size_to_sample=1".to_owned(),
+        "replay.table.limiter=min_size".to_owned(),
+    ];
+    if let Some(folder) = &args.data_dir {
+        let folder: PathBuf = std::path::absolute(folder)?;
+        let used = folder.exists() && std::fs::read_dir(&folder)?.next().is_some();
+        ensure!(
+            !used,
+            Usage::new(anyhow!(
+                "--data-dir {}: expected an empty folder",
+                folder.display()
+            ))
+        );
+        assignments.push(format!(
+            "replay.data_dir={:?}",
+            folder.display().to_string()
+        ));
+    }
+    assignments.extend(args.set.iter().cloned());
+    Ok(assignments)
+}
+
+/// A client process.
+struct Client {
+    process: std::process::Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Client {
+    fn start(args: &ReplayBenchArgs, role: &str, address: &str, seed: usize) -> Result<Self> {
+        let item = clap::ValueEnum::to_possible_value(&args.item).context("a hidden item")?;
+        let mut process = Command::new(std::env::current_exe()?)
+            .args(["bench", "replay-client", role, "--replay", address])
+            .args(["--item", item.get_name(), "--seed", &seed.to_string()])
+            .args(["--seconds", &args.seconds.to_string()])
+            .args(["--batch-steps", &args.batch_steps.to_string()])
+            .args(["--in-flight-steps", &args.in_flight_steps.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = BufReader::new(process.stdout.take().context("no output")?);
+        Ok(Self { process, output })
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        ensure!(!line.is_empty(), "a client ended; see its error above");
+        Ok(line)
+    }
+
+    fn ready(mut self) -> Result<Self> {
+        self.line()?;
+        Ok(self)
+    }
+
+    fn go(&mut self) -> Result<()> {
+        let input = self.process.stdin.as_mut().context("no input")?;
+        Ok(input.write_all(b"go\n")?)
+    }
+
+    fn figures(mut self) -> Result<Figures> {
+        let figures = serde_json::from_str(&self.line()?)?;
+        ensure!(self.process.wait()?.success(), "a client failed");
+        Ok(figures)
+    }
+}
+
+impl Drop for Client {
+    /// Leaves no process behind.
+    fn drop(&mut self) {
+        if matches!(self.process.try_wait(), Ok(None)) {
+            let killed = self.process.kill().and_then(|()| self.process.wait());
+            if let Err(error) = killed {
+                tracing::warn!(%error, "a client could not be killed");
+            }
+        }
+    }
+}

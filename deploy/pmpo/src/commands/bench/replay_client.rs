@@ -1,0 +1,204 @@
+//! A client process of `pmpo bench replay`: says `ready`, waits for a line, measures itself and prints
+//! the figures as JSON.
+
+use std::io::{BufRead, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use pmpo_replay_client::{Sampler, SamplerConfig, StepBatch, Writer, WriterConfig};
+use pmpo_service::process::cpu_seconds;
+use pmpo_types::{ColumnBatch, DType, Signature, transition};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{BenchItem, BenchRole, ReplayClientArgs};
+
+const OBSERVATIONS: usize = 24;
+const ACTIONS: usize = 6;
+/// Items in a sampled batch.
+const BATCH: usize = 256;
+/// Different steps; then they repeat.
+const STEPS: usize = 4096;
+/// Inserted before the measurement, so that connections, memory and code are warm.
+const WARM_UP_ITEMS: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl BenchItem {
+    pub(super) fn sequence_length(self) -> usize {
+        match self {
+            Self::Transition => 1,
+            Self::Seq64 | Self::Seq64Overlapping => 64,
+        }
+    }
+
+    /// Steps from one item's end to the next one's.
+    fn stride(self) -> usize {
+        match self {
+            Self::Transition => 1,
+            Self::Seq64 => 64,
+            Self::Seq64Overlapping => 8,
+        }
+    }
+
+    /// Bytes of a step; a sequence has no next observation, and no policy version.
+    pub(super) fn signature(self) -> Signature {
+        let mut signature = transition::signature(OBSERVATIONS, ACTIONS);
+        if self != Self::Transition {
+            signature.columns.truncate(transition::NEXT_OBSERVATION);
+        }
+        signature
+    }
+
+    /// Bytes that an item adds.
+    pub(super) fn raw_bytes(self) -> usize {
+        self.stride() * self.signature().item_bytes()
+    }
+}
+
+/// What one client did.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Figures {
+    pub(super) items: u64,
+    pub(super) seconds: f64,
+    pub(super) cpu_seconds: f64,
+}
+
+/// Runs one client.
+pub(crate) fn run(args: &ReplayClientArgs) -> Result<()> {
+    let runtime = Runtime::new()?;
+    let figures = match args.role {
+        BenchRole::Writer => write(args, &runtime)?,
+        BenchRole::Sampler => sample(args, &runtime)?,
+    };
+    println!("{}", serde_json::to_string(&figures)?);
+    Ok(())
+}
+
+fn write(args: &ReplayClientArgs, runtime: &Runtime) -> Result<Figures> {
+    let signature = args.item.signature();
+    let config = WriterConfig {
+        max_in_flight_items: args.in_flight_steps,
+        sequence_length: args.item.sequence_length(),
+        ..WriterConfig::default()
+    };
+    let (addresses, shutdown) = ([args.replay.clone()], CancellationToken::new());
+    let (handle, specs) = (runtime.handle(), signature.clone());
+    let mut writer = Writer::new(&addresses, config, specs, handle, &shutdown)?;
+    let mut steps = Steps::new(args.item, args.seed);
+    for _ in 0..WARM_UP_ITEMS {
+        writer.push_steps(&steps.batch(args.item.sequence_length())?)?;
+    }
+    writer.flush(PATIENCE)?;
+    let before = writer.acknowledged_items();
+    measured(args.seconds, |until| {
+        while Instant::now() < until {
+            writer.push_steps(&steps.batch(args.batch_steps)?)?;
+        }
+        writer.flush(PATIENCE)?;
+        Ok(writer.acknowledged_items() - before)
+    })
+}
+
+fn sample(args: &ReplayClientArgs, runtime: &Runtime) -> Result<Figures> {
+    let config = SamplerConfig {
+        batch_size: BATCH,
+        prefetch_batches: 4,
+        sequence_length: args.item.sequence_length(),
+        ..SamplerConfig::default()
+    };
+    let (addresses, shutdown) = ([args.replay.clone()], CancellationToken::new());
+    let (handle, signature) = (runtime.handle(), args.item.signature());
+    let mut sampler = Sampler::new(&addresses, config, signature, handle, &shutdown)?;
+    let rows = BATCH * args.item.sequence_length();
+    sampler.next()?;
+    measured(args.seconds, |until| {
+        let mut items = 0;
+        while Instant::now() < until {
+            let batch = sampler.next()?;
+            ensure!(batch.columns.len() == rows, "{} rows", batch.columns.len());
+            items += BATCH as u64;
+        }
+        Ok(items)
+    })
+}
+
+/// Measures `work`, which returns the items it moved, once the parent says so.
+fn measured(seconds: f64, work: impl FnOnce(Instant) -> Result<u64>) -> Result<Figures> {
+    println!("ready");
+    std::io::stdout().flush()?;
+    std::io::stdin().lock().read_line(&mut String::new())?;
+    let (start, cpu) = (Instant::now(), cpu_seconds(std::process::id())?);
+    let items = work(start + Duration::from_secs_f64(seconds))?;
+    Ok(Figures {
+        items,
+        seconds: start.elapsed().as_secs_f64(),
+        cpu_seconds: cpu_seconds(std::process::id())? - cpu,
+    })
+}
+
+/// Steps of a smooth random walk, like joint angles but with live mantissas: they compress no better
+/// than experience does.
+struct Steps {
+    item: BenchItem,
+    signature: Signature,
+    /// For each column the values of all steps.
+    values: Vec<Vec<u8>>,
+    next: usize,
+}
+
+impl Steps {
+    fn new(item: BenchItem, seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let signature = item.signature();
+        let columns = signature.columns.iter().map(|spec| {
+            let mut walk = vec![0.0f32; spec.elements()];
+            let mut bytes = Vec::with_capacity(STEPS * spec.item_bytes());
+            for step in 0..STEPS as i64 {
+                if spec.dtype == DType::I64 {
+                    bytes.extend(step.to_le_bytes());
+                    continue;
+                }
+                for x in &mut walk {
+                    *x = 0.98 * *x + rng.random_range(-0.2..0.2);
+                    bytes.extend(x.to_le_bytes());
+                }
+            }
+            bytes
+        });
+        Self {
+            item,
+            values: columns.collect(),
+            signature,
+            next: 0,
+        }
+    }
+
+    /// The next steps, put together one by one as an adder does.
+    fn batch(&mut self, steps: usize) -> Result<StepBatch> {
+        let specs = &self.signature.columns;
+        let mut columns: Vec<Vec<u8>> = specs
+            .iter()
+            .map(|spec| Vec::with_capacity(steps * spec.item_bytes()))
+            .collect();
+        let mut ends = Vec::new();
+        let (length, stride) = (self.item.sequence_length(), self.item.stride());
+        for position in 0..steps {
+            let at = self.next % STEPS;
+            for ((column, values), spec) in columns.iter_mut().zip(&self.values).zip(specs) {
+                let bytes = spec.item_bytes();
+                column.extend_from_slice(&values[at * bytes..(at + 1) * bytes]);
+            }
+            self.next += 1;
+            if length > 1 && self.next >= length && self.next.is_multiple_of(stride) {
+                ends.push(position as u32);
+            }
+        }
+        let columns = columns.into_iter().map(Bytes::from).collect();
+        let batch = ColumnBatch::new(&self.signature, steps, columns)?;
+        Ok(StepBatch::new(length, batch, ends, Vec::new())?)
+    }
+}

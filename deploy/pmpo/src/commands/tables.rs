@@ -1,0 +1,105 @@
+//! `pmpo tables`: what the tables of a running replay are and hold, and who waits for what; with a
+//! bound given, the table is changed first.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use pmpo_proto::v1::replay_client::ReplayClient;
+use pmpo_proto::v1::{Blocked, ConfigureTableRequest, ListTablesRequest, TableInfo};
+use pmpo_service::grpc;
+use tonic::Request;
+use tonic::transport::Channel;
+
+use crate::cli::TablesArgs;
+use crate::failure::Usage;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Asks every shard in turn.
+pub(crate) fn tables(args: &TablesArgs) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        for address in &args.replay {
+            let channel = grpc::connect_lazy(address).map_err(Usage::new)?;
+            let shard = shard(ReplayClient::new(channel), args).await;
+            for table in shard.with_context(|| address.clone())? {
+                print(address, &table);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The tables of one shard, after the change that was asked for.
+async fn shard(mut client: ReplayClient<Channel>, args: &TablesArgs) -> Result<Vec<TableInfo>> {
+    let request = ConfigureTableRequest {
+        table: args.table.clone(),
+        samples_per_insert: args.samples_per_insert,
+        min_size_to_sample: args.min_size_to_sample,
+        error_buffer: args.error_buffer,
+        max_size: args.max_size,
+        max_bytes: args.max_bytes,
+    };
+    let unchanged = ConfigureTableRequest {
+        table: args.table.clone(),
+        ..ConfigureTableRequest::default()
+    };
+    if request != unchanged {
+        let response = client.configure_table(timed(request)).await;
+        response.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+    }
+    let response = client.list_tables(timed(ListTablesRequest {})).await;
+    let tables = response.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+    let mut tables = tables.into_inner().tables;
+    tables.retain(|table| table.name == args.table);
+    if tables.is_empty() {
+        bail!("no table `{}`", args.table);
+    }
+    Ok(tables)
+}
+
+fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(TIMEOUT);
+    request
+}
+
+fn print(address: &str, table: &TableInfo) {
+    let counters = table.counters.unwrap_or_default();
+    let ratio = counters.samples as f64 / counters.inserts as f64;
+    println!(
+        "{address} {}: {} of {} items of {} steps, {:.1} MB{}",
+        table.name,
+        counters.size,
+        table.max_size,
+        table.sequence_length,
+        table.bytes as f64 / 1e6,
+        if table.durable { ", durable" } else { "" },
+    );
+    println!(
+        "  {} inserts, {} samples: {ratio:.2} samples per insert; limiter {}, target {}, error \
+         buffer {}, min size {}",
+        counters.inserts,
+        counters.samples,
+        table.limiter,
+        table.samples_per_insert,
+        table.error_buffer,
+        table.min_size_to_sample,
+    );
+    for Blocked {
+        reason,
+        seconds,
+        counter,
+        value,
+        bound,
+        callers,
+    } in &table.blocked
+    {
+        println!(
+            "  {callers} waiting for {reason} for {seconds:.1} s: {counter} is {value}, has to pass \
+             {bound}"
+        );
+    }
+}

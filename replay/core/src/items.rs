@@ -1,0 +1,168 @@
+//! What a table knows of each item, by slot.
+
+use crate::selector::Slot;
+
+/// The ordinal of a slot that is not in use.
+const FREE: u64 = u64::MAX;
+
+/// The items, and in columns what few tables need and stays empty in the others: a million items of 230
+/// bytes should not take much more than that.
+#[derive(Default)]
+pub(crate) struct Items {
+    heads: Vec<Head>,
+    /// Where a selector uses priorities.
+    priorities: Option<Vec<f64>>,
+    /// Rows of the first steps, of sequences. A transition's row is its slot.
+    first_rows: Option<Vec<Slot>>,
+    free: Vec<Slot>,
+}
+
+/// What a draw reads and writes, at one place in memory.
+#[derive(Clone, Copy)]
+struct Head {
+    /// How many items were inserted before: names the item for ever.
+    ordinal: u64,
+    times_sampled: u32,
+    /// Segment of the log that holds the item, where there is a log.
+    segment: u32,
+}
+
+/// One item.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Item {
+    pub(crate) ordinal: u64,
+    pub(crate) times_sampled: u32,
+    pub(crate) priority: f64,
+    pub(crate) first_row: Slot,
+    pub(crate) segment: u32,
+}
+
+impl Items {
+    pub(crate) fn new(priorities: bool, sequences: bool) -> Self {
+        Self {
+            priorities: priorities.then(Vec::new),
+            first_rows: sequences.then(Vec::new),
+            ..Self::default()
+        }
+    }
+
+    /// Slots ever used.
+    pub(crate) fn slots(&self) -> usize {
+        self.heads.len()
+    }
+
+    pub(crate) fn insert(&mut self, item: Item) -> Slot {
+        let new = self.heads.len() as Slot;
+        let slot = self.free.pop().unwrap_or(new);
+        let head = Head {
+            ordinal: item.ordinal,
+            times_sampled: item.times_sampled,
+            segment: item.segment,
+        };
+        put(&mut self.heads, slot, head);
+        if let Some(column) = &mut self.priorities {
+            put(column, slot, item.priority);
+        }
+        if let Some(column) = &mut self.first_rows {
+            put(column, slot, item.first_row);
+        }
+        slot
+    }
+
+    /// The item in `slot`, if there is one.
+    pub(crate) fn get(&self, slot: Slot) -> Option<Item> {
+        let head = self.heads.get(slot as usize)?;
+        let priorities = self.priorities.as_ref();
+        (head.ordinal != FREE).then(|| Item {
+            ordinal: head.ordinal,
+            times_sampled: head.times_sampled,
+            priority: priorities.map_or(1.0, |column| column[slot as usize]),
+            first_row: self.first_row(slot),
+            segment: head.segment,
+        })
+    }
+
+    pub(crate) fn first_row(&self, slot: Slot) -> Slot {
+        let rows = self.first_rows.as_ref();
+        rows.map_or(slot, |column| column[slot as usize])
+    }
+
+    /// Frees the slot of an item and answers what it was.
+    pub(crate) fn remove(&mut self, slot: Slot) -> Item {
+        let item = self.get(slot).expect("only slots in use are freed");
+        self.heads[slot as usize].ordinal = FREE;
+        self.free.push(slot);
+        item
+    }
+
+    /// Counts a draw; answers the key and how often the item has been drawn.
+    pub(crate) fn draw(&mut self, slot: Slot) -> (u64, u32) {
+        let head = &mut self.heads[slot as usize];
+        head.times_sampled = head.times_sampled.saturating_add(1);
+        (key(head.ordinal, slot), head.times_sampled)
+    }
+
+    /// The item that a sampler knows by `key`, if it is still there.
+    pub(crate) fn find(&self, key: u64) -> Option<Slot> {
+        let slot = key as Slot;
+        let ordinal = self.heads.get(slot as usize)?.ordinal;
+        (ordinal != FREE && self::key(ordinal, slot) == key).then_some(slot)
+    }
+
+    pub(crate) fn set_priority(&mut self, slot: Slot, priority: f64) {
+        if let Some(column) = &mut self.priorities {
+            column[slot as usize] = priority;
+        }
+    }
+
+    pub(crate) fn set_segment(&mut self, slot: Slot, segment: u32) {
+        self.heads[slot as usize].segment = segment;
+    }
+}
+
+/// An item's name for samplers: where it is, and enough of its ordinal to tell whether it is still
+/// there. Two items of a slot are mistaken for each other only if 2^32 inserts, or a multiple, lie
+/// between them.
+fn key(ordinal: u64, slot: Slot) -> u64 {
+    ordinal << 32 | u64::from(slot)
+}
+
+/// Sets a value; slots are used for the first time in their order.
+fn put<T>(column: &mut Vec<T>, slot: Slot, value: T) {
+    match column.get_mut(slot as usize) {
+        Some(old) => *old = value,
+        None => column.push(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(ordinal: u64) -> Item {
+        Item {
+            ordinal,
+            times_sampled: 0,
+            priority: 2.0,
+            first_row: 9,
+            segment: 3,
+        }
+    }
+
+    #[test]
+    fn keys_name_an_item_until_it_is_gone() {
+        let mut items = Items::new(true, true);
+        let slots = [7, 8].map(|ordinal| items.insert(item(ordinal)));
+        let (key, times) = items.draw(slots[1]);
+        assert_eq!((items.find(key), times), (Some(slots[1]), 1));
+        assert_eq!(items.draw(slots[1]), (key, 2));
+        assert_eq!(items.remove(slots[1]).times_sampled, 2);
+        assert_eq!((items.find(key), items.get(slots[1])), (None, None));
+        assert_eq!(items.insert(item(9)), slots[1], "the slot is used again");
+        assert_eq!(items.find(key), None);
+        assert_eq!(items.get(slots[1]), Some(item(9)));
+        for stranger in [u64::MAX, 5, 7 << 32 | 1] {
+            assert_eq!(items.find(stranger), None);
+        }
+    }
+}

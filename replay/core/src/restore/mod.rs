@@ -1,0 +1,289 @@
+//! A table out of its log.
+//!
+//! Segments are read twice. The first reading finds out what is alive, which later records decide, and
+//! touches no step's bytes but for their checksums; the second copies what is alive to where it
+//! belongs. So recovery takes the memory of the table, not of the log.
+
+mod load;
+
+use std::collections::HashMap;
+
+use pmpo_types::Signature;
+
+use crate::log::Run;
+use crate::log::frame::{Frame, Frames};
+use crate::log::record::{Insert, Kind, MovedItem, Record, State};
+use crate::rate_limiter::LimiterState;
+use crate::writers::Place;
+use crate::{Error, TableConfig};
+
+pub use load::Loader;
+
+/// What was found in a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Segments read.
+    pub segments: u32,
+    /// Items recovered.
+    pub items: u64,
+    /// Items ever inserted.
+    pub inserts: u64,
+    /// Items ever sampled.
+    pub samples: u64,
+    /// Writers whose numbers go on.
+    pub writers: usize,
+    /// Bytes at the end that a crash has cut short; nobody was told that they are stored.
+    pub torn_bytes: usize,
+    /// Stretches elsewhere that hold no whole record: what they held is lost.
+    pub damaged: u64,
+    /// Items that were lost with steps in damaged stretches.
+    pub incomplete_items: u64,
+    /// Items that did not fit the configuration in force.
+    pub removed: u64,
+    /// Where the configuration in force differs from the stored one.
+    pub changed: Vec<String>,
+}
+
+/// Where in the log a step's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct At {
+    block: u32,
+    row: u32,
+}
+
+/// Columns of steps in a segment.
+struct Block {
+    segment: u32,
+    /// Where the first column starts.
+    offset: usize,
+    rows: usize,
+}
+
+struct FoundItem {
+    priority: f64,
+    times_sampled: u32,
+    segment: u32,
+    /// Writer and number of the last step; of sequences.
+    end: (u32, u64),
+    /// The step; of transitions.
+    at: At,
+}
+
+/// The first reading.
+pub struct Restorer {
+    config: TableConfig,
+    found: Found,
+    kind: Option<Kind>,
+    limiter: LimiterState,
+    max_priority: f64,
+    next_number: u32,
+    /// By the writers' numbers, with the order of their last use.
+    writers: HashMap<u32, (u64, Place)>,
+    uses: u64,
+    items: HashMap<u64, FoundItem>,
+    /// Steps of sequences: writer, number, where; the later of two counts.
+    steps: Vec<(u32, u64, At)>,
+    blocks: Vec<Block>,
+    /// Numbers of the first segment and of the one after the last.
+    segments: Option<(u32, u32)>,
+}
+
+impl Restorer {
+    /// For a table with this configuration.
+    ///
+    /// # Errors
+    /// The configuration cannot be used.
+    pub fn new(config: TableConfig) -> Result<Self, Error> {
+        config.validate()?;
+        Ok(Self {
+            config,
+            found: Found::default(),
+            kind: None,
+            limiter: LimiterState::default(),
+            max_priority: 1.0,
+            next_number: 0,
+            writers: HashMap::new(),
+            uses: 0,
+            items: HashMap::new(),
+            steps: Vec::new(),
+            blocks: Vec::new(),
+            segments: None,
+        })
+    }
+
+    /// Reads a segment; to be called for all of them, in order. Answers how many bytes of it are
+    /// worth keeping: what a crash has cut short at the end of the last is not.
+    ///
+    /// # Errors
+    /// The segment is of a table with items of another length.
+    pub fn scan(&mut self, number: u32, bytes: &[u8], last: bool) -> Result<usize, Error> {
+        let first = self.segments.map_or(number, |(first, _)| first);
+        self.segments = Some((first, number + 1));
+        self.found.segments += 1;
+        for frame in Frames::new(bytes) {
+            match frame {
+                Frame::Whole(payload) => {
+                    let start = payload.start;
+                    if !self.record(number, start, &bytes[payload])? {
+                        self.found.damaged += 1;
+                    }
+                }
+                Frame::Damaged(range) if last && range.end == bytes.len() => {
+                    self.found.torn_bytes = range.len();
+                    return Ok(range.start);
+                }
+                Frame::Damaged(_) => self.found.damaged += 1,
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    /// Takes in a record; answers whether it was one.
+    fn record(&mut self, segment: u32, start: usize, payload: &[u8]) -> Result<bool, Error> {
+        let Some((record, end)) = Record::decode(payload) else {
+            return Ok(false);
+        };
+        let sequences = self.config.sequence_length > 1;
+        let rows = record.rows(sequences);
+        let row_bytes = self.signature().map(Signature::item_bytes);
+        let expected = row_bytes.map_or((rows == 0).then_some(0), |bytes| rows.checked_mul(bytes));
+        if !matches!(record, Record::State(_)) && expected != Some(payload.len() - end) {
+            return Ok(false);
+        }
+        if let (Record::State(state), Some(own)) = (&record, self.signature())
+            && state
+                .kind
+                .signature
+                .as_ref()
+                .is_some_and(|other| other != own)
+        {
+            return Ok(false);
+        }
+        if rows > 0 {
+            self.blocks.push(Block {
+                segment,
+                offset: start + end,
+                rows,
+            });
+        }
+        match record {
+            Record::State(state) => self.state(state)?,
+            Record::Insert(insert) => self.insert(segment, &insert),
+            Record::Removed(runs) => self.remove(&runs),
+            Record::Samples(samples, drawn) => {
+                self.limiter.samples = self.limiter.samples.max(samples);
+                for ordinal in drawn {
+                    if let Some(item) = self.items.get_mut(&ordinal) {
+                        item.times_sampled = item.times_sampled.saturating_add(1);
+                    }
+                }
+            }
+            Record::Priorities(updates) => {
+                for (ordinal, priority) in updates {
+                    self.max_priority = self.max_priority.max(priority);
+                    if let Some(item) = self.items.get_mut(&ordinal) {
+                        item.priority = priority;
+                    }
+                }
+            }
+            Record::Moved(items, steps) => self.moved(segment, &items, &steps),
+        }
+        Ok(true)
+    }
+
+    fn signature(&self) -> Option<&Signature> {
+        self.kind.as_ref()?.signature.as_ref()
+    }
+
+    fn state(&mut self, state: State) -> Result<(), Error> {
+        let stored = state.kind.config.sequence_length;
+        if stored != self.config.sequence_length {
+            return Err(Error::Config {
+                field: "sequence_length",
+                expected: format!("{stored} as in the data directory"),
+                got: self.config.sequence_length.to_string(),
+            });
+        }
+        // Counters never go back, even if a later segment's state were all that is left.
+        self.limiter = LimiterState {
+            inserts: self.limiter.inserts.max(state.limiter.inserts),
+            samples: self.limiter.samples.max(state.limiter.samples),
+            ..state.limiter
+        };
+        self.max_priority = self.max_priority.max(state.max_priority);
+        self.next_number = self.next_number.max(state.next_number);
+        self.kind = Some(state.kind);
+        self.writers.clear();
+        for place in state.writers {
+            self.used(place);
+        }
+        Ok(())
+    }
+
+    fn used(&mut self, place: Place) {
+        self.uses += 1;
+        self.next_number = self.next_number.max(place.number.saturating_add(1));
+        self.writers.insert(place.number, (self.uses, place));
+    }
+
+    fn insert(&mut self, segment: u32, insert: &Insert) {
+        self.used(insert.place);
+        let block = self.blocks.len().saturating_sub(1) as u32;
+        let number = insert.place.number;
+        if self.config.sequence_length > 1 {
+            let step = |row: u32| {
+                let sequence = insert.first_sequence.saturating_add(row.into());
+                (number, sequence, At { block, row })
+            };
+            self.steps.extend((0..insert.steps).map(step));
+        }
+        for i in 0..insert.items() {
+            let row = insert.ends.as_ref().map_or(i as u32, |ends| ends[i]);
+            let item = FoundItem {
+                priority: insert.priorities.get(i),
+                times_sampled: 0,
+                segment,
+                end: (number, insert.first_sequence.saturating_add(row.into())),
+                at: At { block, row },
+            };
+            self.max_priority = self.max_priority.max(item.priority);
+            let ordinal = insert.first_ordinal.saturating_add(i as u64);
+            self.items.insert(ordinal, item);
+        }
+        let next_ordinal = insert.first_ordinal.saturating_add(insert.items() as u64);
+        self.limiter.inserts = self.limiter.inserts.max(next_ordinal);
+        self.limiter.samples = self.limiter.samples.max(insert.samples);
+        self.remove(&insert.removed);
+    }
+
+    fn remove(&mut self, runs: &[Run]) {
+        for run in runs {
+            let ordinals = run.start..run.start.saturating_add(run.len.into());
+            if run.len as usize > self.items.len() {
+                self.items.retain(|ordinal, _| !ordinals.contains(ordinal));
+            } else {
+                for ordinal in ordinals {
+                    self.items.remove(&ordinal);
+                }
+            }
+        }
+    }
+
+    fn moved(&mut self, segment: u32, items: &[MovedItem], steps: &[(u32, u64)]) {
+        let block = self.blocks.len().saturating_sub(1) as u32;
+        let steps = steps.iter().zip(0u32..);
+        self.steps
+            .extend(steps.map(|(&(number, sequence), row)| (number, sequence, At { block, row })));
+        for (moved, row) in items.iter().zip(0..) {
+            let item = FoundItem {
+                priority: moved.priority,
+                times_sampled: moved.times_sampled,
+                segment,
+                end: moved.end,
+                at: At { block, row },
+            };
+            self.items.insert(moved.ordinal, item);
+            self.limiter.inserts = self.limiter.inserts.max(moved.ordinal.saturating_add(1));
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! A table that is built again from its log: complete logs, logs cut and damaged anywhere, and logs
+//! whose old segments were deleted.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::{WRITER, batch, ids, signature, windows};
+use pmpo_replay_core::selector::SelectorKind;
+use pmpo_replay_core::{Changes, Found, LimiterKind, Restorer, Table, TableConfig};
+use pmpo_types::{StepBatch, WriterId};
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const OTHER: WriterId = WriterId(9);
+
+/// A table and the segments of its log, as a disk would hold them.
+struct Disk {
+    table: Table,
+    segments: BTreeMap<u32, Vec<u8>>,
+    current: u32,
+}
+
+fn restore(config: &TableConfig, segments: &BTreeMap<u32, Vec<u8>>) -> (Table, Found) {
+    let mut restorer = Restorer::new(config.clone()).unwrap();
+    let last = segments.last_key_value().map(|(&number, _)| number);
+    for (&number, bytes) in segments {
+        restorer.scan(number, bytes, Some(number) == last).unwrap();
+    }
+    let mut loader = restorer.finish(5).unwrap();
+    segments
+        .iter()
+        .for_each(|(&number, bytes)| loader.load(number, bytes));
+    loader.finish()
+}
+
+impl Disk {
+    fn new(config: &TableConfig) -> Self {
+        Self::open(config, BTreeMap::new()).0
+    }
+
+    fn open(config: &TableConfig, segments: BTreeMap<u32, Vec<u8>>) -> (Self, Found) {
+        let (mut table, found) = restore(config, &segments);
+        let current = table.begin_segment().unwrap();
+        let mut disk = Self {
+            table,
+            segments,
+            current,
+        };
+        for writer in [WRITER, OTHER] {
+            let opened = disk
+                .table
+                .open_writer(writer, &signature(), config.sequence_length);
+            opened.unwrap();
+        }
+        disk.write();
+        (disk, found)
+    }
+
+    fn write(&mut self) {
+        let bytes = self.segments.entry(self.current).or_default();
+        self.table.take_log(bytes);
+    }
+
+    fn roll(&mut self) {
+        self.write();
+        self.current = self.table.begin_segment().unwrap();
+        self.write();
+    }
+
+    /// Deletes what is dead, after moving up to `count` out of the oldest segment.
+    fn compact(&mut self, count: usize) {
+        self.table.move_from_oldest_segment(count);
+        self.write();
+        while let Some(dead) = self.table.drop_dead_segment() {
+            assert!(self.segments.remove(&dead).is_some());
+        }
+    }
+
+    fn insert(&mut self, writer: WriterId, first: u64, steps: &StepBatch) -> u64 {
+        let next = self.table.insert(writer, first, steps).unwrap();
+        self.write();
+        next
+    }
+
+    fn reopen(self) -> (Self, Found) {
+        let config = self.table.config().clone();
+        Self::open(&config, self.segments)
+    }
+}
+
+fn config(sequence_length: usize) -> TableConfig {
+    TableConfig {
+        sequence_length,
+        max_size: 20,
+        limiter: LimiterKind::None,
+        sampler: SelectorKind::Prioritized,
+        priority_exponent: 1.0,
+        ..TableConfig::default()
+    }
+}
+
+/// Windows, each with its probability in a millionth, as many draws show them: all there are.
+fn contents(table: &mut Table) -> BTreeMap<Vec<i64>, u64> {
+    drawn(table, 20)
+}
+
+/// What a few draws show.
+fn drawn(table: &mut Table, batches: u64) -> BTreeMap<Vec<i64>, u64> {
+    let length = table.config().sequence_length;
+    let mut seen = BTreeMap::new();
+    for _ in 0..batches * u64::from(table.counters().size > 0) {
+        let drawn = table.sample(400).unwrap();
+        let probabilities = drawn.items.probabilities;
+        for (window, p) in windows(&drawn.columns, length)
+            .into_iter()
+            .zip(probabilities)
+        {
+            seen.insert(window, (p * 1e6).round() as u64);
+        }
+    }
+    seen
+}
+
+fn steps(length: usize, ids: std::ops::Range<i64>, ends: &[u32], priority: f64) -> StepBatch {
+    let items = if length == 1 {
+        ids.clone().count()
+    } else {
+        ends.len()
+    };
+    StepBatch::new(length, batch(ids), ends.to_vec(), vec![priority; items]).unwrap()
+}
+
+#[test]
+fn items_priorities_counters_and_writers_numbers_come_back() {
+    let mut disk = Disk::new(&config(1));
+    disk.insert(WRITER, 0, &steps(1, 0..15, &[], 1.0));
+    disk.insert(OTHER, 0, &steps(1, 100..110, &[], 3.0));
+    let drawn = disk.table.sample(64).unwrap();
+    let (updated, missing) = disk
+        .table
+        .update_priorities(&drawn.items.keys, &[2.0; 64])
+        .unwrap();
+    assert_eq!((updated, missing), (64, 0));
+    disk.write();
+    let (before, held) = (
+        disk.table.counters(),
+        contents(&mut disk.table.clone_by_log(&disk.segments)),
+    );
+    let (mut again, found) = disk.reopen();
+    assert_eq!(again.table.counters(), before);
+    assert_eq!(contents(&mut again.table), held);
+    assert_eq!(held.len(), 20);
+    assert_eq!((found.items, found.inserts, found.samples), (20, 25, 64));
+    assert_eq!((found.writers, found.torn_bytes, found.damaged), (2, 0, 0));
+    // What is delivered again is known, and what is new goes on.
+    assert_eq!(again.insert(WRITER, 10, &steps(1, 10..16, &[], 1.0)), 16);
+    assert_eq!(again.insert(OTHER, 0, &steps(1, 100..110, &[], 1.0)), 10);
+    assert_eq!(again.table.counters().inserts, 26);
+}
+
+trait CloneByLog {
+    fn clone_by_log(&self, segments: &BTreeMap<u32, Vec<u8>>) -> Table;
+}
+
+impl CloneByLog for Table {
+    /// A table in the same state to look at, since looking draws.
+    fn clone_by_log(&self, segments: &BTreeMap<u32, Vec<u8>>) -> Table {
+        restore(self.config(), segments).0
+    }
+}
+
+#[test]
+fn sequences_come_back_with_the_steps_that_windows_to_come_reach_back_to() {
+    let mut disk = Disk::new(&config(3));
+    disk.insert(WRITER, 0, &steps(3, 0..5, &[2, 4], 1.0));
+    disk.roll();
+    disk.insert(OTHER, 0, &steps(3, 100..102, &[], 1.0));
+    disk.insert(WRITER, 5, &steps(3, 5..6, &[0], 2.0));
+    let (mut disk, found) = disk.reopen();
+    assert_eq!(
+        (found.items, found.segments, found.incomplete_items),
+        (3, 2, 0)
+    );
+    assert_eq!(disk.table.bytes(), 6 * 20);
+    disk.insert(WRITER, 6, &steps(3, 6..7, &[0], 1.0));
+    disk.insert(OTHER, 2, &steps(3, 102..103, &[0], 1.0));
+    let held: Vec<Vec<i64>> = contents(&mut disk.table).into_keys().collect();
+    let expected = [[0, 1, 2], [2, 3, 4], [3, 4, 5], [4, 5, 6], [100, 101, 102]];
+    assert_eq!(held, expected);
+}
+
+/// The log of a few operations of every kind, and the bytes at which each ends.
+fn history(length: usize) -> (Disk, Vec<usize>) {
+    let mut disk = Disk::new(&config(length));
+    let mut ends = vec![disk.segments[&disk.current].len()];
+    let first: &[u32] = if length == 1 { &[] } else { &[2, 3] };
+    let every: &[u32] = if length == 1 { &[] } else { &[0, 1, 2, 3] };
+    let mut next = 0;
+    for i in 0..8 {
+        let which = if i == 0 { first } else { every };
+        next = disk.insert(
+            WRITER,
+            next,
+            &steps(length, 4 * i..4 * i + 4, which, 1.0 + i as f64),
+        );
+        ends.push(disk.segments[&disk.current].len());
+        if i % 2 == 1 {
+            let keys = disk.table.sample(3).unwrap().items.keys;
+            disk.table
+                .update_priorities(&keys, &[0.5, 5.0, 50.0])
+                .unwrap();
+            disk.write();
+            ends.push(disk.segments[&disk.current].len());
+        }
+    }
+    (disk, ends)
+}
+
+/// Cut at every byte of the last record, and before: what was whole by then is there and nothing else.
+#[test]
+fn a_cut_at_any_byte_keeps_all_records_before_it() {
+    for length in [1, 3] {
+        let (disk, ends) = history(length);
+        let whole = &disk.segments[&disk.current];
+        let expected: Vec<(u64, BTreeMap<Vec<i64>, u64>)> = ends
+            .iter()
+            .map(|&end| {
+                let (mut table, found) = restore(&config(length), &cut(&disk, end));
+                assert_eq!(found.torn_bytes, 0);
+                (found.inserts, contents(&mut table))
+            })
+            .collect();
+        let last_two = ends[ends.len() - 3];
+        for at in ends[0]..=whole.len() {
+            if at < last_two && at % 7 != 0 {
+                continue;
+            }
+            let (mut table, found) = restore(&config(length), &cut(&disk, at));
+            let record = ends.iter().rposition(|&end| end <= at).unwrap();
+            // The update of priorities writes two records, of which one may be whole.
+            assert_eq!(found.inserts, expected[record].0, "cut at {at}");
+            let held = contents(&mut table);
+            assert!(held.keys().eq(expected[record].1.keys()), "cut at {at}");
+            assert_eq!(found.damaged, 0);
+        }
+    }
+}
+
+fn cut(disk: &Disk, at: usize) -> BTreeMap<u32, Vec<u8>> {
+    BTreeMap::from([(disk.current, disk.segments[&disk.current][..at].to_vec())])
+}
+
+/// Every byte of the log flipped, one at a time: it is noticed, and whatever is recovered is an item
+/// that was inserted, whole.
+#[test]
+fn a_flipped_byte_anywhere_is_noticed_and_makes_no_wrong_item() {
+    for length in [1usize, 3] {
+        let (disk, _) = history(length);
+        let whole = &disk.segments[&disk.current];
+        let inserted: BTreeSet<Vec<i64>> = (0..32)
+            .filter_map(|end: i64| {
+                let start = end + 1 - length as i64;
+                (start >= 0).then(|| (start..=end).collect())
+            })
+            .collect();
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x55;
+            let segments = BTreeMap::from([(disk.current, bytes)]);
+            let (mut table, found) = restore(&config(length), &segments);
+            assert!(found.damaged > 0 || found.torn_bytes > 0, "byte {at}");
+            let held = drawn(&mut table, 1);
+            assert!(
+                held.keys().all(|window| inserted.contains(window)),
+                "byte {at}"
+            );
+            assert_eq!(found.items - found.removed, table.counters().size);
+        }
+    }
+}
+
+/// Bytes of a good log changed and given good checksums again, as no accident would: whatever they then
+/// say, reading ends, and without a panic.
+#[test]
+fn records_that_lie_are_read_to_an_end() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for round in 0..20_000 {
+        let length = [1, 3][round % 2];
+        let (disk, _) = history(length);
+        let mut bytes = disk.segments[&disk.current].clone();
+        let mut at = 0;
+        while at < bytes.len() {
+            let word = |i: usize| at + 4 * i..at + 4 * i + 4;
+            let len = u32::from_le_bytes(bytes[word(1)].try_into().unwrap()) as usize;
+            let payload = at + 16..at + 16 + len;
+            for _ in 0..rng.random_range(0..3) {
+                // The fields are in front, the steps behind.
+                let target = rng.random_range(payload.start..payload.end.min(payload.start + 120));
+                bytes[target] = [0, 1, 127, 255, rng.random()][rng.random_range(0..5)];
+            }
+            let crc = crc32fast::hash(&bytes[payload.clone()]).to_le_bytes();
+            bytes[word(2)].copy_from_slice(&crc);
+            let crc = crc32fast::hash(&bytes[at..at + 12]).to_le_bytes();
+            bytes[word(3)].copy_from_slice(&crc);
+            at = payload.end;
+        }
+        let mut restorer = Restorer::new(config(length)).unwrap();
+        if restorer.scan(1, &bytes, true).is_ok()
+            && let Ok(mut loader) = restorer.finish(5)
+        {
+            loader.load(1, &bytes);
+            let (table, found) = loader.finish();
+            assert_eq!(table.counters().size, found.items - found.removed);
+        }
+    }
+}
+
+#[test]
+fn the_configuration_in_force_wins_and_what_changed_is_said() {
+    let mut disk = Disk::new(&config(1));
+    disk.insert(WRITER, 0, &steps(1, 0..20, &[], 1.0));
+    let smaller = TableConfig {
+        max_size: 5,
+        sampler: SelectorKind::Uniform,
+        ..config(1)
+    };
+    let (mut table, found) = restore(&smaller, &disk.segments);
+    assert!(
+        contents(&mut table)
+            .keys()
+            .flatten()
+            .eq(&[15, 16, 17, 18, 19])
+    );
+    assert_eq!((found.items, found.removed), (20, 15));
+    assert_eq!(
+        found.changed,
+        [
+            "max_size: 20 stored, 5 in force",
+            "sampler: \"prioritized\" stored, \"uniform\" in force"
+        ]
+    );
+    let mut restorer = Restorer::new(config(3)).unwrap();
+    let refused = restorer.scan(disk.current, &disk.segments[&disk.current], true);
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "sequence_length: expected 1 as in the data directory, got 3"
+    );
+}
+
+#[test]
+fn the_limiter_goes_on_where_it_was() {
+    let ratio = TableConfig {
+        limiter: LimiterKind::SamplesPerInsert,
+        samples_per_insert: 2.0,
+        min_size_to_sample: 10,
+        error_buffer: Some(8.0),
+        ..config(1)
+    };
+    let mut disk = Disk::new(&ratio);
+    let all = steps(1, 0..30, &[], 1.0);
+    assert_eq!(disk.insert(WRITER, 0, &all), 14);
+    disk.table.sample(6).unwrap();
+    let changes = Changes {
+        error_buffer: Some(16.0),
+        ..Changes::default()
+    };
+    disk.table.configure(&changes).unwrap();
+    disk.write();
+    let (mut disk, found) = Disk::open(&ratio, disk.segments);
+    assert_eq!(found.changed, ["error_buffer: 16.0 stored, 8.0 in force"]);
+    // diff was 22, of 12 to 28.
+    assert_eq!(disk.insert(WRITER, 0, &all), 17);
+    assert!(disk.table.sample(17).is_err());
+    assert!(disk.table.sample(16).is_ok());
+}
+
+#[test]
+fn draws_are_remembered_where_they_are_bounded() {
+    let bounded = TableConfig {
+        sampler: SelectorKind::Fifo,
+        max_times_sampled: 3,
+        ..config(1)
+    };
+    let mut disk = Disk::new(&bounded);
+    disk.insert(WRITER, 0, &steps(1, 0..5, &[], 1.0));
+    disk.table.sample(4).unwrap();
+    disk.write();
+    let (mut disk, found) = disk.reopen();
+    assert_eq!(found.items, 4);
+    let drawn = disk.table.sample(3).unwrap();
+    assert_eq!(ids(&drawn.columns), [1, 1, 2]);
+    assert_eq!(drawn.items.times_sampled, [2, 3, 1]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Inserts, draws, updates, new segments, moves out of old ones and restarts in any order, any
+    /// remover: the table that comes back is the one there was, and segments do not pile up.
+    #[test]
+    fn any_history_comes_back(
+        length in prop::sample::select(vec![1usize, 3]),
+        remover in prop::sample::select(&SelectorKind::ALL[..]),
+        actions in prop::collection::vec((0u8..8, any::<u16>()), 1..120),
+    ) {
+        let config = TableConfig { remover, ..config(length) };
+        let mut disk = Disk::new(&config);
+        let mut next = [0u64, 0];
+        for (action, value) in actions {
+            match action {
+                0..=3 => {
+                    let writer = usize::from(value & 1);
+                    let count = i64::from(value >> 1 & 7) + 1;
+                    let start = next[writer] as i64;
+                    let ends: Vec<u32> = (0..count as u32)
+                        .filter(|i| length > 1 && value >> (4 + i) & 1 == 1)
+                        .filter(|&i| start + i64::from(i) >= 2)
+                        .collect();
+                    let ids = start + 10_000 * writer as i64;
+                    let priority = f64::from(value % 5) + 0.5;
+                    let sent = steps(length, ids..ids + count, &ends, priority);
+                    next[writer] = disk.insert([WRITER, OTHER][writer], next[writer], &sent);
+                }
+                4 if disk.table.counters().size > 0 => {
+                    let keys = disk.table.sample(4).unwrap().items.keys;
+                    let priority = f64::from(value % 7) + 0.25;
+                    disk.table.update_priorities(&keys, &[priority; 4]).unwrap();
+                    disk.write();
+                }
+                5 => disk.roll(),
+                6 => disk.compact(usize::from(value % 9) + 1),
+                7 => {
+                    let counters = disk.table.counters();
+                    let bytes = disk.table.bytes();
+                    let held = contents(&mut restore(&config, &disk.segments).0);
+                    let (again, found) = disk.reopen();
+                    disk = again;
+                    prop_assert_eq!(disk.table.counters(), counters);
+                    prop_assert_eq!(disk.table.bytes(), bytes);
+                    prop_assert_eq!((found.damaged, found.torn_bytes, found.incomplete_items), (0, 0, 0));
+                    prop_assert_eq!(contents(&mut restore(&config, &disk.segments).0), held);
+                }
+                _ => {}
+            }
+        }
+        disk.roll();
+        for _ in 0..200 {
+            disk.compact(10);
+        }
+        prop_assert!(disk.segments.len() <= 2, "{} segments", disk.segments.len());
+        let counters = disk.table.counters();
+        let held = contents(&mut disk.table);
+        let (mut again, _) = restore(&config, &disk.segments);
+        prop_assert_eq!(again.counters(), counters);
+        prop_assert_eq!(contents(&mut again), held);
+    }
+}

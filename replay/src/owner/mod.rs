@@ -1,0 +1,317 @@
+//! The table's thread: executes commands one by one and keeps those whom the rate limiter blocks.
+//!
+//! With a disk, it takes what has queued up as one turn: executes it, writes what the table has logged,
+//! and only then lets the answers go.
+
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::time::Instant;
+
+use pmpo_replay_core::{Blocked, Error, Hold, Table};
+use pmpo_types::{SampledBatch, WriterId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::disk::Disk;
+use crate::table::{
+    BlockedCalls, Command, Description, ItemKind, PendingInsert, PendingSample, WriterSession,
+};
+use stats::{Activity, Stats};
+
+/// Commands executed before what they did is written and answered.
+const COMMANDS_A_TURN: usize = 64;
+
+/// An answer that waits until what it promises is safe. One that cannot be delivered is dropped with
+/// its contents: whom it was for has gone.
+pub(crate) enum Release {
+    Inserted(oneshot::Sender<Result<u64, Error>>, Result<u64, Error>),
+    Opened(oneshot::Sender<Result<u64, Error>>, Result<u64, Error>),
+    Sampled(oneshot::Sender<SampledBatch>, SampledBatch),
+    Updated(
+        oneshot::Sender<Result<(u64, u64), Error>>,
+        Result<(u64, u64), Error>,
+    ),
+}
+
+impl Release {
+    /// Whether the answer says that something is stored.
+    pub(crate) fn promises_to_keep(&self) -> bool {
+        !matches!(self, Self::Sampled(..))
+    }
+
+    pub(crate) fn release(self) {
+        match self {
+            Self::Inserted(reply, answer) | Self::Opened(reply, answer) => drop(reply.send(answer)),
+            Self::Sampled(reply, batch) => drop(reply.send(batch)),
+            Self::Updated(reply, answer) => drop(reply.send(answer)),
+        }
+    }
+}
+
+/// The table and its waiting rooms. A stream waits for a few things at a time, so the rooms hold a few
+/// for each stream at most.
+pub(crate) struct Owner {
+    table: Table,
+    disk: Option<Disk>,
+    /// The session that may insert, for each connected writer.
+    sessions: HashMap<WriterId, u64>,
+    inserts: VecDeque<PendingInsert>,
+    samples: VecDeque<PendingSample>,
+    /// Answers of this turn.
+    ready: Vec<Release>,
+    /// What the first insert and the first sample in the rooms wait for.
+    holds: [Option<Hold>; 2],
+    stats: Stats,
+}
+
+impl Owner {
+    pub(crate) fn new(table: Table, disk: Option<Disk>) -> Self {
+        let inserts = table.counters().inserts;
+        Self {
+            table,
+            disk,
+            sessions: HashMap::new(),
+            inserts: VecDeque::new(),
+            samples: VecDeque::new(),
+            ready: Vec::new(),
+            holds: [None; 2],
+            stats: Stats::new(inserts, Instant::now()),
+        }
+    }
+
+    /// Serves until [`Command::Stop`] or until nobody can send a command any more.
+    pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) -> io::Result<()> {
+        while let Some(first) = commands.blocking_recv() {
+            self.stats.begin(Instant::now());
+            let mut next = Some(first);
+            let mut taken = 0;
+            while let Some(command) = next {
+                if matches!(command, Command::Stop) {
+                    return self.end_turn();
+                }
+                let activity = Activity::of(&command);
+                self.execute(command);
+                self.progress();
+                self.stats.did(activity, Instant::now(), self.holds);
+                taken += 1;
+                let more = self.disk.is_some() && taken < COMMANDS_A_TURN;
+                next = if more { commands.try_recv().ok() } else { None };
+            }
+            self.end_turn()?;
+        }
+        Ok(())
+    }
+
+    /// Makes safe what the turn did, then answers.
+    fn end_turn(&mut self) -> io::Result<()> {
+        let ready = std::mem::take(&mut self.ready);
+        match &mut self.disk {
+            None => ready.into_iter().for_each(Release::release),
+            Some(disk) => disk.write(&mut self.table, ready)?,
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, command: Command) {
+        match command {
+            Command::OpenWriter {
+                session,
+                kind,
+                reply,
+            } => {
+                let opened = self.open_writer(session, &kind);
+                self.ready.push(Release::Opened(reply, opened));
+            }
+            Command::Insert(insert) => {
+                // Dropping the reply of a superseded session tells its stream.
+                if self.is_current(insert.session) {
+                    self.inserts.push_back(insert);
+                }
+            }
+            Command::OpenSampler {
+                batch_size,
+                kind,
+                reply,
+            } => {
+                let ItemKind {
+                    signature,
+                    sequence_length,
+                } = kind;
+                let opened = self
+                    .table
+                    .open_sampler(batch_size, &signature, sequence_length);
+                drop(reply.send(opened));
+            }
+            Command::Sample(sample) => self.samples.push_back(sample),
+            Command::GiveUp { call, reply } => drop(reply.send(self.give_up(call))),
+            Command::UpdatePriorities {
+                keys,
+                priorities,
+                reply,
+            } => {
+                let updated = self.table.update_priorities(&keys, &priorities);
+                self.ready.push(Release::Updated(reply, updated));
+            }
+            Command::Configure { changes, reply } => {
+                let configured = self.table.configure(&changes);
+                self.stats.removed(&self.table, Instant::now());
+                if configured.is_ok() {
+                    let name = &self.table.config().name;
+                    tracing::info!(table = name, ?changes, "table configured anew");
+                }
+                let described = configured.map(|()| self.describe());
+                drop(reply.send(described));
+            }
+            Command::Left(session) => self.leave(session),
+            Command::Describe(reply) => drop(reply.send(self.describe())),
+            Command::RefreshMetrics { queued_commands } => {
+                let callers = [self.inserts.len(), self.samples.len()];
+                let log_bytes = self.disk.as_ref().map(Disk::bytes);
+                self.stats
+                    .refresh(&self.table, queued_commands, callers, log_bytes);
+            }
+            Command::Stop => unreachable!("handled by the loop"),
+        }
+    }
+
+    /// A writer that opens again is where its last stream got to: what that one still waits to
+    /// insert, the writer will send again.
+    fn open_writer(&mut self, session: WriterSession, kind: &ItemKind) -> Result<u64, Error> {
+        let WriterSession { writer, number } = session;
+        let next_sequence =
+            self.table
+                .open_writer(writer, &kind.signature, kind.sequence_length)?;
+        self.inserts
+            .retain(|insert| insert.session.writer != writer);
+        self.sessions.insert(writer, number);
+        Ok(next_sequence)
+    }
+
+    fn leave(&mut self, session: Option<WriterSession>) {
+        self.inserts.retain(|insert| !insert.reply.is_closed());
+        self.samples.retain(|sample| !sample.reply.is_closed());
+        if let Some(session) = session.filter(|&session| self.is_current(session)) {
+            self.sessions.remove(&session.writer);
+            self.table.close_writer(session.writer);
+        }
+    }
+
+    fn is_current(&self, session: WriterSession) -> bool {
+        self.sessions.get(&session.writer) == Some(&session.number)
+    }
+
+    /// Forgets a call that still waits, and says for what.
+    fn give_up(&mut self, call: u64) -> Option<BlockedCalls> {
+        let now = Instant::now();
+        let insert = self.inserts.iter().position(|insert| insert.call == call);
+        let sample = self.samples.iter().position(|sample| sample.call == call);
+        let (hold, since) = match (insert, sample) {
+            (Some(at), _) => {
+                let insert = self.inserts.remove(at)?;
+                (self.table.insert_hold(), insert.since)
+            }
+            (None, Some(at)) => {
+                let sample = self.samples.remove(at)?;
+                // Behind a batch that waits, all wait for the same.
+                (self.holds[1]?, sample.since)
+            }
+            (None, None) => return None,
+        };
+        Some(BlockedCalls {
+            hold,
+            waited: now - since,
+            callers: 1,
+        })
+    }
+
+    /// Lets everyone go on whom the rate limiter lets, in the order they came, and notes what the
+    /// others wait for. An insert may free a sampler and the other way round.
+    fn progress(&mut self) {
+        loop {
+            let (inserted, insert_hold) = self.progress_inserts();
+            let (sampled, sample_hold) = self.progress_samples();
+            if !inserted && !sampled {
+                self.holds = [insert_hold, sample_hold];
+                return;
+            }
+        }
+    }
+
+    /// Whether items were stored, and what the first in the queue waits for.
+    fn progress_inserts(&mut self) -> (bool, Option<Hold>) {
+        let before = self.table.counters().inserts;
+        let hold = loop {
+            let Some(insert) = self.inserts.front() else {
+                break None;
+            };
+            let end = insert
+                .first_sequence
+                .saturating_add(insert.batch.steps().len() as u64);
+            let stored =
+                self.table
+                    .insert(insert.session.writer, insert.first_sequence, &insert.batch);
+            self.stats.removed(&self.table, insert.since);
+            if stored
+                .as_ref()
+                .is_ok_and(|&next_sequence| next_sequence < end)
+            {
+                break Some(self.table.insert_hold());
+            }
+            let insert = self.inserts.pop_front().expect("it was at the front");
+            self.ready.push(Release::Inserted(insert.reply, stored));
+        };
+        let inserts = self.table.counters().inserts;
+        (inserts > before, hold)
+    }
+
+    /// Whether items were sampled, and what the first in the queue waits for.
+    fn progress_samples(&mut self) -> (bool, Option<Hold>) {
+        let before = self.table.counters().samples;
+        let hold = loop {
+            let Some(sample) = self.samples.pop_front() else {
+                break None;
+            };
+            if sample.reply.is_closed() {
+                continue;
+            }
+            match self.table.sample(sample.batch_size) {
+                Ok(batch) => {
+                    self.stats.removed(&self.table, sample.since);
+                    self.ready.push(Release::Sampled(sample.reply, batch));
+                }
+                Err(hold) => {
+                    self.samples.push_front(sample);
+                    break Some(hold);
+                }
+            }
+        };
+        (self.table.counters().samples > before, hold)
+    }
+
+    fn describe(&self) -> Description {
+        let waiting = |hold: Hold| {
+            let (since, callers) = match hold.reason {
+                Blocked::Samples => (self.inserts.front().map(|i| i.since), self.inserts.len()),
+                Blocked::MinSize | Blocked::Inserts => {
+                    (self.samples.front().map(|s| s.since), self.samples.len())
+                }
+            };
+            BlockedCalls {
+                hold,
+                waited: since.map_or_else(Default::default, |since| since.elapsed()),
+                callers,
+            }
+        };
+        Description {
+            config: self.table.config().clone(),
+            signature: self.table.signature().cloned(),
+            counters: self.table.counters(),
+            bytes: self.table.bytes(),
+            blocked: self.holds.into_iter().flatten().map(waiting).collect(),
+            durable: self.disk.is_some(),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! All tables of the service: opened together, stopped together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pmpo_replay_core::Table;
+use pmpo_types::{Role, derive_seed};
+use tokio::task::JoinSet;
+
+use crate::config::ReplayConfig;
+use crate::disk::{Lock, recover};
+use crate::error::ReplayError;
+use crate::table::{TableHandle, spawn};
+
+/// How often gauges and counters are brought up to date.
+const METRICS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The tables' threads.
+pub(crate) struct Tables {
+    pub(crate) handles: BTreeMap<String, TableHandle>,
+    threads: Vec<(String, JoinHandle<io::Result<()>>)>,
+    /// Held for as long as they write to the data directory.
+    _lock: Option<Lock>,
+}
+
+impl Tables {
+    /// Makes all tables, or recovers them.
+    pub(crate) fn open(config: &ReplayConfig) -> Result<Self, ReplayError> {
+        let mut tables = Self {
+            handles: BTreeMap::new(),
+            threads: Vec::new(),
+            _lock: config.data_dir.as_deref().map(Lock::take).transpose()?,
+        };
+        if let Some(data_dir) = &config.data_dir {
+            warn_of_strangers(data_dir, config)?;
+        }
+        let mut opened = Vec::new();
+        for (i, table) in config.all_tables().enumerate() {
+            let seed = derive_seed(config.seed, Role::Replay, i as u64);
+            opened.push(match &config.data_dir {
+                None => {
+                    let name = &table.name;
+                    tracing::info!(table = name, "replay is in memory: a restart begins anew");
+                    (Table::new(table.clone(), seed)?, None)
+                }
+                Some(data_dir) => {
+                    let recovered = recover(data_dir, table.clone(), &config.disk, seed)?;
+                    (recovered.table, Some(recovered.disk))
+                }
+            });
+        }
+        for (table, disk) in opened {
+            let name = table.config().name.clone();
+            let (handle, thread) = spawn(table, disk, config.command_queue)?;
+            tables.handles.insert(name.clone(), handle);
+            tables.threads.push((name, thread));
+        }
+        Ok(tables)
+    }
+
+    /// Keeps the metrics up to date; returns when a table's thread is gone.
+    pub(crate) async fn keep_metrics(&self) {
+        let mut keepers = JoinSet::new();
+        for handle in self.handles.values() {
+            let handle = handle.clone();
+            keepers.spawn(async move { handle.keep_metrics(METRICS_INTERVAL).await });
+        }
+        keepers.join_next().await;
+    }
+
+    /// Ends all threads, and answers the first failure of one.
+    pub(crate) async fn stop(self) -> Result<(), ReplayError> {
+        for handle in self.handles.values() {
+            handle.stop().await;
+        }
+        let mut failure = None;
+        for (name, thread) in self.threads {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            let failed = match joined {
+                Ok(Ok(Ok(()))) => continue,
+                Ok(Ok(Err(source))) => ReplayError::Log {
+                    table: name,
+                    source,
+                },
+                _ => ReplayError::TableThread(name),
+            };
+            failure.get_or_insert(failed);
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// What else the data directory holds, for instance tables of another configuration.
+fn warn_of_strangers(data_dir: &Path, config: &ReplayConfig) -> Result<(), ReplayError> {
+    let error = |source| ReplayError::disk(data_dir, source);
+    let ours: BTreeSet<&str> = config.all_tables().map(|table| &table.name[..]).collect();
+    for entry in std::fs::read_dir(data_dir).map_err(error)? {
+        let name = entry.map_err(error)?.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with('.') && !ours.contains(&name[..]) {
+            tracing::warn!(%name, "the data directory holds what no table of now uses");
+        }
+    }
+    Ok(())
+}
