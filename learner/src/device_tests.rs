@@ -1,11 +1,11 @@
-//! The update on another device than the CPU: burn's Vulkan backend, which has the kernel language,
-//! kernel fusion, autotuning and dispatch in common with its CUDA backend, on whatever driver there
-//! is; Mesa's software driver will do.
+//! The update on another device than the CPU: burn's wgpu backend, which has kernel fusion, autotuning,
+//! kernels and dispatch in common with its CUDA backend, on whatever driver there is; Mesa's software
+//! driver will do.
 //!
 //! The CPU takes the fused layers and the fused Adam, every other device the composed formulas, so
 //! the comparison is also one of those, over whole updates.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, DeviceType};
 use pmpo_losses::{C51Config, CriticLoss, JointKl, KlPenalty, MpoConfig, PmpoConfig, PolicyLoss};
 use pmpo_policy::{CategoricalHead, GaussianHead, HeadConfig, NetworkConfig};
 use pmpo_types::{ColumnBatch, transition};
@@ -14,7 +14,7 @@ use crate::bench::random_batch;
 use crate::parameters::named_tensors;
 use crate::run::warm_up;
 use crate::state_file::{self, Scalars};
-use crate::{Batch, DeviceChoice, LearnerConfig, TrainState};
+use crate::{Batch, LearnerConfig, TrainState};
 
 /// Observation size and action size: odd ones, so that kernels meet their edges.
 const SIZES: [usize; 2] = [11, 3];
@@ -25,10 +25,11 @@ const BATCH: usize = 60;
 /// Updates compared; three of them copy the target networks.
 const STEPS: usize = 25;
 
-/// How far apart a statistic may be, of its own size and of 1.
+/// How far apart a statistic may be, of its own size and of 1. PMPO on Mesa's software drivers: 1.3e-5 with
+/// OpenGL, 3.6e-6 with Vulkan.
 const STATISTICS_TOLERANCE: f32 = 1e-3;
 
-/// How far apart the weights may be, of the way they have come.
+/// How far apart the weights may be, of the way they have come. As above: 1.1e-4 and 6.4e-6.
 const WEIGHTS_TOLERANCE: f64 = 1e-2;
 
 struct Case {
@@ -75,8 +76,11 @@ fn atoms() -> CriticLoss {
     })
 }
 
-fn vulkan() -> Device {
-    DeviceChoice::Vulkan(0).open().unwrap()
+/// The best that wgpu finds: Vulkan, or OpenGL where no Vulkan driver is.
+fn gpu() -> Device {
+    Device::enumerate(DeviceType::Wgpu)
+        .into_vec()
+        .swap_remove(0)
 }
 
 /// [`STEPS`] batches.
@@ -133,7 +137,7 @@ fn run(case: &Case, device: &Device) -> (Vec<Vec<(&'static str, f32)>>, [Vec<f32
 
 fn agrees_with_the_cpu(case: &Case) {
     let (expected, [before, cpu]) = run(case, &Device::flex());
-    let (got, [start, gpu]) = run(case, &vulkan());
+    let (got, [start, gpu]) = run(case, &gpu());
     assert_eq!(start, before);
     let mut worst = (0.0, "");
     for (step, (expected, got)) in expected.iter().zip(&got).enumerate() {
@@ -195,7 +199,7 @@ fn drawn_noise_comes_back_with_a_checkpoint_and_has_its_moments() {
         let mpo = PolicyLoss::Mpo(MpoConfig::default());
         let case = Case::new(head, mpo, CriticLoss::Mse);
         goes_on_bit_for_bit(&case);
-        let mut state = case.state(5, &vulkan());
+        let mut state = case.state(5, &gpu());
         let noise = [0, 1, 2].map(|step| {
             let drawn = state.noise.draw(step, [8, 512, 3]);
             drawn.into_data().try_into_vec::<f32>().unwrap()
@@ -205,7 +209,7 @@ fn drawn_noise_comes_back_with_a_checkpoint_and_has_its_moments() {
 }
 
 fn goes_on_bit_for_bit(case: &Case) {
-    let device = vulkan();
+    let device = gpu();
     let batches = batches(&device);
     let advance = |state: &mut TrainState, batches: &[Batch]| {
         for batch in batches {
