@@ -26,7 +26,7 @@ const BATCH: usize = 60;
 const STEPS: usize = 25;
 
 /// How far apart a statistic may be, of its own size and of 1. PMPO on Mesa's software drivers: 1.3e-5 with
-/// OpenGL, 3.6e-6 with Vulkan.
+/// OpenGL, 3.6e-6 with Vulkan and WGSL (a driver made to hide what SPIR-V needs).
 const STATISTICS_TOLERANCE: f32 = 1e-3;
 
 /// How far apart the weights may be, of the way they have come. As above: 1.1e-4 and 6.4e-6.
