@@ -212,7 +212,7 @@ mod tests {
         );
         assert_eq!(batch.mean_policy_version, 5.5);
         assert_eq!(batch.name.policy_versions, 4..=7);
-        assert_eq!(batch.name.rewards, "20 to 21");
+        assert_eq!(batch.name.rewards, 20.0..=21.0);
     }
 
     /// Two sequences of two steps and the step after: rows 0 to 2 and 3 to 5.
@@ -251,6 +251,6 @@ mod tests {
         );
         assert_eq!(batch.mean_policy_version, 2.0);
         assert_eq!(batch.name.policy_versions, 0..=4);
-        assert_eq!(batch.name.rewards, "40 to 44");
+        assert_eq!(batch.name.rewards, 40.0..=44.0);
     }
 }

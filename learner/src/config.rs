@@ -306,6 +306,22 @@ mod tests {
     }
 
     #[test]
+    fn a_kind_refuses_the_keys_of_another() {
+        let parse = |text: &str| toml::from_str::<LearnerConfig>(text).map_err(|e| e.to_string());
+        parse("critic_loss = { kind = \"huber\", delta = 2.0 }").unwrap();
+        for foreign in [
+            "critic_loss = { kind = \"mse\", delta = 2.0 }",
+            "targets = { kind = \"n_step\", lambda = 0.5 }",
+            "policy_loss = { kind = \"dpo\", alpha = 0.5 }",
+        ] {
+            assert!(
+                parse(foreign).unwrap_err().contains("unknown field"),
+                "{foreign}"
+            );
+        }
+    }
+
+    #[test]
     fn the_loss_must_fit_the_head() {
         let head = HeadConfig::Categorical(CategoricalHead::default());
         let message = LearnerConfig::default().validate(&head).unwrap_err();

@@ -172,14 +172,14 @@ fn pmpo_with_a_scalar_critic_agrees_with_the_cpu() {
     agrees_with_the_cpu(&Case::new(
         gaussian(),
         PolicyLoss::default(),
-        CriticLoss::Mse,
+        CriticLoss::Mse {},
     ));
 }
 
 #[test]
 fn mpo_with_its_duals_agrees_with_the_cpu() {
     let mpo = PolicyLoss::Mpo(MpoConfig::default());
-    agrees_with_the_cpu(&Case::new(gaussian(), mpo, CriticLoss::Mse));
+    agrees_with_the_cpu(&Case::new(gaussian(), mpo, CriticLoss::Mse {}));
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn a_categorical_head_with_a_distributional_critic_agrees_with_the_cpu() {
 fn drawn_noise_comes_back_with_a_checkpoint_and_has_its_moments() {
     for head in [gaussian(), categorical()] {
         let mpo = PolicyLoss::Mpo(MpoConfig::default());
-        let case = Case::new(head, mpo, CriticLoss::Mse);
+        let case = Case::new(head, mpo, CriticLoss::Mse {});
         goes_on_bit_for_bit(&case);
         let mut state = case.state(5, &gpu());
         let noise = [0, 1, 2].map(|step| {

@@ -39,9 +39,8 @@ pub enum LearnerError {
     Snapshot(#[from] SnapshotError),
     /// A loss, a gradient norm or another statistic is NaN or infinite.
     #[error(
-        "learner step {step}: {statistic} is {value}; its batch: policy versions {} to {}, rewards \
-         {}; the run stops, its checkpoints are those from before",
-        batch.policy_versions.start(), batch.policy_versions.end(), batch.rewards
+        "learner step {step}: {statistic} is {value}; its batch: {batch}; the run stops, its \
+         checkpoints are those from before"
     )]
     NotFinite {
         /// The first step it was seen at.

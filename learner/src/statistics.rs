@@ -1,6 +1,7 @@
 //! The update's statistics: kept on the device step by step, read back a window at a time, which is
 //! also when it is checked that all of them are finite.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 
 use burn::tensor::Tensor;
@@ -32,12 +33,12 @@ impl UpdateStatistics {
 }
 
 /// Which batch a step took, for a message to name it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BatchName {
     /// Policy versions that acted in it, oldest to newest.
     pub policy_versions: RangeInclusive<i64>,
-    /// Rewards of the batch, least to largest, as text.
-    pub rewards: String,
+    /// Least and largest reward, as sampled.
+    pub rewards: RangeInclusive<f32>,
 }
 
 impl BatchName {
@@ -48,8 +49,22 @@ impl BatchName {
         let largest = rewards.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         Self {
             policy_versions: oldest..=newest,
-            rewards: format!("{least} to {largest}"),
+            rewards: least..=largest,
         }
+    }
+}
+
+impl fmt::Display for BatchName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (versions, rewards) = (&self.policy_versions, &self.rewards);
+        write!(
+            f,
+            "policy versions {} to {}, rewards {} to {}",
+            versions.start(),
+            versions.end(),
+            rewards.start(),
+            rewards.end()
+        )
     }
 }
 
@@ -133,7 +148,7 @@ mod tests {
     fn batch(version: i64) -> BatchName {
         BatchName {
             policy_versions: version..=version + 1,
-            rewards: "0 to 1".to_owned(),
+            rewards: 0.0..=1.0,
         }
     }
 

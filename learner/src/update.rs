@@ -294,7 +294,7 @@ fn clipped(gradient: Tensor<1>, norm: Tensor<1>, longest: f64) -> Tensor<1> {
     if longest == 0.0 {
         return gradient;
     }
-    // The floor keeps 0 / 0 out; a norm that is not finite stays so, and is found.
+    // The floor keeps 0 / 0 out. A norm that is not finite is found as a statistic, not here.
     let factor = (norm.clamp_min(f64::from(f32::MIN_POSITIVE)).recip() * longest).clamp_max(1.0);
     gradient * factor
 }

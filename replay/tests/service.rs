@@ -221,20 +221,23 @@ fn images() -> Signature {
     }
 }
 
+fn writer_of_images(service: &Service, shutdown: &CancellationToken) -> Writer {
+    Writer::new(
+        std::slice::from_ref(&service.address),
+        WriterConfig::default(),
+        images(),
+        service.runtime.handle(),
+        shutdown,
+    )
+    .unwrap()
+}
+
 #[test]
 fn a_batch_larger_than_a_message_ought_to_be_arrives_in_parts_and_whole() {
     let service = Service::start(roomy());
     let shutdown = CancellationToken::new();
     let runtime = service.runtime.handle();
-    let config = WriterConfig::default();
-    let mut writer = Writer::new(
-        std::slice::from_ref(&service.address),
-        config,
-        images(),
-        runtime,
-        &shutdown,
-    )
-    .unwrap();
+    let mut writer = writer_of_images(&service, &shutdown);
     let image = |value: f32| value.to_le_bytes().repeat(1 << 18);
     for value in 0..4u8 {
         let columns = vec![image(value.into()).into()];
@@ -272,16 +275,7 @@ fn a_batch_larger_than_a_message_ought_to_be_arrives_in_parts_and_whole() {
 fn a_sampler_that_does_not_read_holds_no_more_than_it_was_sent() {
     let service = Service::start(roomy());
     let shutdown = CancellationToken::new();
-    let runtime = service.runtime.handle();
-    let config = WriterConfig::default();
-    let mut writer = Writer::new(
-        std::slice::from_ref(&service.address),
-        config,
-        images(),
-        runtime,
-        &shutdown,
-    )
-    .unwrap();
+    let mut writer = writer_of_images(&service, &shutdown);
     let columns = vec![vec![0; 1 << 20].into()];
     writer
         .push(ColumnBatch::new(&images(), 1, columns).unwrap())

@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::{C51Config, ConfigError};
 
 /// What the critic says, and how its error is penalised.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CriticLoss {
     /// A number; half the mean of the squares.
-    #[default]
-    Mse,
+    // With braces it refuses another kind's keys; a unit would ignore them.
+    Mse {},
     /// A number; quadratic up to `delta`, linear beyond (Huber 1964).
     Huber {
         /// Where the linear part begins.
@@ -26,6 +26,12 @@ pub enum CriticLoss {
     Categorical(C51Config),
 }
 
+impl Default for CriticLoss {
+    fn default() -> Self {
+        Self::Mse {}
+    }
+}
+
 impl CriticLoss {
     /// Refuses values that cannot work.
     ///
@@ -33,7 +39,7 @@ impl CriticLoss {
     /// [`ConfigError`] names the field and the value.
     pub fn validate(&self) -> Result<(), ConfigError> {
         match self {
-            Self::Mse => Ok(()),
+            Self::Mse {} => Ok(()),
             Self::Huber { delta } if *delta > 0.0 && delta.is_finite() => Ok(()),
             Self::Huber { delta } => {
                 Err(ConfigError::new("delta", "a finite number above 0", delta))
@@ -45,7 +51,7 @@ impl CriticLoss {
     /// Outputs `K` of the critic's network.
     pub fn outputs(&self) -> usize {
         match self {
-            Self::Mse | Self::Huber { .. } => 1,
+            Self::Mse {} | Self::Huber { .. } => 1,
             Self::Categorical(config) => config.atoms,
         }
     }
@@ -55,7 +61,7 @@ impl CriticLoss {
         let [rows, k] = outputs.dims();
         assert_eq!(k, self.outputs(), "outputs must be [rows, K]");
         match self {
-            Self::Mse | Self::Huber { .. } => outputs.reshape([rows]),
+            Self::Mse {} | Self::Huber { .. } => outputs.reshape([rows]),
             Self::Categorical(config) => config.values(outputs),
         }
     }
@@ -73,7 +79,7 @@ impl CriticLoss {
         let [rows, _] = next_outputs.dims();
         assert_eq!(rows % batch, 0, "next outputs must be [N * B, K]");
         match self {
-            Self::Mse | Self::Huber { .. } => {
+            Self::Mse {} | Self::Huber { .. } => {
                 let next_value = self
                     .values(next_outputs)
                     .reshape([rows / batch, batch])
@@ -96,7 +102,7 @@ impl CriticLoss {
                 let mean = config.mean(target.clone());
                 (C51Config::cross_entropy(outputs, target), mean)
             }
-            (Self::Mse | Self::Huber { .. }, CriticTarget::Values(target)) => {
+            (Self::Mse {} | Self::Huber { .. }, CriticTarget::Values(target)) => {
                 assert_eq!(target.dims(), value.dims(), "targets must be [B]");
                 let target = target.without_autodiff();
                 let difference = target.clone() - self.values(outputs);
@@ -120,7 +126,7 @@ impl CriticLoss {
                 let clipped = difference.clone().clamp(-delta, *delta);
                 clipped.clone() * (difference - clipped * 0.5)
             }
-            Self::Mse | Self::Categorical(_) => difference.square() * 0.5,
+            Self::Mse {} | Self::Categorical(_) => difference.square() * 0.5,
         }
     }
 }
@@ -137,7 +143,7 @@ pub enum CriticTarget {
 /// What there is to know about one evaluation of the loss; scalars on the device, read when wanted.
 #[derive(Clone, Debug)]
 pub struct CriticStats {
-    /// Mean value of the batch's actions.
+    /// Mean value of the batch's actions, in the units of the rewards given.
     pub value: Tensor<1>,
     /// Mean target.
     pub target: Tensor<1>,
@@ -158,7 +164,7 @@ mod tests {
     use crate::testing::{assert_close, constant, gradient_check, values};
 
     fn target(reward: Tensor<1>, discount: Tensor<1>, next: Tensor<2>) -> Tensor<1> {
-        match CriticLoss::Mse.target(reward, discount, next) {
+        match CriticLoss::default().target(reward, discount, next) {
             CriticTarget::Values(target) => target,
             CriticTarget::Distribution(_) => panic!("a number was asked for"),
         }
@@ -180,7 +186,7 @@ mod tests {
     fn loss_and_gradient_by_hand() {
         let target = CriticTarget::Values(constant(&[1.0, -2.0], [2]));
         for (config, loss, gradient) in [
-            (CriticLoss::Mse, 2.3125, [-0.25, 1.5]),
+            (CriticLoss::Mse {}, 2.3125, [-0.25, 1.5]),
             (CriticLoss::Huber { delta: 1.0 }, 1.3125, [-0.25, 0.5]),
         ] {
             let q = [0.5, 1.0];
@@ -225,7 +231,7 @@ mod tests {
             atoms: 2,
             ..C51Config::default()
         };
-        for config in [CriticLoss::Mse, CriticLoss::Categorical(two_atoms)] {
+        for config in [CriticLoss::Mse {}, CriticLoss::Categorical(two_atoms)] {
             let k = config.outputs();
             let next = behind.clone().slice(0..k).reshape([1, k]);
             let target = config.target(constant(&[1.0], [1]), constant(&[0.9], [1]), next);
@@ -240,7 +246,7 @@ mod tests {
     #[should_panic(expected = "targets must be [B]")]
     fn a_target_that_would_broadcast_is_refused() {
         let target = CriticTarget::Values(constant(&[0.0], [1]));
-        CriticLoss::Mse.loss(constant(&[0.0, 1.0], [2, 1]), target);
+        CriticLoss::default().loss(constant(&[0.0, 1.0], [2, 1]), target);
     }
 
     #[test]

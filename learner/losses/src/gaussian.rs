@@ -5,7 +5,7 @@
 //! With one joint KL a step that shrinks the standard deviation can pay for a step of the mean;
 //! splitting it gives each its own weight.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 
 /// `ln(2 pi) / 2`.
 const HALF_LN_TAU: f64 = 0.918_938_533_204_672_7;
@@ -54,11 +54,6 @@ impl DiagonalGaussian {
         let quadratic = z.square().sum_dim(2).reshape([samples, batch]) * 0.5;
         let normaliser = self.std.clone().log().sum_dim(1).reshape([1, batch]);
         -(quadratic + normaliser) - HALF_LN_TAU * size as f64
-    }
-
-    /// The device of the parameters.
-    pub fn device(&self) -> Device {
-        self.mean.device()
     }
 }
 

@@ -85,8 +85,8 @@ fn a_resumed_run_goes_on_bit_for_bit() {
     let mpo = || PolicyLoss::Mpo(MpoConfig::default());
     let atoms = CriticLoss::Categorical(C51Config::default());
     for (head, policy_loss, critic_loss) in [
-        (gaussian.clone(), PolicyLoss::default(), CriticLoss::Mse),
-        (gaussian, mpo(), CriticLoss::Mse),
+        (gaussian.clone(), PolicyLoss::default(), CriticLoss::Mse {}),
+        (gaussian, mpo(), CriticLoss::Mse {}),
         (categorical, mpo(), atoms),
     ] {
         let folder = tempfile::tempdir().unwrap();

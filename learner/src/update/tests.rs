@@ -216,7 +216,7 @@ fn every_combination_of_losses_improves_the_bandit() {
         HeadConfig::Categorical(CategoricalHead::default()),
     ];
     let critics = [
-        CriticLoss::Mse,
+        CriticLoss::Mse {},
         CriticLoss::Categorical(C51Config {
             min_value: -6.0,
             max_value: 0.0,

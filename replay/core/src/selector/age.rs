@@ -53,31 +53,16 @@ impl Order {
 }
 
 /// The oldest item.
-#[derive(Default)]
-pub struct Fifo(Order);
-
-impl Selector for Fifo {
-    fn insert(&mut self, slot: Slot, _: f64) {
-        self.0.push(slot);
-    }
-
-    fn update(&mut self, _: Slot, _: f64) {}
-
-    fn remove(&mut self, slot: Slot) {
-        self.0.remove(slot);
-    }
-
-    fn select(&self, _: &mut dyn Rng) -> (Slot, f64) {
-        assert_ne!(self.0.oldest, END, "a slot is in use");
-        (self.0.oldest, 1.0)
-    }
-}
+pub type Fifo = ByAge<false>;
 
 /// The newest item.
-#[derive(Default)]
-pub struct Lifo(Order);
+pub type Lifo = ByAge<true>;
 
-impl Selector for Lifo {
+/// The item at one end of the order.
+#[derive(Default)]
+pub struct ByAge<const NEWEST: bool>(Order);
+
+impl<const NEWEST: bool> Selector for ByAge<NEWEST> {
     fn insert(&mut self, slot: Slot, _: f64) {
         self.0.push(slot);
     }
@@ -89,8 +74,9 @@ impl Selector for Lifo {
     }
 
     fn select(&self, _: &mut dyn Rng) -> (Slot, f64) {
-        assert_ne!(self.0.newest, END, "a slot is in use");
-        (self.0.newest, 1.0)
+        let slot = if NEWEST { self.0.newest } else { self.0.oldest };
+        assert_ne!(slot, END, "a slot is in use");
+        (slot, 1.0)
     }
 }
 

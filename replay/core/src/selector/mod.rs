@@ -10,7 +10,7 @@ mod prioritized;
 mod sum_tree;
 mod uniform;
 
-pub use age::{Fifo, Lifo};
+pub use age::{ByAge, Fifo, Lifo};
 pub use heap::Heap;
 pub use prioritized::Prioritized;
 pub use uniform::Uniform;
