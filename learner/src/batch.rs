@@ -21,6 +21,8 @@ pub struct Batch {
     pub discount: Tensor<1>,
     /// `[B, O]`.
     pub next_observation: Tensor<2>,
+    /// What multiplies the critic's losses, `[B]`, where experience is drawn by priority.
+    pub weights: Option<Tensor<1>>,
     /// What sequences have beside.
     pub sequences: Option<Sequences>,
     /// Mean policy version of the transitions.
@@ -101,6 +103,7 @@ impl Batch {
             reward,
             discount,
             next_observation: matrix(next_observation, rows),
+            weights: None,
             sequences: Some(Sequences { length, log_prob }),
             mean_policy_version: mean(&versions),
             name,
@@ -132,9 +135,25 @@ impl Batch {
             reward,
             discount,
             next_observation: matrix(next_observation, len),
+            weights: None,
             sequences: None,
             mean_policy_version: mean(&versions),
             name,
+        }
+    }
+}
+
+impl Batch {
+    /// The same with the importance weights of its items, of which each row has its item's.
+    pub(crate) fn weighted(self, weights: &[f32], device: &Device) -> Self {
+        let rows = self.reward.dims()[0] / weights.len();
+        let weights: Vec<f32> = weights
+            .iter()
+            .flat_map(|&weight| std::iter::repeat_n(weight, rows))
+            .collect();
+        Self {
+            weights: Some(Tensor::from_floats(weights.as_slice(), device)),
+            ..self
         }
     }
 }

@@ -6,7 +6,7 @@ use pmpo_replay_client::SamplerConfig;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::Targets;
+use crate::{Priorities, Targets};
 
 /// A value that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -66,6 +66,8 @@ pub struct LearnerConfig {
     pub policy_loss: PolicyLoss,
     /// The critic's loss.
     pub critic_loss: CriticLoss,
+    /// Who sets the priorities of the replay table's items.
+    pub priorities: Priorities,
     /// Name of the replay table.
     pub table: String,
     /// Batches asked for ahead of their use.
@@ -100,6 +102,7 @@ impl Default for LearnerConfig {
             target_period_steps: 100,
             policy_loss: PolicyLoss::default(),
             critic_loss: CriticLoss::default(),
+            priorities: Priorities::default(),
             table: "replay".to_owned(),
             prefetch_batches: 2,
             publish_period_steps: 100,
@@ -170,6 +173,7 @@ impl LearnerConfig {
             .validate()
             .map_err(|error| nested("critic_loss", error))?;
         self.targets.validate()?;
+        self.priorities.validate()?;
         if let (Targets::Retrace(_), CriticLoss::Categorical(_)) =
             (&self.targets, &self.critic_loss)
         {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bench::random_batch;
 use crate::board::{Board, Totals};
 use crate::checkpoint::Checkpoints;
+use crate::priorities::PriorityUpdates;
 use crate::progress::Progress;
 use crate::publisher::Publisher;
 use crate::service::Service;
@@ -94,6 +95,7 @@ pub async fn run(
         state,
         statistics: Statistics::default(),
         sampler,
+        priorities: PriorityUpdates::default(),
         publisher,
         checkpoints,
         board: board.clone(),

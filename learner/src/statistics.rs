@@ -14,15 +14,25 @@ pub struct UpdateStatistics {
     names: Vec<&'static str>,
     /// `[names]`, on the device.
     values: Tensor<1>,
+    /// Sizes of the critic's errors, `[B]`, of a weighted batch; on the device.
+    errors: Option<Tensor<1>>,
 }
 
 impl UpdateStatistics {
-    pub(crate) fn new(statistics: Vec<(&'static str, Tensor<1>)>) -> Self {
+    pub(crate) fn new(
+        statistics: Vec<(&'static str, Tensor<1>)>,
+        errors: Option<Tensor<1>>,
+    ) -> Self {
         let (names, values) = statistics.into_iter().unzip();
         Self {
             names,
             values: Tensor::cat(values, 0),
+            errors,
         }
+    }
+
+    pub(crate) fn take_errors(&mut self) -> Option<Tensor<1>> {
+        self.errors.take()
     }
 
     /// Reads the statistics back.
@@ -139,10 +149,8 @@ mod tests {
 
     fn row(first: f32, last: f32) -> UpdateStatistics {
         let scalar = |value: f32| Tensor::from_floats([value], &Device::flex());
-        UpdateStatistics::new(vec![
-            ("policy_loss", scalar(first)),
-            ("target", scalar(last)),
-        ])
+        let scalars = vec![("policy_loss", scalar(first)), ("target", scalar(last))];
+        UpdateStatistics::new(scalars, None)
     }
 
     fn batch(version: i64) -> BatchName {

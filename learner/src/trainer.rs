@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;
 use crate::checkpoint::Checkpoints;
+use crate::priorities::PriorityUpdates;
 use crate::publisher::Publisher;
 use crate::statistics::Statistics;
 use crate::{Batch, EndReason, LearnerError, LearnerOptions, TrainState, metrics};
@@ -23,6 +24,7 @@ pub(crate) struct Trainer {
     pub(crate) state: TrainState,
     pub(crate) statistics: Statistics,
     pub(crate) sampler: Sampler,
+    pub(crate) priorities: PriorityUpdates,
     pub(crate) publisher: Publisher,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) board: Board,
@@ -92,8 +94,14 @@ impl Trainer {
     fn step(&mut self, sampled: &SampledBatch) -> Result<(), LearnerError> {
         let start = Instant::now();
         let config = &self.options.learner;
-        let batch = Batch::sampled(&config.targets, &sampled.columns, self.state.device());
-        let statistics = self.state.update(config, &batch);
+        self.priorities.deliver(&config.priorities, &self.sampler)?;
+        let device = self.state.device();
+        let batch = Batch::sampled(&config.targets, &sampled.columns, device);
+        let batch = config.priorities.weigh(batch, sampled, device);
+        let mut statistics = self.state.update(config, &batch);
+        if let Some(errors) = statistics.take_errors() {
+            self.priorities.push(sampled, errors);
+        }
         self.statistics.push(statistics, batch.name.clone());
         let step = self.state.step();
         let publish = step.is_multiple_of(config.publish_period_steps);

@@ -211,7 +211,8 @@ impl TrainState {
         let outputs = online
             .critic
             .forward(batch.observation.clone(), batch.action.clone());
-        let critic = config.critic_loss.loss(outputs, target);
+        let weights = batch.weights.clone();
+        let critic = config.critic_loss.loss(outputs, target, weights);
 
         let policy = online.policy.forward(batch.next_observation.clone());
         let duals = self
@@ -312,7 +313,7 @@ fn statistics(losses: &Losses, [policy_norm, critic_norm]: &[Tensor<1>; 2]) -> U
         (width_name, width),
     ];
     all.extend(losses.policy.stats.iter().cloned());
-    UpdateStatistics::new(all)
+    UpdateStatistics::new(all, critic.errors.clone())
 }
 
 #[cfg(test)]

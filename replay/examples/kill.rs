@@ -26,8 +26,8 @@ use support::{AnyError, Part, batch, ids, serve, signature};
 
 /// Ids of a writer begin at its number times this.
 const IDS: i64 = 1 << 40;
-/// How long the service runs between kills.
-const LIFE: Duration = Duration::from_millis(700);
+/// Items that every writer has acknowledged between two kills, at least.
+const BETWEEN_KILLS: i64 = 1000;
 /// How long reports of acknowledgements may take to arrive.
 const SETTLE: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -147,7 +147,7 @@ fn run(kills: &str, writers: &str) -> Result<(), AnyError> {
     let mut dead: Vec<Reporter> = Vec::new();
     let mut next = count;
     for kill in 1..=kills {
-        std::thread::sleep(LIFE);
+        insert_more(&mut live)?;
         server.kill()?;
         if kill % 5 == 0 {
             let mut victim = live.remove(0);
@@ -160,7 +160,7 @@ fn run(kills: &str, writers: &str) -> Result<(), AnyError> {
         check(kill, data, &mut dead, &mut live)?;
         (server, _) = Part::serve(&["serve", &address, data])?;
     }
-    std::thread::sleep(LIFE);
+    insert_more(&mut live)?;
     for reporter in &mut live {
         drop(reporter.part.input.take());
     }
@@ -179,6 +179,23 @@ fn run(kills: &str, writers: &str) -> Result<(), AnyError> {
     }
     println!("every acknowledged item was recovered after each kill, and none twice");
     Ok(())
+}
+
+/// Returns in the middle of every writer's insertions, once each has a good part behind it.
+fn insert_more(live: &mut [Reporter]) -> Result<(), AnyError> {
+    let before: Vec<i64> = live.iter().map(|reporter| reporter.acknowledged).collect();
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        for reporter in live.iter_mut() {
+            reporter.read()?;
+        }
+        let mut grown = live.iter().zip(&before);
+        if grown.all(|(reporter, before)| reporter.acknowledged >= before + BETWEEN_KILLS) {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err("a writer did not come back".into())
 }
 
 /// Counts what a service over a copy of the folder gives.

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result};
 use pmpo_actor::{ActorConfig, EvaluatorConfig};
-use pmpo_learner::{DeviceChoice, LearnerConfig, Limits, Targets};
+use pmpo_learner::{DeviceChoice, LearnerConfig, Limits, Priorities, Targets};
 use pmpo_policy::NetworkConfig;
-use pmpo_replay::{ReplayConfig, TableConfig};
+use pmpo_replay::{ReplayConfig, SelectorKind, TableConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::ConfigArgs;
@@ -86,6 +86,7 @@ impl Config {
     ) -> Result<Self> {
         let mut config = Self::from_layers(file, assignments)?;
         config.check_sequence_length().map_err(Usage::new)?;
+        config.check_priorities().map_err(Usage::new)?;
         Ok(config)
     }
 
@@ -114,6 +115,26 @@ impl Config {
                 got == steps,
                 "{place}.sequence_length: expected {steps}, for {kind}, got {got}; without the key it \
                  follows"
+            );
+        }
+        Ok(())
+    }
+
+    /// Priorities that nobody sets would draw as if there were none, and priorities that nobody uses
+    /// would be refused by the table.
+    fn check_priorities(&mut self) -> Result<()> {
+        let sets = matches!(self.learner.priorities, Priorities::TdError(_));
+        if let Some((place, table)) = self.learner_table() {
+            let draws = table.sampler == SelectorKind::Prioritized;
+            let (expected, got) = if draws {
+                ("td_error", "none")
+            } else {
+                ("none", "td_error")
+            };
+            anyhow::ensure!(
+                sets == draws,
+                "learner.priorities.kind: expected {expected}, for {place}.sampler = {:?}, got {got}",
+                table.sampler.as_str()
             );
         }
         Ok(())
@@ -235,6 +256,15 @@ mod tests {
         );
         let lambda = refused(&["learner.targets.lambda=0.5"]);
         assert!(lambda.contains("unknown field"), "{lambda}");
+        let by_priority = "replay.table.sampler=prioritized";
+        assert_eq!(
+            refused(&[by_priority]),
+            "learner.priorities.kind: expected td_error, for replay.table.sampler = \"prioritized\", got \
+             none"
+        );
+        let td_error = "learner.priorities.kind=td_error";
+        assert!(refused(&[td_error]).contains("expected none"));
+        load(&[td_error, by_priority]).unwrap();
         // Tables of other names are nobody's business here.
         let other = ["replay.table.sequence_length=4", "replay.table.name=other"];
         assert_eq!(load(&other).unwrap().replay.table.sequence_length, 4);

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use pmpo_actor::{ActorConfig, Addresses, EvaluatorConfig};
 use pmpo_learner::{
-    DeviceChoice, EndReason, LearnerConfig, LearnerOptions, Limits, RetraceTargets, Targets,
+    DeviceChoice, EndReason, LearnerConfig, LearnerOptions, Limits, Priorities, RetraceTargets,
+    Targets, TdErrorPriorities,
 };
 use pmpo_policy::NetworkConfig;
 use pmpo_proto::v1::ListTablesRequest;
 use pmpo_proto::v1::replay_client::ReplayClient;
-use pmpo_replay::{ReplayConfig, TableConfig};
+use pmpo_replay::{ReplayConfig, SelectorKind, TableConfig};
+use pmpo_replay_client::{Sampler, SamplerConfig};
+use pmpo_types::{step, transition};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -20,9 +23,10 @@ const SAMPLES_PER_INSERT: f64 = 16.0;
 const MIN_SIZE: usize = 200;
 const ERROR_BUFFER: f64 = 400.0;
 
-fn replay_config(targets: &Targets) -> ReplayConfig {
+fn replay_config(targets: &Targets, sampler: SelectorKind) -> ReplayConfig {
     ReplayConfig {
         table: TableConfig {
+            sampler,
             sequence_length: targets.steps_per_item(),
             samples_per_insert: SAMPLES_PER_INSERT,
             min_size_to_sample: MIN_SIZE,
@@ -34,7 +38,12 @@ fn replay_config(targets: &Targets) -> ReplayConfig {
     }
 }
 
-fn learner_options(run_dir: &Path, replay_address: String, targets: Targets) -> LearnerOptions {
+fn learner_options(
+    run_dir: &Path,
+    replay_address: String,
+    targets: Targets,
+    priorities: Priorities,
+) -> LearnerOptions {
     let task = "cartpole-swingup".to_owned();
     let spec = pmpo_suite::load(&task, 0).expect("the task").spec().clone();
     LearnerOptions {
@@ -50,6 +59,7 @@ fn learner_options(run_dir: &Path, replay_address: String, targets: Targets) -> 
             batch_size: BATCH,
             publish_period_steps: 20,
             targets,
+            priorities,
             ..LearnerConfig::default()
         },
         limits: Limits {
@@ -71,7 +81,7 @@ async fn bind() -> (TcpListener, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_loop_learns_evaluates_and_shuts_down() {
-    the_whole_loop(Targets::default(), 1).await;
+    the_whole_loop(Targets::default(), Priorities::default(), 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,22 +91,35 @@ async fn the_whole_loop_learns_from_sequences() {
         sequence_period: 2,
         ..RetraceTargets::default()
     };
-    the_whole_loop(Targets::Retrace(targets), 2).await;
+    the_whole_loop(Targets::Retrace(targets), Priorities::default(), 2).await;
+}
+
+/// Schaul et al. 2016: the learner's errors become the table's priorities.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_loop_learns_by_priority() {
+    let priorities = Priorities::TdError(TdErrorPriorities::default());
+    the_whole_loop(Targets::default(), priorities, 1).await;
 }
 
 /// Trains with a table each of whose items stands for `steps_per_item` environment steps.
-async fn the_whole_loop(targets: Targets, steps_per_item: u64) {
+async fn the_whole_loop(targets: Targets, priorities: Priorities, steps_per_item: u64) {
+    let selector = match priorities {
+        Priorities::None {} => SelectorKind::Uniform,
+        Priorities::TdError(_) => SelectorKind::Prioritized,
+    };
+    let even = selector == SelectorKind::Uniform;
+    let kind = (targets.clone(), selector);
     let folder = tempfile::tempdir().unwrap();
     let shutdown = CancellationToken::new();
     let (replay_listener, replay) = bind().await;
     let (learner_listener, learner) = bind().await;
 
     let replay_task = tokio::spawn(pmpo_replay::run(
-        replay_config(&targets),
+        replay_config(&kind.0, kind.1),
         replay_listener,
         shutdown.clone(),
     ));
-    let options = learner_options(folder.path(), replay.clone(), targets);
+    let options = learner_options(folder.path(), replay.clone(), targets, priorities);
     let learner_task = tokio::spawn(pmpo_learner::run(
         options,
         learner_listener,
@@ -166,6 +189,9 @@ async fn the_whole_loop(targets: Targets, steps_per_item: u64) {
         "{outcome:?} {counters:?}"
     );
 
+    let drawn = probabilities(replay, &kind.0, shutdown.clone()).await;
+    assert_eq!(drawn.iter().all(|&p| p == drawn[0]), even, "{drawn:?}");
+
     shutdown.cancel();
     let ended = async {
         actor_task
@@ -199,4 +225,33 @@ async fn the_whole_loop(targets: Targets, steps_per_item: u64) {
         progress.lines().count() >= 2,
         "no evaluation arrived: {progress}"
     );
+}
+
+/// How likely the items of a batch were to be drawn.
+async fn probabilities(replay: String, targets: &Targets, shutdown: CancellationToken) -> Vec<f64> {
+    let spec = pmpo_suite::load("cartpole-swingup", 0)
+        .expect("the task")
+        .spec()
+        .clone();
+    let sizes = (spec.observation_size(), spec.action_size());
+    let signature = match targets {
+        Targets::NStep {} => transition::signature(sizes.0, sizes.1),
+        Targets::Retrace(_) => step::signature(sizes.0, sizes.1),
+    };
+    let config = SamplerConfig {
+        batch_size: BATCH,
+        sequence_length: targets.steps_per_item(),
+        ..SamplerConfig::default()
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let draw = move || {
+        let sampler = Sampler::new(&[replay], config, signature, &runtime, &shutdown);
+        sampler
+            .expect("a sampler")
+            .next()
+            .expect("a batch")
+            .items
+            .probabilities
+    };
+    tokio::task::spawn_blocking(draw).await.expect("no panic")
 }

@@ -93,29 +93,47 @@ impl CriticLoss {
         }
     }
 
-    /// The loss of the online critic's `outputs` `[B, K]` against the target, averaged over the batch.
-    pub fn loss(&self, outputs: Tensor<2>, target: CriticTarget) -> CriticLossOutput {
+    /// The loss of the online critic's `outputs` `[B, K]` against the target, averaged over the batch;
+    /// of experience drawn by priority each with its importance weight, `[B]`.
+    pub fn loss(
+        &self,
+        outputs: Tensor<2>,
+        target: CriticTarget,
+        weights: Option<Tensor<1>>,
+    ) -> CriticLossOutput {
         let value = self.values(outputs.clone().without_autodiff());
-        let (losses, target) = match (self, target) {
+        let (losses, errors, target) = match (self, target) {
             (Self::Categorical(config), CriticTarget::Distribution(target)) => {
                 assert_eq!(outputs.dims(), target.dims(), "targets must be [B, K]");
                 let mean = config.mean(target.clone());
-                (C51Config::cross_entropy(outputs, target), mean)
+                let losses = C51Config::cross_entropy(outputs, target);
+                (losses.clone(), losses, mean)
             }
             (Self::Mse {} | Self::Huber { .. }, CriticTarget::Values(target)) => {
                 assert_eq!(target.dims(), value.dims(), "targets must be [B]");
                 let target = target.without_autodiff();
                 let difference = target.clone() - self.values(outputs);
-                (self.penalise(difference), target)
+                (self.penalise(difference.clone()), difference, target)
             }
             _ => panic!("a target made by another loss"),
         };
+        let stats = CriticStats {
+            value: value.clone().mean(),
+            target: target.mean(),
+        };
+        let Some(weights) = weights else {
+            let (loss, errors) = (losses.mean(), None);
+            return CriticLossOutput {
+                loss,
+                errors,
+                stats,
+            };
+        };
+        assert_eq!(weights.dims(), value.dims(), "weights must be [B]");
         CriticLossOutput {
-            loss: losses.mean(),
-            stats: CriticStats {
-                value: value.mean(),
-                target: target.mean(),
-            },
+            loss: (losses * weights).mean(),
+            errors: Some(errors.without_autodiff().abs()),
+            stats,
         }
     }
 
@@ -154,6 +172,9 @@ pub struct CriticStats {
 pub struct CriticLossOutput {
     /// To minimise: `[1]`.
     pub loss: Tensor<1>,
+    /// How wrong the critic was, `[B]`, where weights were given: the size of the difference, or for a
+    /// distribution the cross entropy (Hessel et al. 2018); a constant.
+    pub errors: Option<Tensor<1>>,
     /// Its parts.
     pub stats: CriticStats,
 }
@@ -190,13 +211,30 @@ mod tests {
             (CriticLoss::Huber { delta: 1.0 }, 1.3125, [-0.25, 0.5]),
         ] {
             let q = [0.5, 1.0];
-            let output = config.loss(constant(&q, [2, 1]), target.clone());
+            let output = config.loss(constant(&q, [2, 1]), target.clone(), None);
             assert_close(&values(output.loss), &[loss], 1e-12);
             assert_close(&values(output.stats.value), &[0.75], 1e-12);
             assert_close(&values(output.stats.target), &[-0.5], 1e-12);
-            let got = gradient_check(&q, |q| config.loss(q.reshape([2, 1]), target.clone()).loss);
+            let got = gradient_check(&q, |q| {
+                config.loss(q.reshape([2, 1]), target.clone(), None).loss
+            });
             assert_close(&got, &gradient, 1e-9);
         }
+    }
+
+    /// Schaul et al. 2016, algorithm 1: each loss times its weight, then averaged; errors 0.5 and 3.
+    #[test]
+    fn weights_scale_losses_and_come_with_errors() {
+        let target = CriticTarget::Values(constant(&[1.0, -2.0], [2]));
+        let weighted = |q: Tensor<1>| {
+            let weights = constant(&[1.0, 0.5], [2]);
+            CriticLoss::Mse {}.loss(q.reshape([2, 1]), target.clone(), Some(weights))
+        };
+        let output = weighted(constant(&[0.5, 1.0], [2]));
+        assert_close(&values(output.loss), &[(0.125 + 0.5 * 4.5) / 2.0], 1e-12);
+        assert_close(&values(output.errors.unwrap()), &[0.5, 3.0], 1e-12);
+        let gradient = gradient_check(&[0.5, 1.0], |q| weighted(q).loss);
+        assert_close(&gradient, &[-0.25, 0.75], 1e-9);
     }
 
     /// Two atoms, 0 and 1; the critic says a half each, the target is 0.25: `ln 2`, and the gradient of
@@ -213,12 +251,12 @@ mod tests {
             constant(&[0.0], [1]),
             constant(&[0.3, -0.3], [1, 2]),
         );
-        let output = config.loss(constant(&[0.0, 0.0], [1, 2]), target.clone());
+        let output = config.loss(constant(&[0.0, 0.0], [1, 2]), target.clone(), None);
         assert_close(&values(output.loss), &[2f64.ln()], 1e-12);
         assert_close(&values(output.stats.value), &[0.5], 1e-12);
         assert_close(&values(output.stats.target), &[0.25], 1e-12);
         let gradient = gradient_check(&[0.0, 0.0], |x| {
-            config.loss(x.reshape([1, 2]), target.clone()).loss
+            config.loss(x.reshape([1, 2]), target.clone(), None).loss
         });
         assert_close(&gradient, &[0.5 - 0.75, 0.5 - 0.25], 1e-9);
     }
@@ -236,7 +274,7 @@ mod tests {
             let next = behind.clone().slice(0..k).reshape([1, k]);
             let target = config.target(constant(&[1.0], [1]), constant(&[0.9], [1]), next);
             let outputs = online.clone().slice(0..k).reshape([1, k]);
-            let gradients = config.loss(outputs, target).loss.backward();
+            let gradients = config.loss(outputs, target, None).loss.backward();
             assert!(online.grad(&gradients).is_some());
             assert!(behind.grad(&gradients).is_none());
         }
@@ -246,7 +284,7 @@ mod tests {
     #[should_panic(expected = "targets must be [B]")]
     fn a_target_that_would_broadcast_is_refused() {
         let target = CriticTarget::Values(constant(&[0.0], [1]));
-        CriticLoss::default().loss(constant(&[0.0, 1.0], [2, 1]), target);
+        CriticLoss::default().loss(constant(&[0.0, 1.0], [2, 1]), target, None);
     }
 
     #[test]

@@ -46,6 +46,17 @@ impl Items {
         }
     }
 
+    /// Memory for so many slots.
+    pub(crate) fn reserve(&mut self, slots: usize) {
+        self.heads.reserve_exact(slots);
+        if let Some(column) = &mut self.priorities {
+            column.reserve_exact(slots);
+        }
+        if let Some(column) = &mut self.first_rows {
+            column.reserve_exact(slots);
+        }
+    }
+
     /// Slots ever used.
     pub(crate) fn slots(&self) -> usize {
         self.heads.len()

@@ -69,6 +69,14 @@ impl Steps {
         }
     }
 
+    /// Memory for so many rows.
+    pub(crate) fn reserve(&mut self, rows: usize) {
+        self.links.reserve_exact(rows);
+        if let Some(places) = &mut self.places {
+            places.reserve_exact(rows);
+        }
+    }
+
     /// These rows are a writer's tail.
     pub(crate) fn hold_tail(&mut self, rows: impl IntoIterator<Item = Slot>) {
         for row in rows {

@@ -18,6 +18,10 @@ use crate::steps::Steps;
 use crate::writers::Writers;
 use crate::{Error, RateLimiter, TableConfig};
 
+/// Slots and rows that memory is reserved for at the start, as far as the table may hold as many. It
+/// costs nothing before it is used, where a vector that grows leaves behind all it has outgrown.
+const RESERVED: usize = 1 << 22;
+
 /// One replay table. It takes the signature of whoever opens it first and refuses any other.
 pub struct Table {
     pub(crate) config: TableConfig,
@@ -90,12 +94,23 @@ impl Table {
     ) -> Result<Self, Error> {
         config.validate()?;
         let length = config.sequence_length;
+        let mut items = Items::new(config.uses_priorities(), length > 1);
+        let mut steps = (length > 1).then(|| Steps::new(length, log.is_some()));
+        let mut sampler = config.sampler.build(config.priority_exponent);
+        let mut remover = config.remover.build(config.priority_exponent);
+        let slots = config.max_size.min(RESERVED);
+        items.reserve(slots);
+        sampler.reserve(slots);
+        remover.reserve(slots);
+        if let Some(steps) = &mut steps {
+            steps.reserve(config.max_size.saturating_mul(length).min(RESERVED));
+        }
         Ok(Self {
             contents: None,
-            items: Items::new(config.uses_priorities(), length > 1),
-            steps: (length > 1).then(|| Steps::new(length, log.is_some())),
-            sampler: config.sampler.build(config.priority_exponent),
-            remover: config.remover.build(config.priority_exponent),
+            items,
+            steps,
+            sampler,
+            remover,
             limiter: RateLimiter::new(&config),
             writers: Writers::new(config.max_writers),
             log,

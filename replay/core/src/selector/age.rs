@@ -63,6 +63,10 @@ pub type Lifo = ByAge<true>;
 pub struct ByAge<const NEWEST: bool>(Order);
 
 impl<const NEWEST: bool> Selector for ByAge<NEWEST> {
+    fn reserve(&mut self, slots: usize) {
+        self.0.links.reserve_exact(slots);
+    }
+
     fn insert(&mut self, slot: Slot, _: f64) {
         self.0.push(slot);
     }

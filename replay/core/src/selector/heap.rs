@@ -93,6 +93,11 @@ impl Heap {
 }
 
 impl Selector for Heap {
+    fn reserve(&mut self, slots: usize) {
+        self.heap.reserve_exact(slots);
+        self.positions.reserve_exact(slots);
+    }
+
     fn insert(&mut self, slot: Slot, priority: f64) {
         let index = slot as usize;
         if index >= self.positions.len() {

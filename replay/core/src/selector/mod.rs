@@ -20,6 +20,9 @@ pub type Slot = u32;
 
 /// An ordering, or a distribution, over the slots in use.
 pub trait Selector: Send {
+    /// So many slots are going to be used: memory for them, which costs nothing before it is used.
+    fn reserve(&mut self, slots: usize);
+
     /// A new item is in `slot`, which was not in use.
     fn insert(&mut self, slot: Slot, priority: f64);
 

@@ -34,6 +34,11 @@ impl Prioritized {
 }
 
 impl Selector for Prioritized {
+    fn reserve(&mut self, slots: usize) {
+        self.weights.reserve(slots);
+        self.used.reserve(slots);
+    }
+
     fn insert(&mut self, slot: Slot, priority: f64) {
         self.used.insert(slot, priority);
         self.update(slot, priority);

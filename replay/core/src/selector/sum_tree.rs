@@ -15,6 +15,14 @@ pub(crate) struct SumTree {
 }
 
 impl SumTree {
+    /// Memory for so many weights, of which there are none yet.
+    pub(crate) fn reserve(&mut self, weights: usize) {
+        if self.levels.is_empty() {
+            let weights = weights.next_multiple_of(CHILDREN);
+            self.levels.push(Vec::with_capacity(weights));
+        }
+    }
+
     /// The sum of all weights.
     pub(crate) fn total(&self) -> f64 {
         self.levels.last().map_or(0.0, |top| top.iter().sum())

@@ -12,6 +12,11 @@ pub struct Uniform {
 }
 
 impl Selector for Uniform {
+    fn reserve(&mut self, slots: usize) {
+        self.slots.reserve_exact(slots);
+        self.positions.reserve_exact(slots);
+    }
+
     fn insert(&mut self, slot: Slot, _: f64) {
         let index = slot as usize;
         if index >= self.positions.len() {
