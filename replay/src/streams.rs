@@ -1,8 +1,10 @@
 //! The two kinds of streams. Everything is checked here, before the table sees it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use pmpo_proto::v1::{self, Compression, insert_request, sample_request};
@@ -70,6 +72,19 @@ async fn respond<T>(responses: &Sender<Result<T, Status>>, response: T) -> Resul
         .send(Ok(response))
         .await
         .map_err(|_| Status::cancelled("the client is gone"))
+}
+
+/// The answer of the first in the queue, if it is there; takes it out.
+async fn ready<F: Future + Unpin>(queue: &mut VecDeque<F>) -> Option<F::Output> {
+    let first = queue.front_mut()?;
+    let answer = poll_fn(|context| Poll::Ready(Pin::new(&mut *first).poll(context))).await;
+    match answer {
+        Poll::Ready(answer) => {
+            queue.pop_front();
+            Some(answer)
+        }
+        Poll::Pending => None,
+    }
 }
 
 /// A writer's stream.
@@ -149,8 +164,17 @@ impl Stream<v1::InsertResponse> for Insert {
             tokio::select! {
                 next_sequence = oldest => {
                     stored.pop_front();
-                    let next_sequence = next_sequence?;
+                    let mut next_sequence = next_sequence?;
+                    // One answer acknowledges all that is stored by now.
+                    let mut refused = Ok(());
+                    while refused.is_ok() && let Some(answer) = ready(&mut stored).await {
+                        match answer {
+                            Ok(later) => next_sequence = later,
+                            Err(status) => refused = Err(status),
+                        }
+                    }
                     respond(responses, v1::InsertResponse { next_sequence }).await?;
+                    refused?;
                 }
                 request = self.requests.message(), if reads => {
                     let handed_over = match request {
