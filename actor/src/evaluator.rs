@@ -6,7 +6,7 @@ use std::time::Instant;
 use ::metrics::{counter, gauge};
 use pmpo_policy::PolicyNetwork;
 use pmpo_proto::v1;
-use pmpo_service::grpc;
+use pmpo_service::{grpc, identity};
 use pmpo_suite::Environment;
 use pmpo_types::{Role, derive_seed};
 use tokio::sync::mpsc;
@@ -193,17 +193,13 @@ pub async fn run(
     let Some(run) = RunInfo::get(&channel, &shutdown).await? else {
         return Ok(());
     };
+    identity::set_run(&run.run_id);
     let count = config.threads as u64;
     let seeds = (index * count..(index + 1) * count)
         .map(|number| derive_seed(run.seed, Role::Evaluator, number));
     let environments = run.environments(seeds.collect()).await?;
     let name = format!("evaluator-{index}");
-    tracing::info!(
-        run = run.run_id,
-        task = run.task,
-        threads = config.threads,
-        "evaluating"
-    );
+    tracing::info!(task = run.task, threads = config.threads, "evaluating");
 
     let shutdown = shutdown.child_token();
     let _stop = shutdown.clone().drop_guard();

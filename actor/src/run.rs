@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pmpo_replay_client::{Writer, WriterConfig, preference};
-use pmpo_service::grpc;
+use pmpo_service::{grpc, identity};
 use pmpo_types::{EnvironmentSpec, Role, derive_seed};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -46,6 +46,7 @@ pub async fn run(
     let Some(run) = RunInfo::get(&learner, &shutdown).await? else {
         return Ok(());
     };
+    identity::set_run(&run.run_id);
     let count = config.environments as u64;
     let numbers = index * count..(index + 1) * count;
     let seeds = numbers
@@ -71,12 +72,7 @@ pub async fn run(
         })
         .collect::<Result<Vec<_>, _>>()?;
     let actor = format!("actor-{index}");
-    tracing::info!(
-        run = run.run_id,
-        task = run.task,
-        environments = count,
-        "acting"
-    );
+    tracing::info!(task = run.task, environments = count, "acting");
 
     let shutdown = shutdown.child_token();
     let _stop = shutdown.clone().drop_guard();

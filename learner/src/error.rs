@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use pmpo_policy::SnapshotError;
+use pmpo_proto::WireError;
 use pmpo_replay_client::ClientError;
 use pmpo_service::grpc::AddressError;
 use thiserror::Error;
@@ -37,6 +38,9 @@ pub enum LearnerError {
     /// The policy cannot be published or read back.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// The policy does not fit a message.
+    #[error(transparent)]
+    Wire(#[from] WireError),
     /// A loss, a gradient norm or another statistic is NaN or infinite.
     #[error(
         "learner step {step}: {statistic} is {value}; its batch: {batch}; the run stops, its \

@@ -12,6 +12,8 @@ pub mod bandit;
 mod batch;
 pub mod bench;
 mod board;
+mod broadcast;
+pub mod broadcast_bench;
 pub mod checkpoint;
 mod config;
 pub mod curve;

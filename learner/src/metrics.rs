@@ -20,6 +20,10 @@ pub const REPLAY_ITEMS: &str = "pmpo_learner_replay_items";
 pub const POLICY_VERSION: &str = "pmpo_learner_policy_version";
 /// Size of the newest snapshot.
 pub const SNAPSHOT_BYTES: &str = "pmpo_learner_snapshot_bytes";
+/// Snapshots encoded: one for each publication, however many subscribe.
+pub const SNAPSHOT_ENCODINGS: &str = "pmpo_learner_snapshot_encodings_total";
+/// Snapshots handed to subscribers' connections.
+pub const SNAPSHOTS_SENT: &str = "pmpo_learner_snapshots_sent_total";
 /// Subscriptions to the policy that were accepted.
 pub const SUBSCRIPTIONS: &str = "pmpo_learner_subscriptions_total";
 /// Training episodes reported.
@@ -63,6 +67,16 @@ pub fn describe() {
     describe_gauge!(REPLAY_ITEMS, Unit::Count, "Items in the replay table");
     describe_gauge!(POLICY_VERSION, "The newest policy version");
     describe_gauge!(SNAPSHOT_BYTES, Unit::Bytes, "Size of the newest snapshot");
+    describe_counter!(
+        SNAPSHOT_ENCODINGS,
+        Unit::Count,
+        "Snapshots encoded: one for each publication, however many subscribe"
+    );
+    describe_counter!(
+        SNAPSHOTS_SENT,
+        Unit::Count,
+        "Snapshots handed to subscribers' connections"
+    );
     describe_counter!(
         SUBSCRIPTIONS,
         Unit::Count,

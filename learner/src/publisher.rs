@@ -11,6 +11,7 @@ use pmpo_types::EnvironmentSpec;
 use tokio::sync::watch;
 
 use crate::board::Board;
+use crate::broadcast::Publication;
 use crate::{LearnerError, LearnerOptions, TrainState, metrics};
 
 /// The side of the channel that the update thread holds; when it is gone, subscriptions end.
@@ -19,7 +20,7 @@ pub(crate) struct Publisher {
     network: NetworkConfig,
     spec: EnvironmentSpec,
     board: Board,
-    newest: watch::Sender<v1::PolicySnapshot>,
+    newest: watch::Sender<Publication>,
 }
 
 impl Publisher {
@@ -34,14 +35,14 @@ impl Publisher {
             network: options.policy.clone(),
             spec: options.spec.clone(),
             board,
-            newest: watch::Sender::new(v1::PolicySnapshot::default()),
+            newest: watch::Sender::new(Publication::default()),
         };
         publisher.send(state, version)?;
         Ok(publisher)
     }
 
     /// What subscribers read from.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<v1::PolicySnapshot> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Publication> {
         self.newest.subscribe()
     }
 
@@ -63,7 +64,8 @@ impl Publisher {
         }
     }
 
-    fn send(&mut self, state: &TrainState, version: u64) -> Result<(), LearnerError> {
+    /// Publishes the policy as `version`.
+    pub(crate) fn send(&mut self, state: &TrainState, version: u64) -> Result<(), LearnerError> {
         let weights = snapshot::encode(
             &self.network,
             self.spec.observation_size(),
@@ -72,15 +74,16 @@ impl Publisher {
         )?;
         gauge!(metrics::SNAPSHOT_BYTES).set(weights.len() as f64);
         gauge!(metrics::POLICY_VERSION).set(version as f64);
-        // Before the channel, so that no evaluation of this version comes too early.
-        self.board.published(version);
-        self.newest.send_replace(v1::PolicySnapshot {
+        let publication = Publication::new(v1::PolicySnapshot {
             version,
             learner_step: state.step(),
             spec_digest: self.spec.digest().0.to_vec().into(),
             weights,
             published_unix_ms: unix_ms(),
-        });
+        })?;
+        // Before the channel, so that no evaluation of this version comes too early.
+        self.board.published(version);
+        self.newest.send_replace(publication);
         Ok(())
     }
 }

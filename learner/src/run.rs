@@ -3,9 +3,7 @@
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pmpo_proto::MAX_MESSAGE_BYTES;
 use pmpo_proto::v1::run_server::RunServer;
-use pmpo_proto::v1::weights_server::WeightsServer;
 use pmpo_replay_client::Sampler;
 use pmpo_service::grpc;
 use pmpo_types::{Role, derive_seed};
@@ -16,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bench::random_batch;
 use crate::board::{Board, Totals};
+use crate::broadcast::Broadcast;
 use crate::checkpoint::Checkpoints;
 use crate::priorities::PriorityUpdates;
 use crate::progress::Progress;
@@ -197,9 +196,7 @@ async fn serve_and_train(
 ) -> Result<EndReason, LearnerError> {
     let stop_serving = CancellationToken::new();
     let server = grpc::server()
-        .add_service(
-            WeightsServer::new(service.clone()).max_encoding_message_size(MAX_MESSAGE_BYTES),
-        )
+        .add_service(Broadcast::new(service.clone()))
         .add_service(RunServer::new(service))
         .serve_with_incoming_shutdown(
             grpc::incoming(listener),

@@ -1,16 +1,15 @@
-//! The gRPC services `Weights` and `Run`.
+//! The handlers of the gRPC services `Weights` and `Run`.
 
 use ::metrics::{counter, gauge};
 use pmpo_proto::v1::{self, run_server, weights_server};
 use pmpo_proto::{WireError, digest_from_wire};
 use pmpo_types::SpecDigest;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::StreamExt;
-use tokio_stream::adapters::Map;
-use tokio_stream::wrappers::WatchStream;
+use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
 use crate::board::Board;
+use crate::broadcast::{Publication, Subscription};
 use crate::checkpoint::hex;
 use crate::progress::Row;
 use crate::{LearnerOptions, metrics};
@@ -21,7 +20,7 @@ pub(crate) struct Service {
     info: v1::RunInfo,
     digest: SpecDigest,
     board: Board,
-    publications: watch::Receiver<v1::PolicySnapshot>,
+    publications: watch::Receiver<Publication>,
     records: mpsc::Sender<Row>,
 }
 
@@ -29,7 +28,7 @@ impl Service {
     pub(crate) fn new(
         options: &LearnerOptions,
         board: Board,
-        publications: watch::Receiver<v1::PolicySnapshot>,
+        publications: watch::Receiver<Publication>,
         records: mpsc::Sender<Row>,
     ) -> Self {
         let (digest, learner) = (options.spec.digest(), &options.learner);
@@ -50,11 +49,10 @@ impl Service {
     }
 }
 
-type Publish = fn(v1::PolicySnapshot) -> Result<v1::PolicySnapshot, Status>;
-
 #[tonic::async_trait]
 impl weights_server::Weights for Service {
-    type SubscribeStream = Map<WatchStream<v1::PolicySnapshot>, Publish>;
+    /// [`Broadcast`](crate::broadcast::Broadcast) sends the publications in its place.
+    type SubscribeStream = Empty<Result<v1::PolicySnapshot, Status>>;
 
     async fn subscribe(
         &self,
@@ -75,10 +73,10 @@ impl weights_server::Weights for Service {
         }
         counter!(metrics::SUBSCRIPTIONS).increment(1);
         tracing::info!(subscriber, "subscribed");
-        let publish: Publish = Ok;
-        Ok(Response::new(
-            WatchStream::new(self.publications.clone()).map(publish),
-        ))
+        let mut response = Response::new(tokio_stream::empty());
+        let subscription = Subscription(self.publications.clone());
+        response.extensions_mut().insert(subscription);
+        Ok(response)
     }
 }
 

@@ -5,6 +5,7 @@
 mod compression;
 mod convert;
 mod error;
+mod frame;
 mod replay;
 
 pub use compression::compress;
@@ -12,6 +13,7 @@ pub use convert::{
     batch_from_wire, batch_to_wire, digest_from_wire, signature_from_wire, signature_to_wire,
 };
 pub use error::WireError;
+pub use frame::frame;
 pub use replay::{
     SampledParts, counters_from_wire, counters_to_wire, sampled_to_wire, steps_from_wire,
     steps_to_wire, writer_id_from_wire, writer_id_to_wire,

@@ -12,6 +12,7 @@ use pmpo_proto::{
     MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, SAMPLE_PART_BYTES, WireError, compress, sampled_to_wire,
     signature_from_wire, steps_from_wire, writer_id_from_wire,
 };
+use pmpo_service::identity;
 use pmpo_types::{SampledBatch, Signature};
 use tokio::sync::mpsc::Sender;
 use tonic::{Status, Streaming};
@@ -59,6 +60,13 @@ fn length_from_wire(sequence_length: u32) -> usize {
 
 fn timeout_from_wire(timeout_ms: u64) -> Option<Duration> {
     (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms))
+}
+
+/// Takes over which run this service is of.
+fn note_run(run: &str) {
+    if !run.is_empty() && identity::set_run(run) {
+        tracing::info!("serving this run");
+    }
 }
 
 /// Another kind of message than the conversation is at.
@@ -131,6 +139,7 @@ impl Insert {
             timeout: timeout_from_wire(open.timeout_ms),
         };
         self.opened = Some(writer.clone());
+        note_run(&open.run);
         let kind = ItemKind {
             signature,
             sequence_length,
@@ -282,6 +291,7 @@ impl Sample {
             compression,
         };
         self.opened = Some(sampler.clone());
+        note_run(&open.run);
         let kind = ItemKind {
             signature,
             sequence_length,

@@ -40,6 +40,7 @@ fn open_writer(table: &str, sequence_length: u32) -> insert_request::Request {
         signature: Some(signature_to_wire(&signature())),
         sequence_length,
         timeout_ms: 50,
+        ..Default::default()
     })
 }
 
@@ -51,6 +52,7 @@ fn open_sampler(table: &str, sequence_length: u32, batch_size: u32) -> v1::OpenS
         sequence_length,
         timeout_ms: 50,
         compression: Compression::None.into(),
+        ..Default::default()
     }
 }
 

@@ -6,6 +6,8 @@ pub mod backoff;
 pub mod config;
 pub mod files;
 pub mod grpc;
+pub mod identity;
+mod log_line;
 pub mod process;
 pub mod shutdown;
 pub mod telemetry;

@@ -1,7 +1,9 @@
-//! What the kernel accounts to a process, from `/proc`.
+//! What the kernel accounts to a process, from `/proc`, and its clock.
 
 use std::fs::read_to_string;
 use std::io;
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// User and system time of all its threads, in seconds; the kernel counts in hundredths.
 ///
@@ -23,6 +25,12 @@ pub fn resident_bytes(pid: u32) -> io::Result<u64> {
     let statm = read_to_string(format!("/proc/{pid}/statm"))?;
     let pages: Vec<u64> = numbers(statm.split_whitespace().skip(1).take(1))?;
     Ok(pages.iter().sum::<u64>() * rustix::param::page_size() as u64)
+}
+
+/// Nanoseconds of the clock that all processes of the machine share and nobody sets.
+pub fn monotonic_ns() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 fn numbers<'a, T: std::str::FromStr>(fields: impl Iterator<Item = &'a str>) -> io::Result<Vec<T>> {

@@ -10,6 +10,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use crate::log_line::LogLine;
+
 /// Form of the log lines on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -30,23 +32,38 @@ impl LogFormat {
     }
 }
 
-/// Sends events of level `info` and above (or what `RUST_LOG` says) to standard error. Does nothing
+/// What the libraries below us may say, unless `RUST_LOG` names them.
+const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,rustls=warn";
+
+/// Sends events of level `info` and above (or what `RUST_LOG` says) to standard error, panics among
+/// them, each as one line that names this process, see [`identity`](crate::identity). Does nothing
 /// where a subscriber is already installed, as in tests that run several roles.
 pub fn init_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
-    let installed = match format {
-        LogFormat::Text => {
-            let colours = io::stderr().is_terminal();
-            builder.with_target(false).with_ansi(colours).try_init()
-        }
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
+    let said = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| "info".to_owned());
+    let filter = EnvFilter::try_new(format!("{QUIET},{said}"));
+    let refused = filter.as_ref().err().map(ToString::to_string);
+    let installed = tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new(format!("{QUIET},info"))))
+        .with_writer(io::stderr)
+        .with_ansi(format == LogFormat::Text && io::stderr().is_terminal())
+        .event_format(LogLine(format))
+        .try_init();
     if let Err(error) = installed {
         tracing::debug!(%error, "logging was already set up");
+        return;
     }
+    if let Some(error) = refused {
+        tracing::warn!(error, "RUST_LOG: passed over");
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        tracing::error!(
+            thread = thread.name(),
+            location = panic.location().map(tracing::field::display),
+            "panicked: {}",
+            panic.payload_as_str().unwrap_or("without a message")
+        );
+    }));
 }
 
 /// Buckets of every histogram of seconds: 100 us to 100 s.

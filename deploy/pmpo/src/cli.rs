@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use pmpo_service::telemetry::LogFormat;
 
-use crate::commands::{BanditArgs, BenchActorArgs};
+use crate::commands::{BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastPart};
 use crate::sweep::SweepArgs;
 pub(crate) use replay::{BenchItem, BenchRole, ReplayBenchArgs, ReplayClientArgs, TablesArgs};
 
@@ -335,6 +335,11 @@ pub(crate) enum BenchCommand {
     /// A client process of `bench replay`.
     #[command(hide = true)]
     ReplayClient(ReplayClientArgs),
+    /// Publications from the publisher to the subscribers' next action, over loopback.
+    Broadcast(BroadcastBenchArgs),
+    /// A process of `bench broadcast`.
+    #[command(hide = true, subcommand)]
+    BroadcastPart(BroadcastPart),
     /// One full PMPO step of the learner.
     Learner {
         /// Sizes: walker, humanoid or large.

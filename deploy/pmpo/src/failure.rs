@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use pmpo_service::telemetry::{self, LogFormat};
+
 /// An error of the caller: a wrong argument, configuration or input file.
 #[derive(Debug)]
 pub(crate) struct Usage(anyhow::Error);
@@ -21,9 +23,17 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// One line on standard error, and the exit code.
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("pmpo: {}", one_line(error));
+/// One line on standard error, in the log's format, and the exit code.
+pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
+    let line = one_line(error);
+    match format {
+        LogFormat::Text => eprintln!("pmpo: {line}"),
+        LogFormat::Json => {
+            // Where the process had come far enough to have a log, this changes nothing.
+            telemetry::init_logging(format);
+            tracing::error!("{line}");
+        }
+    }
     ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
 }
 

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use pmpo_learner::LearnerOptions;
 use pmpo_service::announce::Announcement;
-use pmpo_service::shutdown;
 use pmpo_service::telemetry::{self, LogFormat};
+use pmpo_service::{identity, shutdown};
 use pmpo_types::{Role, derive_seed};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,7 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
     };
     let config = Config::for_learner(file, &args.run.assignments())?;
     let options = learner_options(config, run_dir, args)?;
+    identity::set_run(&options.run_id);
     let process = Process {
         role: "learner",
         index: 0,
@@ -142,6 +143,7 @@ impl Process<'_> {
         S: FnOnce(Option<TcpListener>, CancellationToken) -> F,
         F: Future<Output = Result<()>>,
     {
+        identity::set_role(self.role, self.index);
         telemetry::init_logging(self.format);
         if let Some(parent) = self.args.parent {
             die_with(parent)?;
@@ -176,8 +178,6 @@ impl Process<'_> {
             metrics: Some(metrics.local_addr()?),
         };
         tracing::info!(
-            role = self.role,
-            index = self.index,
             listen = announcement.listen.map(tracing::field::display),
             metrics = announcement.metrics.map(tracing::field::display),
             "started"

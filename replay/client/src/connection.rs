@@ -95,7 +95,8 @@ pub fn preference(addresses: &[String], writer: u64) -> Vec<String> {
 
 /// The state of the retries. Logs a loss and a return once each, however many attempts lie between.
 pub(crate) struct Connection {
-    role: &'static str,
+    /// What uses it, for the log.
+    user: &'static str,
     address: String,
     delays: ExponentialBackoff,
     health: Health,
@@ -109,10 +110,10 @@ enum Health {
 }
 
 impl Connection {
-    pub(crate) fn new(role: &'static str, address: &str) -> Self {
+    pub(crate) fn new(user: &'static str, address: &str) -> Self {
         let delays = backoff::exponential().build();
         Self {
-            role,
+            user,
             address: address.to_owned(),
             delays,
             health: Health::New,
@@ -153,11 +154,11 @@ impl Connection {
 
     /// The server has accepted the stream; may be called again for each of its answers.
     pub(crate) fn opened(&mut self) {
-        let (role, address) = (self.role, &self.address);
+        let (user, address) = (self.user, &self.address);
         match std::mem::replace(&mut self.health, Health::Open) {
             Health::Open => return,
-            Health::New => tracing::debug!(role, address, "connected to the replay service"),
-            Health::Lost => tracing::info!(role, address, "replay service is back"),
+            Health::New => tracing::debug!(user, address, "connected to the replay service"),
+            Health::Lost => tracing::info!(user, address, "replay service is back"),
         }
         self.delays = backoff::exponential().build();
     }
@@ -165,18 +166,18 @@ impl Connection {
     /// A server that makes wait is there.
     fn blocked(&mut self, status: &Status) -> Duration {
         counter!(metrics::BLOCKED_CALLS).increment(1);
-        let (role, address, reason) = (self.role, &self.address, status.message());
-        tracing::info!(role, address, reason, "the replay service makes wait");
+        let (user, address, reason) = (self.user, &self.address, status.message());
+        tracing::info!(user, address, reason, "the replay service makes wait");
         self.delays.next().expect("the backoff has no end")
     }
 
     fn failed(&mut self, status: &Status) -> Duration {
         counter!(metrics::CONNECTION_FAILURES).increment(1);
-        let (role, address) = (self.role, &self.address);
+        let (user, address) = (self.user, &self.address);
         if std::mem::replace(&mut self.health, Health::Lost) != Health::Lost {
             let (code, reason) = (status.code(), status.message());
             tracing::warn!(
-                role,
+                user,
                 address,
                 ?code,
                 reason,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ::metrics::{counter, gauge};
 use pmpo_proto::v1::{self, insert_request, replay_client::ReplayClient};
 use pmpo_proto::{signature_to_wire, steps_to_wire, writer_id_to_wire};
+use pmpo_service::identity;
 use pmpo_types::{Signature, StepBatch, WriterId};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
@@ -68,6 +69,7 @@ impl Lanes {
                 signature: Some(signature_to_wire(signature)),
                 sequence_length: config.sequence_length as u32,
                 timeout_ms: config.blocked_timeout().as_millis() as u64,
+                run: identity::get().run,
             },
             signature: signature.clone(),
             runtime: runtime.clone(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ::metrics::counter;
 use pmpo_proto::v1::{self, replay_client::ReplayClient, sample_request};
 use pmpo_proto::{SampledParts, counters_from_wire, signature_to_wire};
+use pmpo_service::identity;
 use pmpo_types::Signature;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -55,6 +56,7 @@ impl SamplerSession {
             sequence_length: config.sequence_length as u32,
             timeout_ms: config.blocked_timeout().as_millis() as u64,
             compression: config.compression.to_wire().into(),
+            run: identity::get().run,
         };
         Self {
             client,

@@ -18,6 +18,7 @@ use crate::failure::Usage;
 pub(crate) use bandit::{BanditArgs, bandit};
 pub(crate) use bench::actor::BenchActorArgs;
 pub(crate) use bench::bench;
+pub(crate) use bench::broadcast::{BroadcastBenchArgs, BroadcastPart};
 pub(crate) use eval::eval;
 pub(crate) use render::render;
 pub(crate) use tables::tables;

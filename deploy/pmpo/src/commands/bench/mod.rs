@@ -1,6 +1,8 @@
 //! `pmpo bench`: one station at a time.
 
 pub(crate) mod actor;
+pub(crate) mod broadcast;
+mod partner;
 mod replay;
 mod replay_client;
 
@@ -40,6 +42,8 @@ pub(crate) fn bench(command: BenchCommand) -> Result<()> {
         BenchCommand::Actor(args) => actor::run(&args),
         BenchCommand::Replay(args) => print(args.json, &replay::run(&args)?),
         BenchCommand::ReplayClient(args) => replay_client::run(&args),
+        BenchCommand::Broadcast(args) => print(args.json, &broadcast::run(&args)?),
+        BenchCommand::BroadcastPart(part) => broadcast::part(part),
         BenchCommand::Learner {
             case,
             threads,

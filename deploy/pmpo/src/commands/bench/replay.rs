@@ -1,9 +1,7 @@
 //! `pmpo bench replay`: the replay service as a process of its own, writers and a sampler as others,
 //! real gRPC over loopback. First the writers insert, then the sampler draws.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -16,6 +14,7 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use super::partner::Partner;
 use super::replay_client::Figures;
 use crate::cli::{BenchItem, ReplayBenchArgs};
 use crate::config::Config;
@@ -160,20 +159,19 @@ impl<'a> Server<'a> {
 
     /// Lets clients of one kind do their work, all at once.
     fn measure(&mut self, args: &ReplayBenchArgs, role: &str, clients: usize) -> Result<Phase> {
-        let clients: Vec<Client> = (0..clients)
-            .map(|seed| Client::start(args, role, &self.address, seed))
+        let mut clients: Vec<Partner> = (0..clients)
+            .map(|seed| client(args, role, &self.address, seed))
             .collect::<Result<_>>()?;
-        let mut clients: Vec<Client> = clients
-            .into_iter()
-            .map(Client::ready)
-            .collect::<Result<_>>()?;
+        for client in &mut clients {
+            client.line()?;
+        }
         let before = cpu_seconds(self.child.pid())?;
         for client in &mut clients {
-            client.go()?;
+            client.tell("go")?;
         }
         let figures: Vec<Figures> = clients
             .into_iter()
-            .map(Client::figures)
+            .map(Partner::figures)
             .collect::<Result<_>>()?;
         let server = cpu_seconds(self.child.pid())? - before;
         let items: u64 = figures.iter().map(|f| f.items).sum();
@@ -249,60 +247,16 @@ fn assignments(args: &ReplayBenchArgs) -> Result<Vec<String>> {
     Ok(assignments)
 }
 
-/// A client process.
-struct Client {
-    process: std::process::Child,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Client {
-    fn start(args: &ReplayBenchArgs, role: &str, address: &str, seed: usize) -> Result<Self> {
-        let item = clap::ValueEnum::to_possible_value(&args.item).context("a hidden item")?;
-        let mut process = Command::new(std::env::current_exe()?)
-            .args(["bench", "replay-client", role, "--replay", address])
-            .args(["--item", item.get_name(), "--seed", &seed.to_string()])
-            .args(["--seconds", &args.seconds.to_string()])
-            .args(["--batch-steps", &args.batch_steps.to_string()])
-            .args(["--in-flight-steps", &args.in_flight_steps.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let output = BufReader::new(process.stdout.take().context("no output")?);
-        Ok(Self { process, output })
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        ensure!(!line.is_empty(), "a client ended; see its error above");
-        Ok(line)
-    }
-
-    fn ready(mut self) -> Result<Self> {
-        self.line()?;
-        Ok(self)
-    }
-
-    fn go(&mut self) -> Result<()> {
-        let input = self.process.stdin.as_mut().context("no input")?;
-        Ok(input.write_all(b"go\n")?)
-    }
-
-    fn figures(mut self) -> Result<Figures> {
-        let figures = serde_json::from_str(&self.line()?)?;
-        ensure!(self.process.wait()?.success(), "a client failed");
-        Ok(figures)
-    }
-}
-
-impl Drop for Client {
-    /// Leaves no process behind.
-    fn drop(&mut self) {
-        if matches!(self.process.try_wait(), Ok(None)) {
-            let killed = self.process.kill().and_then(|()| self.process.wait());
-            if let Err(error) = killed {
-                tracing::warn!(%error, "a client could not be killed");
-            }
-        }
-    }
+fn client(args: &ReplayBenchArgs, role: &str, address: &str, seed: usize) -> Result<Partner> {
+    let item = clap::ValueEnum::to_possible_value(&args.item).context("a hidden item")?;
+    Partner::start(&[
+        "replay-client",
+        role,
+        &format!("--replay={address}"),
+        &format!("--item={}", item.get_name()),
+        &format!("--seed={seed}"),
+        &format!("--seconds={}", args.seconds),
+        &format!("--batch-steps={}", args.batch_steps),
+        &format!("--in-flight-steps={}", args.in_flight_steps),
+    ])
 }

@@ -1,7 +1,6 @@
 //! A client process of `pmpo bench replay`: says `ready`, waits for a line, measures itself and prints
 //! the figures as JSON.
 
-use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -15,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use super::partner;
 use crate::cli::{BenchItem, BenchRole, ReplayClientArgs};
 
 const OBSERVATIONS: usize = 24;
@@ -128,9 +128,7 @@ fn sample(args: &ReplayClientArgs, runtime: &Runtime) -> Result<Figures> {
 
 /// Measures `work`, which returns the items it moved, once the parent says so.
 fn measured(seconds: f64, work: impl FnOnce(Instant) -> Result<u64>) -> Result<Figures> {
-    println!("ready");
-    std::io::stdout().flush()?;
-    std::io::stdin().lock().read_line(&mut String::new())?;
+    partner::tell_and_hear("ready")?;
     let (start, cpu) = (Instant::now(), cpu_seconds(std::process::id())?);
     let items = work(start + Duration::from_secs_f64(seconds))?;
     Ok(Figures {
