@@ -26,6 +26,11 @@ impl<S: StepSink> Collector<S> {
         }
     }
 
+    /// Where the batches go.
+    pub(crate) fn sink(&self) -> &S {
+        &self.sink
+    }
+
     /// An episode has begun.
     pub(crate) fn first(&mut self, observation: &[f32]) {
         self.gatherer.first(observation);

@@ -53,6 +53,21 @@ pub enum ActorError {
         /// The learner's present run.
         now: String,
     },
+    /// A member with the index is in the run.
+    #[error("{message}")]
+    IndexTaken {
+        /// The learner's message, which names the member.
+        message: String,
+    },
+    /// This process was frozen or cut off for longer than its lease.
+    #[error(
+        "index {index} was given to another process while this one was frozen or cut off; start it \
+         again"
+    )]
+    PlaceLost {
+        /// The index it had.
+        index: u64,
+    },
     /// The simulation.
     #[error("{0}")]
     Suite(#[from] SuiteError),
@@ -84,6 +99,7 @@ impl ActorError {
         let permanent = matches!(
             status.code(),
             Code::InvalidArgument
+                | Code::AlreadyExists
                 | Code::FailedPrecondition
                 | Code::PermissionDenied
                 | Code::Unauthenticated

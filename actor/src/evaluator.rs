@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use ::metrics::{counter, gauge};
 use pmpo_policy::PolicyNetwork;
-use pmpo_proto::v1;
+use pmpo_proto::v1::{self, MemberRole};
+use pmpo_service::readiness::Readiness;
 use pmpo_service::{grpc, identity};
 use pmpo_suite::Environment;
 use pmpo_types::{Role, derive_seed};
@@ -14,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::canonical::ActionScale;
 use crate::environment_loop::valid;
+use crate::membership::Membership;
 use crate::reports::report_evaluations;
+use crate::run::{POLICY, until};
 use crate::run_info::RunInfo;
 use crate::threads::Crew;
 use crate::weights::{Policy, WeightsSource, subscribe};
@@ -177,23 +180,36 @@ fn evaluate_in_parallel(
 }
 
 /// Follows the learner at `learner` (`host:port`) and evaluates its policy each period of learner
-/// steps, until `shutdown`.
+/// steps, until `shutdown`, as the run's evaluator number `index` or the lowest that is free.
 ///
 /// # Errors
-/// The configuration, the task or the learner cannot be used; an absent learner is waited for.
+/// The configuration, the task or the learner cannot be used, or the index is another's; an absent
+/// learner is waited for.
 pub async fn run(
     config: EvaluatorConfig,
     learner: &str,
-    index: u64,
+    index: impl Into<Option<u64>>,
     shutdown: CancellationToken,
 ) -> Result<(), ActorError> {
     metrics::describe();
     config.validate()?;
     let channel = grpc::connect_lazy(learner)?;
+    let readiness = Readiness::new(&[POLICY], &shutdown);
     let Some(run) = RunInfo::get(&channel, &shutdown).await? else {
         return Ok(());
     };
     identity::set_run(&run.run_id);
+    let joined = Membership::join(&channel, MemberRole::Evaluator, index.into(), &shutdown).await?;
+    let Some(membership) = joined else {
+        return Ok(());
+    };
+    let shutdown = shutdown.child_token();
+    let _stop = shutdown.clone().drop_guard();
+    let mut crew = Crew::new(shutdown.clone());
+    let index = membership.index();
+    identity::set_index(index);
+    // From now on, also while the environments load.
+    crew.task(membership.keep(shutdown.clone()));
     let count = config.threads as u64;
     let seeds = (index * count..(index + 1) * count)
         .map(|number| derive_seed(run.seed, Role::Evaluator, number));
@@ -201,12 +217,15 @@ pub async fn run(
     let name = format!("evaluator-{index}");
     tracing::info!(task = run.task, threads = config.threads, "evaluating");
 
-    let shutdown = shutdown.child_token();
-    let _stop = shutdown.clone().drop_guard();
-    let mut crew = Crew::new(shutdown.clone());
     let spec = environments[0].spec();
     let (weights, subscription) = subscribe(channel.clone(), name.clone(), &run, spec, &shutdown);
     crew.task(subscription);
+    let first = weights.clone().first();
+    let waiting = async move {
+        first.await;
+        readiness.met(POLICY);
+    };
+    crew.task(until(shutdown.clone(), waiting));
     let (reports, queue) = mpsc::channel(REPORT_QUEUE_EVALUATIONS);
     crew.task(report_evaluations(channel, queue, shutdown.clone()));
     let follower = Follower {

@@ -15,6 +15,7 @@ mod error;
 pub mod evaluator;
 pub mod experience;
 pub mod insertion;
+mod membership;
 pub mod metrics;
 mod reports;
 mod run;

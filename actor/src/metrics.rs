@@ -22,6 +22,12 @@ pub const SNAPSHOTS: &str = "pmpo_actor_snapshots_total";
 pub const SNAPSHOTS_REFUSED: &str = "pmpo_actor_snapshots_refused_total";
 /// Snapshots older than the one before.
 pub const VERSION_REGRESSIONS: &str = "pmpo_actor_version_regressions_total";
+/// Snapshots with fewer learner steps than the one before: the learner went back to its checkpoint.
+pub const POLICY_REGRESSIONS: &str = "pmpo_actor_policy_regressions_total";
+/// Learner steps of the newest policy received.
+pub const POLICY_LEARNER_STEPS: &str = "pmpo_actor_policy_learner_steps";
+/// Times the place in the run was lost, by a break of the connection or by silence.
+pub const LEASES_LOST: &str = "pmpo_actor_leases_lost_total";
 /// Version of the newest policy received.
 pub const POLICY_VERSION: &str = "pmpo_actor_policy_version";
 /// Subscriptions to weights lost or not made.
@@ -55,6 +61,11 @@ pub fn describe() {
         ),
         (VERSION_REGRESSIONS, "Snapshots older than the one before"),
         (
+            POLICY_REGRESSIONS,
+            "Snapshots with fewer learner steps than the one before",
+        ),
+        (LEASES_LOST, "Times the place in the run was lost"),
+        (
             SUBSCRIPTION_FAILURES,
             "Subscriptions to weights lost or not made",
         ),
@@ -70,6 +81,10 @@ pub fn describe() {
             "Episodes or evaluations waiting to be reported",
         ),
         (POLICY_VERSION, "Version of the newest policy received"),
+        (
+            POLICY_LEARNER_STEPS,
+            "Learner steps of the newest policy received",
+        ),
         (EVALUATION_RETURN, "Mean return of the newest evaluation"),
     ];
     for (name, description) in gauges {

@@ -6,7 +6,7 @@ use std::future::Future;
 use ::metrics::{counter, gauge};
 use backon::Retryable;
 use pmpo_proto::v1::{self, run_client::RunClient};
-use pmpo_service::backoff;
+use pmpo_service::{backoff, grpc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -43,7 +43,7 @@ pub(crate) async fn report_episodes(
     let client = RunClient::new(learner);
     deliver("Run.ReportEpisode", queue, shutdown, |episode| {
         let mut client = client.clone();
-        async move { client.report_episode(episode).await.map(drop) }
+        async move { client.report_episode(grpc::timed(episode)).await.map(drop) }
     })
     .await
 }
@@ -57,7 +57,12 @@ pub(crate) async fn report_evaluations(
     let client = RunClient::new(learner);
     deliver("Run.ReportEvaluation", queue, shutdown, |evaluation| {
         let mut client = client.clone();
-        async move { client.report_evaluation(evaluation).await.map(drop) }
+        async move {
+            client
+                .report_evaluation(grpc::timed(evaluation))
+                .await
+                .map(drop)
+        }
     })
     .await
 }

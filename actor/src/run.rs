@@ -1,22 +1,28 @@
 //! The actor as a role: environments, their writers, one subscription and one reporter.
 
+use std::future::Future;
 use std::time::Duration;
 
+use pmpo_proto::v1::MemberRole;
 use pmpo_replay_client::{Writer, WriterConfig, preference};
+use pmpo_service::readiness::Readiness;
 use pmpo_service::{grpc, identity};
 use pmpo_types::{EnvironmentSpec, Role, derive_seed};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
 use crate::collector::Collector;
 use crate::environment_loop::EnvironmentLoop;
 use crate::experience::{Experience, Gatherer};
+use crate::membership::Membership;
 use crate::reports::{EpisodeReports, report_episodes};
 use crate::run_info::RunInfo;
 use crate::threads::Crew;
-use crate::weights::subscribe;
+use crate::weights::{Newest, subscribe};
 use crate::{ActorConfig, ActorError, metrics};
 
 /// The services an actor talks to, `host:port` each.
@@ -28,75 +34,128 @@ pub struct Addresses {
     pub replay: Vec<String>,
 }
 
-/// Acts as the run's actor number `index` until `shutdown`.
+/// What an actor waits for before it is ready.
+pub(crate) const POLICY: &str = "a policy";
+const WRITER: &str = "the replay service";
+
+/// Acts as the run's actor number `index`, or the lowest that is free, until `shutdown`.
 ///
 /// # Errors
-/// The configuration, the task, the learner or the replay cannot be used; absent services are waited
-/// for.
+/// The configuration, the task, the learner or the replay cannot be used, or the index is another's;
+/// absent services are waited for.
 pub async fn run(
     config: ActorConfig,
     addresses: Addresses,
-    index: u64,
+    index: impl Into<Option<u64>>,
     shutdown: CancellationToken,
 ) -> Result<(), ActorError> {
     metrics::describe();
     pmpo_replay_client::metrics::describe();
     config.validate()?;
     let learner = grpc::connect_lazy(&addresses.learner)?;
+    let readiness = Readiness::new(&[POLICY, WRITER], &shutdown);
     let Some(run) = RunInfo::get(&learner, &shutdown).await? else {
         return Ok(());
     };
     identity::set_run(&run.run_id);
-    let count = config.environments as u64;
-    let numbers = index * count..(index + 1) * count;
-    let seeds = numbers
-        .clone()
-        .map(|number| derive_seed(run.seed, Role::Environment, number));
-    let environments = run.environments(seeds.collect()).await?;
-    let spec = environments[0].spec().clone();
-    // Before any thread runs: an error here leaves nothing behind.
-    let writers_end = CancellationToken::new();
-    let _end_writers = writers_end.clone().drop_guard();
-    // All environments of an actor share a first shard, so that its death stops whole actors' worth.
-    let shards = preference(&addresses.replay, index);
-    let collectors = environments
-        .iter()
-        .map(|_| {
-            collector(
-                &config,
-                &shards,
-                (run.experience, run.discount),
-                &spec,
-                &writers_end,
-            )
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let actor = format!("actor-{index}");
-    tracing::info!(task = run.task, environments = count, "acting");
-
+    let joined = Membership::join(&learner, MemberRole::Actor, index.into(), &shutdown).await?;
+    let Some(membership) = joined else {
+        return Ok(());
+    };
     let shutdown = shutdown.child_token();
     let _stop = shutdown.clone().drop_guard();
-    end_after(config.shutdown_grace(), &shutdown, writers_end);
     let mut crew = Crew::new(shutdown.clone());
-    let (weights, subscription) = subscribe(learner.clone(), actor.clone(), &run, &spec, &shutdown);
-    crew.task(subscription);
-    let (episodes, queue) = EpisodeReports::new(config.report_queue_episodes);
-    crew.task(report_episodes(learner, queue, shutdown.clone()));
-    for ((number, environment), collector) in numbers.zip(environments).zip(collectors) {
-        let work = EnvironmentLoop {
-            actor: actor.clone(),
-            environment,
-            weights: weights.clone(),
-            collector,
-            rng: ChaCha8Rng::seed_from_u64(derive_seed(run.seed, Role::ActorPolicy, number)),
-            episodes: episodes.clone(),
-            shutdown: shutdown.clone(),
-            grace: config.shutdown_grace(),
-        };
-        crew.thread(format!("environment-{number}"), move || work.run());
+    let index = membership.index();
+    identity::set_index(index);
+    // From now on, also while the environments load.
+    crew.task(membership.keep(shutdown.clone()));
+    let actor = Actor {
+        config,
+        run,
+        index,
+        shutdown,
+    };
+    actor.act(learner, &addresses.replay, readiness, crew).await
+}
+
+/// An actor that has its place in the run.
+struct Actor {
+    config: ActorConfig,
+    run: RunInfo,
+    index: u64,
+    shutdown: CancellationToken,
+}
+
+impl Actor {
+    async fn act(
+        self,
+        learner: Channel,
+        replay: &[String],
+        readiness: Readiness,
+        mut crew: Crew,
+    ) -> Result<(), ActorError> {
+        let Self {
+            config,
+            run,
+            index,
+            shutdown,
+        } = self;
+        let count = config.environments as u64;
+        let numbers = index * count..(index + 1) * count;
+        let seeds = numbers
+            .clone()
+            .map(|number| derive_seed(run.seed, Role::Environment, number));
+        let environments = run.environments(seeds.collect()).await?;
+        let spec = environments[0].spec().clone();
+        // Before any thread runs: an error here leaves nothing behind.
+        let writers_end = CancellationToken::new();
+        let _end_writers = writers_end.clone().drop_guard();
+        // All environments of an actor share a first shard, so that its death stops whole actors' worth.
+        let shards = preference(replay, index);
+        let experience = (run.experience, run.discount);
+        let collectors = environments
+            .iter()
+            .map(|_| collector(&config, &shards, experience, &spec, &writers_end))
+            .collect::<Result<Vec<_>, _>>()?;
+        let actor = format!("actor-{index}");
+        tracing::info!(task = run.task, environments = count, "acting");
+        end_after(config.shutdown_grace(), &shutdown, writers_end);
+        let (weights, subscription) =
+            subscribe(learner.clone(), actor.clone(), &run, &spec, &shutdown);
+        crew.task(subscription);
+        let writers = collectors.iter().map(|collector| collector.sink().opened());
+        let waiting = become_ready(readiness, weights.clone(), writers.collect());
+        crew.task(until(shutdown.clone(), waiting));
+        let (episodes, queue) = EpisodeReports::new(config.report_queue_episodes);
+        crew.task(report_episodes(learner, queue, shutdown.clone()));
+        for ((number, environment), collector) in numbers.zip(environments).zip(collectors) {
+            let work = EnvironmentLoop {
+                actor: actor.clone(),
+                environment,
+                weights: weights.clone(),
+                collector,
+                rng: ChaCha8Rng::seed_from_u64(derive_seed(run.seed, Role::ActorPolicy, number)),
+                episodes: episodes.clone(),
+                shutdown: shutdown.clone(),
+                grace: config.shutdown_grace(),
+            };
+            crew.thread(format!("environment-{number}"), move || work.run());
+        }
+        drop(episodes);
+        crew.join().await
     }
-    drop(episodes);
-    crew.join().await
+}
+
+/// A member of a crew that does `work`, unless told to stop before its end.
+pub(crate) async fn until(
+    shutdown: CancellationToken,
+    work: impl Future<Output = ()>,
+) -> Result<(), ActorError> {
+    tokio::select! {
+        () = work => {}
+        () = shutdown.cancelled() => {}
+    }
+    Ok(())
 }
 
 /// From an environment's steps to the replay service: adder, batch, writer.
@@ -120,6 +179,18 @@ pub(crate) fn collector(
         writers_end,
     )?;
     Ok(Collector::new(gatherer, config.insert_batch_items, writer))
+}
+
+/// Waits for a policy, and for all writers.
+async fn become_ready(readiness: Readiness, weights: Newest, writers: Vec<watch::Receiver<bool>>) {
+    weights.first().await;
+    readiness.met(POLICY);
+    for mut writer in writers {
+        if writer.wait_for(|opened| *opened).await.is_err() {
+            return;
+        }
+    }
+    readiness.met(WRITER);
 }
 
 /// Cancels `end` some time after `shutdown`: the writers may still store what is left.

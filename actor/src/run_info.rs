@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use backon::Retryable;
 use pmpo_proto::v1::{self, run_client::RunClient};
 use pmpo_proto::{WireError, digest_from_wire};
-use pmpo_service::backoff;
+use pmpo_service::{backoff, grpc};
 use pmpo_suite::Environment;
 use pmpo_types::SpecDigest;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ impl RunInfo {
         let client = RunClient::new(learner.clone());
         let call = || {
             let mut client = client.clone();
-            async move { client.get_run(v1::GetRunRequest {}).await }
+            async move { client.get_run(grpc::timed(v1::GetRunRequest {})).await }
         };
         let answer = call
             .retry(backoff::exponential())

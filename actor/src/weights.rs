@@ -10,7 +10,7 @@ use backon::BackoffBuilder;
 use pmpo_policy::{PolicyNetwork, PolicySnapshot, SnapshotError};
 use pmpo_proto::v1::{self, run_client::RunClient, weights_client::WeightsClient};
 use pmpo_proto::{MAX_MESSAGE_BYTES, WireError, digest_from_wire};
-use pmpo_service::backoff;
+use pmpo_service::{backoff, grpc};
 use pmpo_types::{EnvironmentSpec, PolicyVersion};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -47,6 +47,15 @@ pub struct Newest {
     receiver: watch::Receiver<Option<Arc<Policy>>>,
     runtime: Handle,
     shutdown: CancellationToken,
+}
+
+impl Newest {
+    /// Waits until there is a policy, without taking it.
+    pub(crate) async fn first(mut self) {
+        if self.receiver.wait_for(Option::is_some).await.is_err() {
+            tracing::debug!("the subscription has ended without a policy");
+        }
+    }
 }
 
 impl WeightsSource for Newest {
@@ -108,7 +117,8 @@ struct Subscription {
     run: RunInfo,
     sizes: (usize, usize),
     sender: watch::Sender<Option<Arc<Policy>>>,
-    last: Option<PolicyVersion>,
+    /// Version and learner steps of the newest.
+    last: Option<(PolicyVersion, u64)>,
 }
 
 impl Subscription {
@@ -144,7 +154,8 @@ impl Subscription {
             Some(refusal) => Err(refusal),
             None => Ok(status),
         };
-        match self.run_client.get_run(v1::GetRunRequest {}).await {
+        let request = grpc::timed(v1::GetRunRequest {});
+        match self.run_client.get_run(request).await {
             Ok(answer) => self.run.check_unchanged(answer.into_inner())?,
             Err(status) => return lost(status),
         }
@@ -152,9 +163,11 @@ impl Subscription {
             subscriber: self.subscriber.clone(),
             spec_digest: self.run.spec_digest.0.to_vec().into(),
         };
-        let mut stream = match self.client.subscribe(request).await {
-            Ok(response) => response.into_inner(),
-            Err(status) => return lost(status),
+        let opening = self.client.subscribe(request);
+        let mut stream = match tokio::time::timeout(grpc::CALL_TIMEOUT, opening).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return lost(status),
+            Err(_) => return Ok(Status::deadline_exceeded("no answer to `subscribe`")),
         };
         loop {
             match stream.message().await {
@@ -184,11 +197,22 @@ impl Subscription {
                 return Ok(());
             }
         };
-        if let Some(last) = self.last.filter(|last| version < *last) {
-            counter!(metrics::VERSION_REGRESSIONS).increment(1);
-            tracing::warn!(%last, %version, "the policy's version went back");
+        let learner_step = policy.learner_step;
+        if let Some((last, last_step)) = self.last {
+            if version < last {
+                counter!(metrics::VERSION_REGRESSIONS).increment(1);
+                tracing::error!(%last, %version, "the policy's version went back");
+            }
+            if learner_step < last_step {
+                counter!(metrics::POLICY_REGRESSIONS).increment(1);
+                tracing::warn!(
+                    %last, last_step, %version, learner_step,
+                    "the learner has gone back to its last checkpoint; acting with its policy"
+                );
+            }
         }
-        self.last = Some(version);
+        self.last = Some((version, learner_step));
+        gauge!(metrics::POLICY_LEARNER_STEPS).set(learner_step as f64);
         counter!(metrics::SNAPSHOTS).increment(1);
         gauge!(metrics::POLICY_VERSION).set(version.0 as f64);
         self.sender.send_replace(Some(Arc::new(policy)));

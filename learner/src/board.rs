@@ -2,6 +2,7 @@
 //! read by `Run.GetStatus`. One lock, held for a few assignments, hidden in a cheap handle.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -84,6 +85,8 @@ struct State {
     totals: Totals,
     /// Items held by each shard, by its newest answer.
     replay_sizes: Vec<u64>,
+    /// Versions that were published by a process before this one and are in no checkpoint.
+    lost_versions: Range<u64>,
     publications: VecDeque<Publication>,
     episodes: VecDeque<f64>,
     episodes_kept: usize,
@@ -119,6 +122,7 @@ impl Board {
                 phase: v1::RunState::WaitingForData,
                 totals,
                 replay_sizes: Vec::new(),
+                lost_versions: 0..0,
                 publications: VecDeque::new(),
                 episodes: VecDeque::new(),
                 episodes_kept,
@@ -126,6 +130,11 @@ impl Board {
                 last_evaluation: None,
             })),
         }
+    }
+
+    /// These versions were published and are lost: evaluations of them do not belong to what follows.
+    pub(crate) fn lost(&self, versions: Range<u64>) {
+        self.lock().lost_versions = versions;
     }
 
     /// Seconds since this process began.
@@ -192,6 +201,7 @@ impl Board {
         let now = self.now(&state);
         if evaluation.learner_step > now.learner_steps
             || evaluation.policy_version > now.policy_version
+            || state.lost_versions.contains(&evaluation.policy_version)
         {
             return None;
         }

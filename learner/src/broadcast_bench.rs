@@ -16,6 +16,7 @@ use crate::board::{Board, Totals};
 use crate::broadcast::Broadcast;
 use crate::publisher::Publisher;
 use crate::service::Service;
+use crate::versions::Versions;
 use crate::{DeviceChoice, LearnerConfig, LearnerError, LearnerOptions, Limits, TrainState};
 
 /// Such a run; dropping it ends it.
@@ -45,11 +46,12 @@ impl Broadcaster {
         let device = options.device.open()?;
         let state = TrainState::new(&options.policy, &options.learner, sizes, 1, &device);
         let board = Board::new(Totals::default(), 0, 1);
-        let publisher = Publisher::new(&options, &state, 1, board.clone())?;
+        let publisher =
+            Publisher::new(&options, &state, (Versions::unrecorded(), 1), board.clone())?;
         // Nobody evaluates.
         let (rows, _) = mpsc::channel(1);
-        let service = Service::new(&options, board, publisher.subscribe(), rows);
         let stop = CancellationToken::new();
+        let service = Service::new(&options, board, publisher.subscribe(), rows, stop.clone());
         let server = grpc::server()
             .add_service(Broadcast::new(service.clone()))
             .add_service(RunServer::new(service))

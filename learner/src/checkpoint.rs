@@ -37,6 +37,11 @@ pub fn newest(run_dir: &Path) -> Result<PathBuf, LearnerError> {
     Ok(find_newest(&run_dir.join(FOLDER))?.path)
 }
 
+/// Whether a run's folder holds a checkpoint, damaged ones included.
+pub fn any(run_dir: &Path) -> bool {
+    list(&run_dir.join(FOLDER)).is_ok_and(|found| !found.is_empty())
+}
+
 /// What is neither the policy nor a tensor of the update.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -85,6 +85,10 @@ pub struct LearnerConfig {
     pub threads: usize,
     /// Newest training episodes that `train_return_mean` averages.
     pub train_return_episodes: usize,
+    /// Seconds that an actor or evaluator may be silent before its place in the run is given away.
+    pub lease_s: f64,
+    /// Seconds that connections may take to end when the learner stops, after its last checkpoint.
+    pub shutdown_grace_s: f64,
 }
 
 impl Default for LearnerConfig {
@@ -111,6 +115,8 @@ impl Default for LearnerConfig {
             checkpoints_kept: 3,
             threads: 1,
             train_return_episodes: 20,
+            lease_s: 10.0,
+            shutdown_grace_s: 2.0,
         }
     }
 }
@@ -148,6 +154,20 @@ impl LearnerConfig {
             if !(value > 0.0 && value.is_finite()) {
                 return Err(ConfigError::new(field, "a finite number above 0", value));
             }
+        }
+        if !(0.1..=3600.0).contains(&self.lease_s) {
+            return Err(ConfigError::new(
+                "lease_s",
+                "0.1 to 3600 seconds",
+                self.lease_s,
+            ));
+        }
+        if !(0.0..=3600.0).contains(&self.shutdown_grace_s) {
+            return Err(ConfigError::new(
+                "shutdown_grace_s",
+                "0 to 3600 seconds",
+                self.shutdown_grace_s,
+            ));
         }
         if !(0.0..=1.0).contains(&self.discount) {
             return Err(ConfigError::new(

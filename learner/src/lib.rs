@@ -22,6 +22,7 @@ mod device_tests;
 mod error;
 pub mod figure;
 mod fused;
+mod members;
 pub mod metrics;
 mod networks;
 mod noise;
@@ -40,6 +41,7 @@ mod targets;
 mod threads;
 mod trainer;
 mod update;
+mod versions;
 
 pub use batch::Batch;
 pub use config::{ConfigError, LearnerConfig};

@@ -36,6 +36,10 @@ pub const EVALUATION_RETURN: &str = "pmpo_learner_evaluation_return_mean";
 pub const RECORD_QUEUE: &str = "pmpo_learner_record_queue_rows";
 /// Time to write a checkpoint.
 pub const CHECKPOINT_SECONDS: &str = "pmpo_learner_checkpoint_seconds";
+/// Actors and evaluators whose lease runs; label `role`.
+pub const MEMBERS: &str = "pmpo_learner_members";
+/// Members that were silent for as long as the lease; label `role`.
+pub const LEASES_EXPIRED: &str = "pmpo_learner_leases_expired_total";
 
 /// Registers the descriptions with the installed recorder.
 pub fn describe() {
@@ -94,5 +98,15 @@ pub fn describe() {
         CHECKPOINT_SECONDS,
         Unit::Seconds,
         "Time to write a checkpoint"
+    );
+    describe_gauge!(
+        MEMBERS,
+        Unit::Count,
+        "Actors and evaluators whose lease runs"
+    );
+    describe_counter!(
+        LEASES_EXPIRED,
+        Unit::Count,
+        "Members that were silent for as long as the lease"
     );
 }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::board::Board;
 use crate::broadcast::Publication;
+use crate::versions::Versions;
 use crate::{LearnerError, LearnerOptions, TrainState, metrics};
 
 /// The side of the channel that the update thread holds; when it is gone, subscriptions end.
@@ -20,6 +21,7 @@ pub(crate) struct Publisher {
     network: NetworkConfig,
     spec: EnvironmentSpec,
     board: Board,
+    versions: Versions,
     newest: watch::Sender<Publication>,
 }
 
@@ -28,13 +30,14 @@ impl Publisher {
     pub(crate) fn new(
         options: &LearnerOptions,
         state: &TrainState,
-        version: u64,
+        (versions, version): (Versions, u64),
         board: Board,
     ) -> Result<Self, LearnerError> {
         let mut publisher = Self {
             network: options.policy.clone(),
             spec: options.spec.clone(),
             board,
+            versions,
             newest: watch::Sender::new(Publication::default()),
         };
         publisher.send(state, version)?;
@@ -64,6 +67,12 @@ impl Publisher {
         }
     }
 
+    /// The newest publication is in a checkpoint and is the last of this process.
+    pub(crate) fn settle(&mut self) -> Result<(), LearnerError> {
+        let version = self.newest.borrow().version;
+        self.versions.settle(version)
+    }
+
     /// Publishes the policy as `version`.
     pub(crate) fn send(&mut self, state: &TrainState, version: u64) -> Result<(), LearnerError> {
         let weights = snapshot::encode(
@@ -72,6 +81,7 @@ impl Publisher {
             self.spec.action_size(),
             &state.policy_tensors(),
         )?;
+        self.versions.spend(version)?;
         gauge!(metrics::SNAPSHOT_BYTES).set(weights.len() as f64);
         gauge!(metrics::POLICY_VERSION).set(version as f64);
         let publication = Publication::new(v1::PolicySnapshot {

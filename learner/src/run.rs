@@ -3,14 +3,17 @@
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use pmpo_proto::FILE_DESCRIPTOR_SET;
 use pmpo_proto::v1::run_server::RunServer;
 use pmpo_replay_client::Sampler;
-use pmpo_service::grpc;
+use pmpo_service::readiness::Readiness;
+use pmpo_service::{grpc, health};
 use pmpo_types::{Role, derive_seed};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 use crate::bench::random_batch;
 use crate::board::{Board, Totals};
@@ -22,6 +25,7 @@ use crate::publisher::Publisher;
 use crate::service::Service;
 use crate::statistics::Statistics;
 use crate::trainer::Trainer;
+use crate::versions::Versions;
 use crate::{
     Batch, DeviceChoice, EndReason, LearnerConfig, LearnerError, LearnerOptions, RunOutcome,
     TrainState, records, table, threads,
@@ -30,8 +34,11 @@ use crate::{
 /// How long a run that reached a limit still answers that it has finished.
 const FINISHED_VISIBLE: Duration = Duration::from_secs(1);
 
-/// How long connections may take to end.
-const GRACE: Duration = Duration::from_secs(2);
+/// What a learner waits for before it is ready. It stays ready when that is away later: it still serves
+/// the policy, and whoever waits for its readiness must not stop for that.
+pub(crate) const REPLAY: &str = "the replay service";
+
+const SERVICES: [&str; 2] = ["pmpo.v1.Weights", "pmpo.v1.Run"];
 
 /// Updates that a GPU is warmed up with.
 const WARM_UP_STEPS: usize = 10;
@@ -72,7 +79,15 @@ pub async fn run(
     } = prepared;
 
     let (rows, records) = records::spawn(progress, options.run_dir.clone())?;
-    let service = Service::new(&options, board.clone(), publisher.subscribe(), rows);
+    let stop_serving = CancellationToken::new();
+    let service = Service::new(
+        &options,
+        board.clone(),
+        publisher.subscribe(),
+        rows,
+        stop_serving.clone(),
+    );
+    let readiness = Readiness::new(&[REPLAY], &shutdown);
     let targets = &options.learner.targets;
     let signature = targets.signature(options.spec.observation_size(), options.spec.action_size());
     let sampler = Sampler::new(
@@ -86,7 +101,8 @@ pub async fn run(
         .into_iter()
         .enumerate()
         .map(|(shard, channel)| {
-            table::watch(shard, channel, options.learner.clone(), board.clone())
+            let config = options.learner.clone();
+            table::watch(shard, channel, config, board.clone(), readiness.clone())
         })
         .collect();
     let trainer = Trainer {
@@ -100,7 +116,14 @@ pub async fn run(
         board: board.clone(),
         stop,
     };
-    let ended = serve_and_train(service, listener, trainer, &board, &shutdown).await;
+    let observed = health::routes(&readiness, &SERVICES, FILE_DESCRIPTOR_SET).await;
+    let served = Served {
+        service,
+        observed,
+        listener,
+        stop_serving,
+    };
+    let ended = serve_and_train(served, trainer, &board, &shutdown).await;
     drop(watching);
     // The service is gone, and with it the last sender of rows.
     spawn_blocking(|| records.join())
@@ -132,30 +155,30 @@ fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
         derive_seed(options.seed, Role::Learner, 0),
         &device,
     );
-    let (checkpoints, state, totals, progress) = if options.resume {
+    let run_dir = &options.run_dir;
+    let (checkpoints, state, mut totals, progress) = if options.resume {
         let (checkpoints, state, totals) = Checkpoints::resume(options, state)?;
-        let progress = Progress::resume(&options.run_dir, totals.learner_steps)?;
+        let progress = Progress::resume(run_dir, totals.learner_steps)?;
         (checkpoints, state, totals, progress)
     } else {
         let checkpoints = Checkpoints::create(options)?;
-        let totals = Totals {
-            policy_version: 1,
-            ..Totals::default()
-        };
-        (
-            checkpoints,
-            state,
-            totals,
-            Progress::create(&options.run_dir)?,
-        )
+        let totals = Totals::default();
+        (checkpoints, state, totals, Progress::create(run_dir)?)
     };
+    let recorded = totals.policy_version;
+    let (versions, version) = if options.resume {
+        Versions::resume(run_dir, recorded)?
+    } else {
+        (Versions::create(run_dir), 1)
+    };
+    totals.policy_version = version;
     if options.device != DeviceChoice::Cpu {
         warm_up(&options.learner, sizes, &state);
     }
     let evaluations = progress.rows().len() as u64;
-    let policy_version = totals.policy_version;
     let board = Board::new(totals, evaluations, options.learner.train_return_episodes);
-    let publisher = Publisher::new(options, &state, policy_version, board.clone())?;
+    board.lost(recorded + 1..version);
+    let publisher = Publisher::new(options, &state, (versions, version), board.clone())?;
     // So that a run can be resumed from its first moment on.
     checkpoints.save(options, &state, &publisher.newest_policy(), &board.totals())?;
     Ok(Prepared {
@@ -186,16 +209,30 @@ pub(crate) fn warm_up(
     tracing::info!(seconds, "warmed up");
 }
 
+/// What is served, and until when.
+struct Served {
+    service: Service,
+    observed: Routes,
+    listener: TcpListener,
+    stop_serving: CancellationToken,
+}
+
 /// Serves until training has ended and everyone may know.
 async fn serve_and_train(
-    service: Service,
-    listener: TcpListener,
+    served: Served,
     trainer: Trainer,
     board: &Board,
     shutdown: &CancellationToken,
 ) -> Result<EndReason, LearnerError> {
-    let stop_serving = CancellationToken::new();
+    let Served {
+        service,
+        observed,
+        listener,
+        stop_serving,
+    } = served;
+    let grace = Duration::from_secs_f64(trainer.options.learner.shutdown_grace_s);
     let server = grpc::server()
+        .add_routes(observed)
         .add_service(Broadcast::new(service.clone()))
         .add_service(RunServer::new(service))
         .serve_with_incoming_shutdown(
@@ -220,7 +257,7 @@ async fn serve_and_train(
         ended = training => {
             stop_serving.cancel();
             // Connections that outlive the grace period are cut.
-            if let Ok(Err(error)) = tokio::time::timeout(GRACE, server).await {
+            if let Ok(Err(error)) = tokio::time::timeout(grace, server).await {
                 tracing::warn!(%error, "server");
             }
             ended

@@ -1,16 +1,23 @@
 //! The handlers of the gRPC services `Weights` and `Run`.
 
+mod join;
+
+use std::time::Duration;
+
 use ::metrics::{counter, gauge};
 use pmpo_proto::v1::{self, run_server, weights_server};
 use pmpo_proto::{WireError, digest_from_wire};
 use pmpo_types::SpecDigest;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Empty;
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::board::Board;
 use crate::broadcast::{Publication, Subscription};
 use crate::checkpoint::hex;
+use crate::members::Members;
 use crate::progress::Row;
 use crate::{LearnerOptions, metrics};
 
@@ -22,6 +29,9 @@ pub(crate) struct Service {
     board: Board,
     publications: watch::Receiver<Publication>,
     records: mpsc::Sender<Row>,
+    members: Members,
+    /// Cancelled when the learner stops serving.
+    ending: CancellationToken,
 }
 
 impl Service {
@@ -30,6 +40,7 @@ impl Service {
         board: Board,
         publications: watch::Receiver<Publication>,
         records: mpsc::Sender<Row>,
+        ending: CancellationToken,
     ) -> Self {
         let (digest, learner) = (options.spec.digest(), &options.learner);
         Self {
@@ -45,6 +56,8 @@ impl Service {
             board,
             publications,
             records,
+            members: Members::new(Duration::from_secs_f64(learner.lease_s), options.resume),
+            ending,
         }
     }
 }
@@ -82,6 +95,32 @@ impl weights_server::Weights for Service {
 
 #[tonic::async_trait]
 impl run_server::Run for Service {
+    type JoinStream = ReceiverStream<Result<v1::JoinResponse, Status>>;
+
+    async fn join(
+        &self,
+        request: Request<Streaming<v1::JoinRequest>>,
+    ) -> Result<Response<Self::JoinStream>, Status> {
+        let (responses, stream) = mpsc::channel(1);
+        let joining = join::serve(
+            self.members.clone(),
+            request.into_inner(),
+            responses.clone(),
+        );
+        let ending = self.ending.clone();
+        tokio::spawn(async move {
+            let served = tokio::select! {
+                served = joining => served,
+                () = ending.cancelled() => Err(Status::unavailable("the run is ending")),
+            };
+            if let Err(status) = served {
+                // Nobody is left to tell where this fails.
+                drop(responses.send(Err(status)).await);
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
     async fn get_run(
         &self,
         _: Request<v1::GetRunRequest>,

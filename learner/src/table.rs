@@ -6,19 +6,27 @@ use std::time::Duration;
 use ::metrics::gauge;
 use pmpo_proto::counters_from_wire;
 use pmpo_proto::v1::{self, replay_client::ReplayClient};
+use pmpo_service::readiness::Readiness;
 use pmpo_types::TableCounters;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::Request;
 use tonic::transport::Channel;
 
 use crate::board::{Board, TableState};
+use crate::run::REPLAY;
 use crate::{LearnerConfig, metrics};
 
 const PERIOD: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Keeps the board up to date with one shard; never returns.
-pub(crate) async fn watch(shard: usize, channel: Channel, config: LearnerConfig, board: Board) {
+pub(crate) async fn watch(
+    shard: usize,
+    channel: Channel,
+    config: LearnerConfig,
+    board: Board,
+    readiness: Readiness,
+) {
     let LearnerConfig { table, targets, .. } = config;
     let steps_per_item = targets.environment_steps_per_item();
     let mut client = ReplayClient::new(channel);
@@ -28,6 +36,7 @@ pub(crate) async fn watch(shard: usize, channel: Channel, config: LearnerConfig,
         ticks.tick().await;
         match ask(&mut client, &table).await {
             Ok(Some((counters, durable))) => {
+                readiness.met(REPLAY);
                 let state = TableState {
                     counters,
                     durable,

@@ -51,6 +51,7 @@ impl Trainer {
             }
         };
         self.checkpoint()?;
+        self.publisher.settle()?;
         Ok(reason)
     }
 

@@ -25,6 +25,9 @@ pub mod v1 {
     tonic::include_proto!("pmpo.v1");
 }
 
+/// The protocol itself, as an encoded `FileDescriptorSet`: for reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// Largest gRPC message that either side accepts, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 

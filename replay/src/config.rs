@@ -24,6 +24,13 @@ pub struct ReplayConfig {
     /// Streams open at a time; more are refused. A stream takes the memory of a few messages in, or
     /// of two batches out, however slow its peer is.
     pub max_streams: usize,
+    /// Seconds between the signs of life that are asked of each peer.
+    pub keepalive_interval_s: f64,
+    /// Seconds that a peer may take to give one; then its connection and its streams are closed, and what
+    /// they held is freed.
+    pub keepalive_timeout_s: f64,
+    /// Seconds that connections may take to end when the service stops; the log is written in any case.
+    pub shutdown_grace_s: f64,
     /// Where the tables outlive the process; without it they are in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
@@ -94,6 +101,9 @@ impl Default for ReplayConfig {
             command_queue: 1_024,
             open_timeout_s: 10.0,
             max_streams: 4_096,
+            keepalive_interval_s: 10.0,
+            keepalive_timeout_s: 20.0,
+            shutdown_grace_s: 2.0,
             data_dir: None,
             disk: DiskConfig::default(),
             table: TableConfig::default(),
@@ -102,12 +112,17 @@ impl Default for ReplayConfig {
     }
 }
 
-const MAX_OPEN_TIMEOUT_S: f64 = 3_600.0;
+const MAX_TIMEOUT_S: f64 = 3_600.0;
 
 impl ReplayConfig {
     /// How long a stream may take to send its first message.
     pub(crate) fn open_timeout(&self) -> Duration {
         Duration::from_secs_f64(self.open_timeout_s)
+    }
+
+    /// Interval and timeout.
+    pub(crate) fn keepalive(&self) -> [Duration; 2] {
+        [self.keepalive_interval_s, self.keepalive_timeout_s].map(Duration::from_secs_f64)
     }
 
     /// Refuses values that cannot work.
@@ -124,12 +139,18 @@ impl ReplayConfig {
                 return Err(ReplayError::Config(message));
             }
         }
-        let timeout = self.open_timeout_s;
-        if !(timeout > 0.0 && timeout <= MAX_OPEN_TIMEOUT_S) {
-            let message = format!(
-                "open_timeout_s: expected more than 0 and at most {MAX_OPEN_TIMEOUT_S}, got {timeout}"
-            );
-            return Err(ReplayError::Config(message));
+        for (field, timeout) in [
+            ("open_timeout_s", self.open_timeout_s),
+            ("keepalive_interval_s", self.keepalive_interval_s),
+            ("keepalive_timeout_s", self.keepalive_timeout_s),
+            ("shutdown_grace_s", self.shutdown_grace_s),
+        ] {
+            if !(timeout > 0.0 && timeout <= MAX_TIMEOUT_S) {
+                let message = format!(
+                    "{field}: expected more than 0 and at most {MAX_TIMEOUT_S}, got {timeout}"
+                );
+                return Err(ReplayError::Config(message));
+            }
         }
         self.disk.validate()?;
         self.table.validate()?;

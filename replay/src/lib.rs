@@ -24,8 +24,9 @@ mod tables;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pmpo_proto::{MAX_MESSAGE_BYTES, v1::replay_server::ReplayServer};
-use pmpo_service::grpc;
+use pmpo_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES, v1::replay_server::ReplayServer};
+use pmpo_service::readiness::Readiness;
+use pmpo_service::{grpc, health};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -37,8 +38,10 @@ pub use error::ReplayError;
 pub use pmpo_replay_core::selector::SelectorKind;
 pub use pmpo_replay_core::{LimiterKind, TableConfig};
 
-/// How long connections may take to end after a shutdown.
-const GRACE: Duration = Duration::from_secs(2);
+const SERVICES: [&str; 1] = ["pmpo.v1.Replay"];
+
+/// What the service waits for before it is ready: without a data directory, for an instant.
+const TABLES: &str = "the tables";
 
 /// Serves the tables on `listener` until `shutdown`.
 ///
@@ -50,7 +53,10 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ReplayError> {
     config.validate()?;
+    let readiness = Readiness::new(&[TABLES], &shutdown);
     let (open_timeout, max_streams) = (config.open_timeout(), config.max_streams);
+    let grace = Duration::from_secs_f64(config.shutdown_grace_s);
+    let keepalive = config.keepalive();
     let opened = tokio::task::spawn_blocking(move || Tables::open(&config)).await;
     let tables = opened.map_err(|_| ReplayError::TableThread("of the start".to_owned()))??;
     let border = Border {
@@ -61,12 +67,17 @@ pub async fn run(
     let service = ReplayServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    readiness.met(TABLES);
+    let [interval, timeout] = keepalive;
     let server = grpc::server()
+        .http2_keepalive_interval(Some(interval))
+        .http2_keepalive_timeout(Some(timeout))
+        .add_routes(health::routes(&readiness, &SERVICES, FILE_DESCRIPTOR_SET).await)
         .add_service(service)
         .serve_with_incoming_shutdown(grpc::incoming(listener), shutdown.clone().cancelled_owned());
     let overdue = async {
         shutdown.cancelled().await;
-        tokio::time::sleep(GRACE).await;
+        tokio::time::sleep(grace).await;
     };
     let served = tokio::select! {
         served = server => served.map_err(ReplayError::from),

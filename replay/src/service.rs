@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ::metrics::gauge;
 use pmpo_proto::v1::{self, replay_server};
-use pmpo_proto::{WireError, counters_to_wire, signature_to_wire};
+use pmpo_proto::{WireError, counters_to_wire, signature_to_wire, writer_id_to_wire};
 use pmpo_replay_core::Changes;
 use pmpo_types::check_priorities;
 use tokio::sync::{Semaphore, mpsc};
@@ -158,6 +158,22 @@ impl replay_server::Replay for Service {
             tables.push(table_info(table.describe().await?));
         }
         Ok(Response::new(v1::ListTablesResponse { tables }))
+    }
+
+    async fn list_writers(
+        &self,
+        request: Request<v1::ListWritersRequest>,
+    ) -> Result<Response<v1::ListWritersResponse>, Status> {
+        let table = self.border.table(&request.into_inner().table)?;
+        let (writers, inserts) = table.writers().await?;
+        let writer = |(id, next_sequence)| v1::WriterInfo {
+            writer_id: writer_id_to_wire(id),
+            next_sequence,
+        };
+        Ok(Response::new(v1::ListWritersResponse {
+            writers: writers.into_iter().map(writer).collect(),
+            inserts,
+        }))
     }
 
     async fn configure_table(

@@ -59,6 +59,7 @@ pub(crate) enum Command {
     /// A stream has ended: forget what it was waiting for, and that its writer is connected.
     Left(Option<WriterSession>),
     Describe(oneshot::Sender<Description>),
+    ListWriters(oneshot::Sender<WriterPlaces>),
     RefreshMetrics {
         queued_commands: usize,
     },
@@ -91,6 +92,9 @@ pub(crate) struct Description {
     pub(crate) blocked: Vec<BlockedCalls>,
     pub(crate) durable: bool,
 }
+
+/// Where each writer is, and the items inserted at that moment.
+pub(crate) type WriterPlaces = (Vec<(WriterId, u64)>, u64);
 
 /// Callers that wait for the same, and since when one has.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -245,6 +249,10 @@ impl TableHandle {
 
     pub(crate) async fn describe(&self) -> Result<Description, Status> {
         self.ask(Command::Describe).await
+    }
+
+    pub(crate) async fn writers(&self) -> Result<WriterPlaces, Status> {
+        self.ask(Command::ListWriters).await
     }
 
     /// Has the metrics brought up to date every `interval`; returns when the table's thread is gone.

@@ -123,6 +123,13 @@ impl replay_server::Replay for Silent {
         Err(Status::unimplemented("not needed"))
     }
 
+    async fn list_writers(
+        &self,
+        _: Request<v1::ListWritersRequest>,
+    ) -> Result<Response<v1::ListWritersResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
     async fn configure_table(
         &self,
         _: Request<v1::ConfigureTableRequest>,

@@ -128,6 +128,31 @@ impl v1::weights_server::Weights for Learner {
 
 #[tonic::async_trait]
 impl v1::run_server::Run for Learner {
+    type JoinStream = ReceiverStream<Result<v1::JoinResponse, Status>>;
+
+    /// Gives the index that is asked for, or 0.
+    async fn join(
+        &self,
+        request: Request<Streaming<v1::JoinRequest>>,
+    ) -> Result<Response<Self::JoinStream>, Status> {
+        let mut requests = request.into_inner();
+        let (responses, stream) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut index = None;
+            while let Ok(Some(request)) = requests.message().await {
+                let index = *index.get_or_insert(request.index.unwrap_or(0));
+                let answer = v1::JoinResponse {
+                    index,
+                    lease_ms: 10_000,
+                };
+                if responses.send(Ok(answer)).await.is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
     async fn get_run(
         &self,
         _: Request<v1::GetRunRequest>,
@@ -228,6 +253,13 @@ impl v1::replay_server::Replay for Replay {
         &self,
         _: Request<v1::UpdatePrioritiesRequest>,
     ) -> Result<Response<v1::UpdatePrioritiesResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn list_writers(
+        &self,
+        _: Request<v1::ListWritersRequest>,
+    ) -> Result<Response<v1::ListWritersResponse>, Status> {
         Err(Status::unimplemented("not needed"))
     }
 

@@ -14,8 +14,8 @@ use crate::files::write_atomically;
 pub struct Announcement {
     /// Role, for example `actor`.
     pub role: String,
-    /// Number within the role.
-    pub index: u64,
+    /// Number within the role; absent where the learner allots it.
+    pub index: Option<u64>,
     /// Process id.
     pub pid: u32,
     /// Address of its gRPC services, where it has any.
@@ -60,7 +60,7 @@ mod tests {
         assert_eq!(Announcement::read(&path).unwrap(), None);
         let announcement = Announcement {
             role: "replay".to_owned(),
-            index: 0,
+            index: Some(0),
             pid: 7,
             listen: Some(([127, 0, 0, 1], 7001).into()),
             metrics: None,

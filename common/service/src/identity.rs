@@ -8,7 +8,7 @@ const MAX_RUN_CHARS: usize = 128;
 
 static IDENTITY: RwLock<Identity> = RwLock::new(Identity {
     role: "",
-    index: 0,
+    index: None,
     run: String::new(),
 });
 
@@ -17,8 +17,8 @@ static IDENTITY: RwLock<Identity> = RwLock::new(Identity {
 pub struct Identity {
     /// Role, for example `actor`; empty in a process without one.
     pub role: &'static str,
-    /// Number within the role.
-    pub index: u64,
+    /// Number within the role; absent until the learner has allotted it.
+    pub index: Option<u64>,
     /// Name of the run; empty until it is known.
     pub run: String,
 }
@@ -29,8 +29,13 @@ pub fn get() -> Identity {
 }
 
 /// Sets role and number.
-pub fn set_role(role: &'static str, index: u64) {
+pub fn set_role(role: &'static str, index: Option<u64>) {
     change(|identity| (identity.role, identity.index) = (role, index));
+}
+
+/// Sets the number.
+pub fn set_index(index: u64) {
+    change(|identity| identity.index = Some(index));
 }
 
 /// Sets the run; a name that a log line could not hold is cut and cleaned first. Answers whether that

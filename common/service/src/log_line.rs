@@ -50,7 +50,10 @@ fn text(
         None => write!(writer, "{timestamp} {level:>5} ")?,
     }
     if !identity.role.is_empty() {
-        write!(writer, "{}-{}", identity.role, identity.index)?;
+        writer.write_str(identity.role)?;
+        if let Some(index) = identity.index {
+            write!(writer, "-{index}")?;
+        }
         if !identity.run.is_empty() {
             write!(writer, "@{}", identity.run)?;
         }
@@ -109,7 +112,7 @@ struct Record<'a> {
     timestamp: &'a str,
     level: &'static str,
     role: &'a str,
-    index: u64,
+    index: Option<u64>,
     run: &'a str,
     target: &'a str,
     #[serde(flatten)]

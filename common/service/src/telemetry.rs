@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::log_line::LogLine;
+use crate::readiness;
 
 /// Form of the log lines on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -84,7 +85,7 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()
 }
 
-/// Serves `GET /metrics` (Prometheus text format) until `shutdown`.
+/// Serves `GET /metrics` (Prometheus text format), `/healthz` and `/readyz` until `shutdown`.
 ///
 /// # Errors
 /// Those of the socket.
@@ -97,7 +98,8 @@ pub async fn serve_metrics(
         handle.run_upkeep();
         std::future::ready(handle.render())
     };
-    axum::serve(listener, Router::new().route("/metrics", get(render)))
+    let router = Router::new().route("/metrics", get(render));
+    axum::serve(listener, router.merge(readiness::routes()))
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
 }

@@ -5,8 +5,9 @@ mod replay;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use pmpo_service::telemetry::LogFormat;
 
 use crate::commands::{BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastPart};
@@ -80,6 +81,8 @@ pub(crate) enum Command {
     Bandit(BanditArgs),
     /// Show the table of a running replay, and change its bounds while it runs.
     Tables(TablesArgs),
+    /// Ask a service whether it can do its work: exits 0 if so.
+    Health(HealthArgs),
     /// Measure one station on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -132,12 +135,40 @@ pub(crate) struct RunArgs {
     /// Device of the learner: cpu, cuda, cuda:N, vulkan or vulkan:N.
     #[arg(long)]
     device: Option<String>,
-    /// Go on from the newest checkpoint in the run's folder.
-    #[arg(long)]
-    pub(crate) resume: bool,
+    /// Go on from the newest checkpoint in the run's folder; with `auto` only if there is one.
+    #[arg(
+        long,
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "never",
+        default_missing_value = "always",
+        hide_default_value = true
+    )]
+    resume: Resume,
+}
+
+/// Whether a run goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Resume {
+    /// A new run.
+    Never,
+    /// The run in the folder, which must be there.
+    Always,
+    /// The run in the folder if there is one, else a new one.
+    Auto,
 }
 
 impl RunArgs {
+    /// Whether the run in the folder goes on.
+    pub(crate) fn resumes(&self) -> bool {
+        match (self.resume, &self.run_dir) {
+            (Resume::Auto, Some(run_dir)) => pmpo_learner::checkpoint::any(run_dir),
+            (Resume::Auto, None) => false,
+            (resume, _) => resume == Resume::Always,
+        }
+    }
+
     /// The flags as assignments, after those of `--set`.
     pub(crate) fn assignments(&self) -> Vec<String> {
         let flags = [
@@ -230,6 +261,36 @@ pub(crate) struct LearnerArgs {
     pub(crate) replay: Vec<String>,
 }
 
+/// A number in the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Index {
+    /// The learner allots it.
+    Auto,
+    /// This one.
+    Given(u64),
+}
+
+impl Index {
+    pub(crate) fn given(self) -> Option<u64> {
+        match self {
+            Self::Auto => None,
+            Self::Given(index) => Some(index),
+        }
+    }
+}
+
+impl FromStr for Index {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let number = text.parse().map(Self::Given);
+        number.map_err(|_| "expected a number or auto".to_owned())
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ActorArgs {
     #[command(flatten)]
@@ -247,9 +308,9 @@ pub(crate) struct ActorArgs {
     /// Address of the learner.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7002")]
     pub(crate) learner: String,
-    /// Number of this actor in the run; no two running actors share one.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) index: u64,
+    /// Number of this actor in the run, which no two share; `auto`: the lowest that is free.
+    #[arg(long, value_name = "N|auto", default_value = "0")]
+    pub(crate) index: Index,
 }
 
 #[derive(Debug, Args)]
@@ -261,9 +322,22 @@ pub(crate) struct EvaluatorArgs {
     /// Address of the learner.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7002")]
     pub(crate) learner: String,
-    /// Number of this evaluator in the run.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) index: u64,
+    /// Number of this evaluator in the run, which no two share; `auto`: the lowest that is free.
+    #[arg(long, value_name = "N|auto", default_value = "0")]
+    pub(crate) index: Index,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// Address of a replay or learner, or with --http of any role's metrics.
+    #[arg(value_name = "HOST:PORT")]
+    pub(crate) address: String,
+    /// Ask `/readyz` of a metrics port instead of gRPC health.
+    #[arg(long)]
+    pub(crate) http: bool,
+    /// Seconds to wait for the answer.
+    #[arg(long, default_value_t = 5.0)]
+    pub(crate) timeout: f64,
 }
 
 #[derive(Debug, Args)]

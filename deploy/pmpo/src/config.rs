@@ -44,6 +44,8 @@ pub(crate) struct RunConfig {
     pub(crate) max_minutes: Option<f64>,
     /// End when an evaluation's mean return reaches this.
     pub(crate) stop_at_return: Option<f64>,
+    /// Seconds that `train` gives each role to end after SIGTERM before it kills it.
+    pub(crate) shutdown_grace_s: f64,
 }
 
 impl Default for RunConfig {
@@ -58,6 +60,7 @@ impl Default for RunConfig {
             learner_steps: None,
             max_minutes: None,
             stop_at_return: None,
+            shutdown_grace_s: 20.0,
         }
     }
 }
@@ -195,6 +198,11 @@ impl RunConfig {
         anyhow::ensure!(
             minutes > 0.0,
             "max_minutes: expected more than 0, got {minutes}"
+        );
+        let grace = self.shutdown_grace_s;
+        anyhow::ensure!(
+            (0.0..=3600.0).contains(&grace),
+            "shutdown_grace_s: expected 0 to 3600 seconds, got {grace}"
         );
         let stop = self.stop_at_return.unwrap_or(0.0);
         anyhow::ensure!(

@@ -1,8 +1,12 @@
-//! Exit codes: 0 done, 1 failed, 2 asked for something that cannot be.
+//! Exit codes, so that whoever starts a process can tell causes apart; README.md has the table.
 
 use std::fmt;
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
+use pmpo_actor::ActorError;
+use pmpo_learner::LearnerError;
+use pmpo_replay::ReplayError;
+use pmpo_replay_client::ClientError;
 use pmpo_service::telemetry::{self, LogFormat};
 
 /// An error of the caller: a wrong argument, configuration or input file.
@@ -23,6 +27,28 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// The death of a child that ended this process too.
+#[derive(Debug)]
+struct Death {
+    code: u8,
+    line: String,
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+impl std::error::Error for Death {}
+
+/// The error of a process that ends because a child of it did, with the child's code where it had one.
+pub(crate) fn of_child(exit: ExitStatus, line: String) -> anyhow::Error {
+    let code = exit.code().and_then(|code| u8::try_from(code).ok());
+    let code = code.filter(|&code| code != 0).unwrap_or(FAILED);
+    Death { code, line }.into()
+}
+
 /// One line on standard error, in the log's format, and the exit code.
 pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
     let line = one_line(error);
@@ -34,7 +60,74 @@ pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
             tracing::error!("{line}");
         }
     }
-    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+    ExitCode::from(code(error))
+}
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const NOT_FINITE: u8 = 3;
+const DEVICE: u8 = 4;
+const STORAGE: u8 = 5;
+const PLACE: u8 = 6;
+const REFUSED: u8 = 7;
+
+/// The code of the outermost cause that has one of its own.
+fn code(error: &anyhow::Error) -> u8 {
+    let codes = error.chain().filter_map(|cause| {
+        if cause.is::<Usage>() {
+            return Some(USAGE);
+        }
+        if let Some(death) = cause.downcast_ref::<Death>() {
+            return Some(death.code);
+        }
+        let learner = cause.downcast_ref::<LearnerError>().and_then(of_learner);
+        let actor = || cause.downcast_ref::<ActorError>().and_then(of_actor);
+        let replay = || cause.downcast_ref::<ReplayError>().and_then(of_replay);
+        learner.or_else(actor).or_else(replay)
+    });
+    codes.into_iter().next().unwrap_or(FAILED)
+}
+
+fn of_learner(error: &LearnerError) -> Option<u8> {
+    use LearnerError as E;
+    match error {
+        E::Config(_) | E::Network(_) | E::Address(_) | E::NotFresh(_) => Some(USAGE),
+        E::NotFinite { .. } => Some(NOT_FINITE),
+        E::Device { .. } => Some(DEVICE),
+        E::File { .. } | E::NoCheckpoint { .. } | E::OtherRun { .. } | E::Format { .. } => {
+            Some(STORAGE)
+        }
+        E::Replay(error) => of_client(error),
+        _ => None,
+    }
+}
+
+fn of_actor(error: &ActorError) -> Option<u8> {
+    use ActorError as E;
+    match error {
+        E::Config(_) | E::Address(_) => Some(USAGE),
+        E::IndexTaken { .. } | E::PlaceLost { .. } => Some(PLACE),
+        E::Refused { .. } | E::Answer(_) | E::Spec { .. } | E::OtherRun { .. } => Some(REFUSED),
+        E::Replay(error) => of_client(error),
+        _ => None,
+    }
+}
+
+fn of_replay(error: &ReplayError) -> Option<u8> {
+    use ReplayError as E;
+    match error {
+        E::Config(_) | E::Table(_) => Some(USAGE),
+        E::Disk { .. } | E::Log { .. } | E::DataDirInUse(_) => Some(STORAGE),
+        _ => None,
+    }
+}
+
+fn of_client(error: &ClientError) -> Option<u8> {
+    match error {
+        ClientError::Config(_) | ClientError::Address(_) => Some(USAGE),
+        ClientError::Refused { .. } | ClientError::Protocol(_) => Some(REFUSED),
+        _ => None,
+    }
 }
 
 /// The causes, outermost first. Most of our errors repeat their source in their own text; it is then
@@ -72,5 +165,48 @@ mod tests {
         let expected = "replay: table.samples_per_insert: expected a positive number, got -1";
         assert_eq!(one_line(&error), expected);
         assert_eq!(Usage::new(error).to_string(), expected);
+    }
+
+    #[test]
+    fn causes_have_codes() {
+        let path = std::path::PathBuf::from("/data");
+        let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let refused = || ClientError::Refused {
+            code: tonic::Code::PermissionDenied,
+            message: "no".to_owned(),
+        };
+        let cases: [(anyhow::Error, u8); 10] = [
+            (anyhow::anyhow!("something"), 1),
+            (LearnerError::Panicked("a thread").into(), 1),
+            (Usage::new(anyhow::anyhow!("--no-such")).into(), 2),
+            (LearnerError::NotFresh(path.clone()).into(), 2),
+            (
+                pmpo_learner::DeviceChoice::Cuda(99)
+                    .open()
+                    .unwrap_err()
+                    .into(),
+                4,
+            ),
+            (ReplayError::DataDirInUse(path.clone()).into(), 5),
+            (
+                LearnerError::File {
+                    path,
+                    source: missing(),
+                }
+                .into(),
+                5,
+            ),
+            (ActorError::PlaceLost { index: 3 }.into(), 6),
+            (ActorError::Replay(refused()).into(), 7),
+            (LearnerError::Replay(refused()).into(), 7),
+        ];
+        for (error, expected) in cases {
+            let error = error.context("while it ran");
+            assert_eq!(code(&error), expected, "{error:#}");
+        }
+        use std::os::unix::process::ExitStatusExt;
+        let child = |status| of_child(ExitStatus::from_raw(status), "learner-0 ended".to_owned());
+        assert_eq!(code(&child(5 << 8)), 5);
+        assert_eq!(code(&child(9)), 1, "killed");
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
     }
     let process = Process {
         role: "replay",
-        index: args.index,
+        index: Some(args.index),
         args: &args.service,
         format,
     };
@@ -46,16 +46,17 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
         None => return Err(Usage::new(anyhow::anyhow!("--run-dir: expected a folder")).into()),
     };
     let stored = run_dir.join("config.toml");
-    let file = match (&args.run.config.config, args.run.resume) {
+    let resume = args.run.resumes();
+    let file = match (&args.run.config.config, resume) {
         (None, true) => Some(stored.as_path()),
         (file, _) => file.as_deref(),
     };
     let config = Config::for_learner(file, &args.run.assignments())?;
-    let options = learner_options(config, run_dir, args)?;
+    let options = learner_options(config, run_dir, args, resume)?;
     identity::set_run(&options.run_id);
     let process = Process {
         role: "learner",
-        index: 0,
+        index: Some(0),
         args: &args.service,
         format,
     };
@@ -67,7 +68,12 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
     })
 }
 
-fn learner_options(config: Config, run_dir: PathBuf, args: &LearnerArgs) -> Result<LearnerOptions> {
+fn learner_options(
+    config: Config,
+    run_dir: PathBuf,
+    args: &LearnerArgs,
+    resume: bool,
+) -> Result<LearnerOptions> {
     let environment = commands::load_task(&config.run.task, 0)?;
     std::fs::create_dir_all(&run_dir)
         .with_context(|| format!("run folder {}", run_dir.display()))?;
@@ -90,7 +96,7 @@ fn learner_options(config: Config, run_dir: PathBuf, args: &LearnerArgs) -> Resu
         learner: config.learner,
         replay_addresses: args.replay.clone(),
         run_dir,
-        resume: args.run.resume,
+        resume,
     })
 }
 
@@ -103,12 +109,12 @@ pub(crate) fn actor(args: &ActorArgs, format: LogFormat) -> Result<()> {
     };
     let process = Process {
         role: "actor",
-        index: args.index,
+        index: args.index.given(),
         args: &args.service,
         format,
     };
     process.run(None, async |_, shutdown| {
-        pmpo_actor::run(config.actor, addresses, args.index, shutdown).await?;
+        pmpo_actor::run(config.actor, addresses, args.index.given(), shutdown).await?;
         Ok(())
     })
 }
@@ -118,12 +124,13 @@ pub(crate) fn evaluator(args: &EvaluatorArgs, format: LogFormat) -> Result<()> {
     let config = Config::load(&args.config)?;
     let process = Process {
         role: "evaluator",
-        index: args.index,
+        index: args.index.given(),
         args: &args.service,
         format,
     };
     process.run(None, async |_, shutdown| {
-        pmpo_actor::evaluator::run(config.evaluator, &args.learner, args.index, shutdown).await?;
+        let index = args.index.given();
+        pmpo_actor::evaluator::run(config.evaluator, &args.learner, index, shutdown).await?;
         Ok(())
     })
 }
@@ -131,7 +138,8 @@ pub(crate) fn evaluator(args: &EvaluatorArgs, format: LogFormat) -> Result<()> {
 /// What every role's process has.
 struct Process<'a> {
     role: &'static str,
-    index: u64,
+    /// `None` where the learner is going to allot it.
+    index: Option<u64>,
     args: &'a ServiceArgs,
     format: LogFormat,
 }
@@ -160,10 +168,13 @@ impl Process<'_> {
                 None => None,
             };
             self.announce(listener.as_ref(), &metrics)?;
-            let serving = telemetry::serve_metrics(metrics, handle, shutdown.child_token());
+            // Until the role has ended: `/readyz` says so meanwhile, and the last counts can be read.
+            let ended = CancellationToken::new();
+            let serving = telemetry::serve_metrics(metrics, handle, ended.clone());
             let serving = tokio::spawn(serving);
             let result = service(listener, shutdown.clone()).await;
             shutdown.cancel();
+            ended.cancel();
             serving.await?.context("metrics")?;
             result
         })

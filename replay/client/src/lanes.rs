@@ -9,7 +9,7 @@ use pmpo_proto::{signature_to_wire, steps_to_wire, writer_id_to_wire};
 use pmpo_service::identity;
 use pmpo_types::{Signature, StepBatch, WriterId};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -24,6 +24,7 @@ const REQUEST_QUEUE: usize = 4;
 
 /// What the thread and the tasks of a writer share.
 pub(crate) struct Lanes {
+    id: WriterId,
     addresses: Vec<String>,
     clients: Vec<ReplayClient<Channel>>,
     open: v1::OpenWriter,
@@ -33,6 +34,8 @@ pub(crate) struct Lanes {
     state: Mutex<State>,
     /// An outbox has shrunk or the shard in use has changed, or a task has ended.
     changed: Condvar,
+    /// A shard has accepted the writer.
+    opened: watch::Sender<bool>,
     /// A lane's outbox has grown.
     pushed: Vec<Notify>,
 }
@@ -60,12 +63,14 @@ impl Lanes {
             blocked: None,
             ended: None,
         };
+        let id = WriterId(uuid::Uuid::new_v4().as_u128());
         let lanes = Arc::new(Self {
+            id,
             addresses: addresses.to_vec(),
             clients,
             open: v1::OpenWriter {
                 table: config.table.clone(),
-                writer_id: writer_id_to_wire(WriterId(uuid::Uuid::new_v4().as_u128())),
+                writer_id: writer_id_to_wire(id),
                 signature: Some(signature_to_wire(signature)),
                 sequence_length: config.sequence_length as u32,
                 timeout_ms: config.blocked_timeout().as_millis() as u64,
@@ -76,8 +81,10 @@ impl Lanes {
             shutdown: shutdown.clone(),
             state: Mutex::new(state),
             changed: Condvar::new(),
+            opened: watch::Sender::new(false),
             pushed: (0..shards).map(|_| Notify::new()).collect(),
         });
+        tracing::info!(writer = %id, "writer begins");
         lanes.connect(0);
         Ok(lanes)
     }
@@ -121,6 +128,10 @@ impl Lanes {
         }
     }
 
+    pub(crate) fn opened(&self) -> watch::Receiver<bool> {
+        self.opened.subscribe()
+    }
+
     pub(crate) fn acknowledged_items(&self) -> u64 {
         self.lock().dispatch.acknowledged_items()
     }
@@ -158,12 +169,23 @@ impl Lanes {
     fn end(&self, error: ClientError) {
         let mut state = self.lock();
         if state.ended.is_none() {
+            self.account(&state.dispatch);
             state.ended = Some(error);
             gauge!(metrics::IN_FLIGHT_STEPS).decrement(state.dispatch.in_flight_steps() as f64);
         }
         drop(state);
         self.changed.notify_all();
         self.shutdown.cancel();
+    }
+
+    /// One line that tells what has become of everything that was pushed.
+    fn account(&self, dispatch: &Dispatch) {
+        tracing::info!(
+            writer = %self.id,
+            acknowledged_items = dispatch.acknowledged_items(),
+            unacknowledged_steps = dispatch.in_flight_steps(),
+            "writer ended"
+        );
     }
 
     fn health(self: &Arc<Self>, change: impl FnOnce(&mut Dispatch) -> Changes) {
@@ -248,6 +270,7 @@ impl Lane {
         connection.opened();
         let shard = self.shard;
         self.lanes.health(|dispatch| dispatch.opened(shard));
+        self.lanes.opened.send_replace(true);
         loop {
             let unsent = self.lanes.lock().dispatch.outbox(shard).has_unsent();
             tokio::select! {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use pmpo_types::{ColumnBatch, Signature, StepBatch};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::lanes::Lanes;
@@ -96,6 +97,11 @@ impl Writer {
     /// As [`push`](Self::push), or time is up.
     pub fn flush(&mut self, timeout: Duration) -> Result<(), ClientError> {
         self.lanes.flush(timeout)
+    }
+
+    /// Whether a shard has accepted the writer, now or before.
+    pub fn opened(&self) -> watch::Receiver<bool> {
+        self.lanes.opened()
     }
 
     /// Items the server has stored since the writer's beginning.

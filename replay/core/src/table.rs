@@ -185,6 +185,15 @@ impl Table {
         self.writers.close(writer);
     }
 
+    /// Where each remembered writer is, the least recently used first: all its steps below the number
+    /// are stored, each once.
+    pub fn writers(&self) -> Vec<(WriterId, u64)> {
+        let places = self.writers.places().into_iter();
+        places
+            .map(|place| (place.writer, place.next_sequence))
+            .collect()
+    }
+
     /// Checks what a sampler is going to ask for.
     ///
     /// # Errors

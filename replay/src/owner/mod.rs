@@ -167,6 +167,10 @@ impl Owner {
             }
             Command::Left(session) => self.leave(session),
             Command::Describe(reply) => drop(reply.send(self.describe())),
+            Command::ListWriters(reply) => {
+                let inserts = self.table.counters().inserts;
+                drop(reply.send((self.table.writers(), inserts)));
+            }
             Command::RefreshMetrics { queued_commands } => {
                 let callers = [self.inserts.len(), self.samples.len()];
                 let log_bytes = self.disk.as_ref().map(Disk::bytes);

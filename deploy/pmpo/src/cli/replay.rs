@@ -17,6 +17,9 @@ pub(crate) struct TablesArgs {
     /// Name of the table.
     #[arg(long, default_value = "replay")]
     pub(crate) table: String,
+    /// List the writers too, with the steps that each has stored.
+    #[arg(long)]
+    pub(crate) writers: bool,
     /// Change the samples per insert, until the service restarts; so do the others.
     #[arg(long)]
     pub(crate) samples_per_insert: Option<f64>,

@@ -3,6 +3,7 @@
 mod bandit;
 mod bench;
 mod eval;
+mod health;
 mod render;
 mod tables;
 mod tasks;
@@ -20,6 +21,7 @@ pub(crate) use bench::actor::BenchActorArgs;
 pub(crate) use bench::bench;
 pub(crate) use bench::broadcast::{BroadcastBenchArgs, BroadcastPart};
 pub(crate) use eval::eval;
+pub(crate) use health::health;
 pub(crate) use render::render;
 pub(crate) use tables::tables;
 pub(crate) use tasks::tasks;

@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use pmpo_proto::v1::replay_client::ReplayClient;
-use pmpo_proto::v1::{Blocked, ConfigureTableRequest, ListTablesRequest, TableInfo};
+use pmpo_proto::v1::{
+    Blocked, ConfigureTableRequest, ListTablesRequest, ListWritersRequest, ListWritersResponse,
+    TableInfo,
+};
+use pmpo_proto::writer_id_from_wire;
 use pmpo_service::grpc;
 use tonic::Request;
 use tonic::transport::Channel;
@@ -23,9 +27,15 @@ pub(crate) fn tables(args: &TablesArgs) -> Result<()> {
     runtime.block_on(async {
         for address in &args.replay {
             let channel = grpc::connect_lazy(address).map_err(Usage::new)?;
-            let shard = shard(ReplayClient::new(channel), args).await;
+            let client = ReplayClient::new(channel);
+            let shard = shard(client.clone(), args).await;
             for table in shard.with_context(|| address.clone())? {
                 print(address, &table);
+            }
+            if args.writers {
+                print_writers(client, args)
+                    .await
+                    .with_context(|| address.clone())?;
             }
         }
         Ok(())
@@ -58,6 +68,22 @@ async fn shard(mut client: ReplayClient<Channel>, args: &TablesArgs) -> Result<V
         bail!("no table `{}`", args.table);
     }
     Ok(tables)
+}
+
+async fn print_writers(mut client: ReplayClient<Channel>, args: &TablesArgs) -> Result<()> {
+    let request = ListWritersRequest {
+        table: args.table.clone(),
+    };
+    let response = client.list_writers(timed(request)).await;
+    let ListWritersResponse { writers, inserts } = response
+        .map_err(|status| anyhow::anyhow!("{}", status.message()))?
+        .into_inner();
+    for writer in writers {
+        let id = writer_id_from_wire(&writer.writer_id)?;
+        println!("  writer {id}: {} steps stored", writer.next_sequence);
+    }
+    println!("  {inserts} items inserted by them all");
+    Ok(())
 }
 
 fn timed<T>(message: T) -> Request<T> {

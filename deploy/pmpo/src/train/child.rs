@@ -16,6 +16,8 @@ use pmpo_service::telemetry::LogFormat;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
+use crate::failure;
+
 const POLL: Duration = Duration::from_millis(20);
 const START_LIMIT: Duration = Duration::from_secs(60);
 
@@ -130,7 +132,7 @@ impl Child {
     ) -> Result<Option<SocketAddr>> {
         while self.started.elapsed() < START_LIMIT {
             if let Some(exit) = self.exited()? {
-                bail!("{}", self.describe(exit));
+                return Err(failure::of_child(exit, self.describe(exit)));
             }
             if let Some(announcement) = Announcement::read(&self.announcement)? {
                 let address = announcement.listen.context("announced no address")?;
@@ -186,7 +188,8 @@ impl Child {
             self.failed_starts + 1
         };
         if failed_starts >= MAX_FAILED_STARTS {
-            bail!("{} ({failed_starts} times in a row)", self.describe(exit));
+            let death = format!("{} ({failed_starts} times in a row)", self.describe(exit));
+            return Err(failure::of_child(exit, death));
         }
         if self.started.elapsed() < RESTART_DELAY * 2u32.pow(failed_starts.min(MAX_FAILED_STARTS)) {
             return Ok(None);

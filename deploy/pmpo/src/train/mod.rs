@@ -8,7 +8,7 @@ mod display;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use pmpo_learner::RunOutcome;
 use pmpo_proto::v1;
 use pmpo_proto::v1::run_client::RunClient;
@@ -22,7 +22,7 @@ use tonic::transport::Channel;
 use crate::cli::TrainArgs;
 use crate::commands;
 use crate::config::Config;
-use crate::failure::Usage;
+use crate::failure::{self, Usage};
 use crate::roles;
 use child::{Child, Launcher};
 use display::Display;
@@ -33,12 +33,10 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Name of the file in a run's folder that says how the run ended; absent while it goes.
 const OUTCOME: &str = "outcome.json";
 
-/// How long each role may take to end after SIGTERM before it is killed.
-const GRACE: Duration = Duration::from_secs(20);
-
 /// Trains until a limit, Ctrl-C, or a death that cannot be mended.
 pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
-    let (config, run_dir) = prepare(args)?;
+    let resume = args.run.resumes();
+    let (config, run_dir) = prepare(args, resume)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -50,11 +48,11 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
         let launcher = Launcher::new(&run_dir, format)?;
         let display = Display::new(&config.run);
         println!("training {} in {}", config.run.task, run_dir.display());
-        let mut cluster = Cluster::default();
-        let ended = match cluster
-            .start(&launcher, &config, args.run.resume, &shutdown)
-            .await
-        {
+        let mut cluster = Cluster {
+            grace: Duration::from_secs_f64(config.run.shutdown_grace_s),
+            ..Cluster::default()
+        };
+        let ended = match cluster.start(&launcher, &config, resume, &shutdown).await {
             Ok(()) => cluster.supervise(&launcher, &shutdown, &display).await,
             Err(error) => Err(error),
         };
@@ -65,7 +63,7 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
 }
 
 /// Resolves the configuration and makes the run's folder.
-fn prepare(args: &TrainArgs) -> Result<(Config, PathBuf)> {
+fn prepare(args: &TrainArgs, resume: bool) -> Result<(Config, PathBuf)> {
     let mut assignments = args.run.assignments();
     assignments.extend(args.actors.map(|actors| format!("run.actors={actors}")));
     let stored = args
@@ -73,11 +71,11 @@ fn prepare(args: &TrainArgs) -> Result<(Config, PathBuf)> {
         .run_dir
         .as_ref()
         .map(|folder| folder.join("config.toml"));
-    let file = match (&args.run.config.config, args.run.resume) {
+    let file = match (&args.run.config.config, resume) {
         (None, true) => stored.clone(),
         (file, _) => file.clone(),
     };
-    if args.run.resume && !stored.as_ref().is_some_and(|path| path.is_file()) {
+    if resume && !stored.as_ref().is_some_and(|path| path.is_file()) {
         return Err(Usage::new(anyhow::anyhow!(
             "--resume: expected --run-dir with the folder of a run (one that holds config.toml)"
         ))
@@ -89,7 +87,7 @@ fn prepare(args: &TrainArgs) -> Result<(Config, PathBuf)> {
         Some(run_dir) => run_dir.clone(),
         None => new_run_dir(&config),
     };
-    if !args.run.resume && run_dir.join("checkpoints").exists() {
+    if !resume && pmpo_learner::checkpoint::any(&run_dir) {
         return Err(Usage::new(anyhow::anyhow!(
             "--run-dir {}: holds a run already; go on with --resume or choose another folder",
             run_dir.display()
@@ -129,6 +127,8 @@ struct Cluster {
     /// Actors and evaluators: started again when they die.
     workers: Vec<Child>,
     status: Option<RunClient<Channel>>,
+    /// How long each role may take to end after SIGTERM before it is killed.
+    grace: Duration,
 }
 
 impl Cluster {
@@ -199,19 +199,18 @@ impl Cluster {
                 if exit.success() {
                     return Ok(());
                 }
-                bail!(
-                    "{}",
-                    learner_death(&learner.describe(exit), last.as_ref(), launcher)
-                );
+                let death = learner_death(&learner.describe(exit), last.as_ref(), launcher);
+                return Err(failure::of_child(exit, death));
             }
             for replay in &mut self.replays {
                 if let Some(exit) = replay.exited()?
                     && !self.replays_may_die
                 {
-                    bail!(
-                        "{}; its items are gone and the run ends",
-                        replay.describe(exit)
-                    );
+                    let death = replay.describe(exit);
+                    return Err(failure::of_child(
+                        exit,
+                        format!("{death}; its items are gone and the run ends"),
+                    ));
                 }
             }
             for worker in self.replays.iter_mut().chain(&mut self.workers) {
@@ -242,10 +241,10 @@ impl Cluster {
     /// Ends the children in the order of the data: actors and evaluators, learner (which writes its
     /// last checkpoint), replay.
     async fn stop(&mut self) -> Result<Option<RunOutcome>> {
-        child::stop_all(self.workers.iter_mut(), GRACE).await?;
-        child::stop_all(self.learner.iter_mut(), GRACE).await?;
+        child::stop_all(self.workers.iter_mut(), self.grace).await?;
+        child::stop_all(self.learner.iter_mut(), self.grace).await?;
         let outcome = self.learner.as_mut().map(Child::output).transpose()?;
-        child::stop_all(self.replays.iter_mut(), GRACE).await?;
+        child::stop_all(self.replays.iter_mut(), self.grace).await?;
         match outcome.as_deref().map(str::trim) {
             None | Some("") => Ok(None),
             Some(json) => Ok(Some(

@@ -120,7 +120,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     };
     let announcement = Announcement {
         role: "replay".to_owned(),
-        index: 0,
+        index: Some(0),
         pid: 17,
         listen: Some(([127, 0, 0, 1], 7001).into()),
         metrics: None,

@@ -1,0 +1,194 @@
+//! The place in the run: an index, kept under a lease at the learner.
+//!
+//! A process that was frozen or cut off for longer than the lease comes back and asks for its index again.
+//! Its environments are seeded by that index, so where another process has it by now this one ends, and
+//! whoever supervises it starts it anew.
+
+use std::time::Duration;
+
+use ::metrics::counter;
+use backon::BackoffBuilder;
+use pmpo_proto::v1::{self, MemberRole, run_client::RunClient};
+use pmpo_service::{backoff, grpc};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+
+use crate::{ActorError, metrics};
+
+/// Signs of life in the time of a lease.
+const SIGNS_PER_LEASE: u32 = 3;
+
+/// Largest index: so many environments of so many actors have numbers that fit.
+const MAX_INDEX: u64 = u32::MAX as u64;
+
+/// A place that was taken.
+pub(crate) struct Membership {
+    client: RunClient<Channel>,
+    role: MemberRole,
+    stream: Stream,
+}
+
+/// One stream to the learner.
+struct Stream {
+    index: u64,
+    lease: Duration,
+    requests: mpsc::Sender<v1::JoinRequest>,
+    responses: Streaming<v1::JoinResponse>,
+}
+
+impl Membership {
+    /// Takes the place with `index`, or the lowest that is free; waits for an absent learner. `None` when
+    /// told to stop before.
+    pub(crate) async fn join(
+        learner: &Channel,
+        role: MemberRole,
+        index: Option<u64>,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Self>, ActorError> {
+        let client = RunClient::new(learner.clone());
+        let opened = tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            opened = open_patiently(&client, role, index) => opened,
+        };
+        let stream = match opened {
+            Err(ActorError::Refused {
+                code: Code::AlreadyExists,
+                message,
+                ..
+            }) => return Err(ActorError::IndexTaken { message }),
+            opened => opened?,
+        };
+        let index = stream.index;
+        tracing::info!(
+            index,
+            lease_s = stream.lease.as_secs_f64(),
+            "joined the run"
+        );
+        Ok(Some(Self {
+            client,
+            role,
+            stream,
+        }))
+    }
+
+    pub(crate) fn index(&self) -> u64 {
+        self.stream.index
+    }
+
+    /// Keeps the place until `shutdown`, and takes it again after it was lost.
+    pub(crate) async fn keep(mut self, shutdown: CancellationToken) -> Result<(), ActorError> {
+        let index = self.stream.index;
+        loop {
+            let status = tokio::select! {
+                // Dropping the stream's requests says good-bye.
+                () = shutdown.cancelled() => return Ok(()),
+                status = self.stream.hold() => status,
+            };
+            counter!(metrics::LEASES_LOST).increment(1);
+            let (code, message) = (status.code(), status.message());
+            tracing::warn!(
+                index,
+                ?code,
+                message,
+                "lost the place in the run; joining again"
+            );
+            let opened = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                opened = open_patiently(&self.client, self.role, Some(index)) => opened,
+            };
+            self.stream = match opened {
+                Err(ActorError::Refused {
+                    code: Code::AlreadyExists,
+                    ..
+                }) => return Err(ActorError::PlaceLost { index }),
+                opened => opened?,
+            };
+            tracing::info!(index, "joined the run again");
+        }
+    }
+}
+
+/// Opens a stream once the learner gives the place; an error is a refusal.
+async fn open_patiently(
+    client: &RunClient<Channel>,
+    role: MemberRole,
+    index: Option<u64>,
+) -> Result<Stream, ActorError> {
+    let mut delays = backoff::exponential().build();
+    loop {
+        let status = match Stream::open(client.clone(), role, index).await {
+            Ok(stream) => return Ok(stream),
+            Err(status) => status,
+        };
+        if let Some(refusal) = ActorError::refusal("Run.Join", &status) {
+            return Err(refusal);
+        }
+        tracing::debug!(message = status.message(), "not in the run yet");
+        tokio::time::sleep(delays.next().expect("the backoff has no end")).await;
+    }
+}
+
+impl Stream {
+    /// The answer may take as long as the learner waits for the present holder of the place; a learner
+    /// that is gone meanwhile is found by the connection's keepalive.
+    async fn open(
+        mut client: RunClient<Channel>,
+        role: MemberRole,
+        index: Option<u64>,
+    ) -> Result<Self, Status> {
+        let (requests, stream) = mpsc::channel(1);
+        let first = v1::JoinRequest {
+            role: role.into(),
+            index,
+        };
+        requests.try_send(first).expect("the queue is new");
+        let opening = client.join(ReceiverStream::new(stream));
+        let mut responses = tokio::time::timeout(grpc::CALL_TIMEOUT, opening)
+            .await
+            .map_err(|_| Status::deadline_exceeded("no answer to `join`"))??
+            .into_inner();
+        let answer = responses.message().await?;
+        let answer = answer.ok_or_else(|| Status::unavailable("the learner ended the stream"))?;
+        let impossible = |what: &str| Status::invalid_argument(format!("the learner's {what}"));
+        if answer.index > MAX_INDEX || index.is_some_and(|index| index != answer.index) {
+            return Err(impossible("index"));
+        }
+        if answer.lease_ms == 0 {
+            return Err(impossible("lease"));
+        }
+        Ok(Self {
+            index: answer.index,
+            lease: Duration::from_millis(answer.lease_ms),
+            requests,
+            responses,
+        })
+    }
+
+    /// Gives signs of life until the place is lost; answers how.
+    async fn hold(&mut self) -> Status {
+        let mut signs = tokio::time::interval(self.lease / SIGNS_PER_LEASE);
+        loop {
+            signs.tick().await;
+            let sign = async {
+                if self
+                    .requests
+                    .send(v1::JoinRequest::default())
+                    .await
+                    .is_err()
+                {
+                    tracing::debug!("the connection is lost; the responses say why");
+                }
+                self.responses.message().await
+            };
+            match tokio::time::timeout(self.lease, sign).await {
+                Ok(Ok(Some(_))) => {}
+                Ok(Ok(None)) => return Status::unavailable("the learner ended the stream"),
+                Ok(Err(status)) => return status,
+                Err(_) => return Status::unavailable("no answer for as long as the lease"),
+            }
+        }
+    }
+}

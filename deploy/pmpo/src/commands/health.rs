@@ -1,0 +1,78 @@
+//! `pmpo health`: one question to a running service, for probes of containers and for people.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use pmpo_service::grpc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::cli::HealthArgs;
+use crate::failure::Usage;
+
+/// Longest answer of `/readyz` that is read, in bytes.
+const MAX_ANSWER_BYTES: u64 = 4096;
+
+/// An error, with one line, unless the service can do its work.
+pub(crate) fn health(args: &HealthArgs) -> Result<()> {
+    if !(args.timeout > 0.0 && args.timeout <= 3600.0) {
+        let got = args.timeout;
+        let error = anyhow::anyhow!("--timeout: expected more than 0 and at most 3600, got {got}");
+        return Err(Usage::new(error).into());
+    }
+    let timeout = Duration::from_secs_f64(args.timeout);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let asked = async {
+            if args.http {
+                ask_http(&args.address).await
+            } else {
+                ask_grpc(&args.address).await
+            }
+        };
+        let answer = tokio::time::timeout(timeout, asked)
+            .await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {timeout:?}")));
+        answer.with_context(|| args.address.clone())
+    })?;
+    println!("{}: ready", args.address);
+    Ok(())
+}
+
+async fn ask_grpc(address: &str) -> Result<()> {
+    let channel = grpc::connect_lazy(address).map_err(Usage::new)?;
+    let request = grpc::timed(HealthCheckRequest {
+        service: String::new(),
+    });
+    let answer = HealthClient::new(channel).check(request).await;
+    let status = answer
+        .map_err(|status| anyhow::anyhow!("{} ({:?})", status.message(), status.code()))?
+        .into_inner()
+        .status();
+    ensure!(status == ServingStatus::Serving, "{}", status.as_str_name());
+    Ok(())
+}
+
+async fn ask_http(address: &str) -> Result<()> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream
+        .take(MAX_ANSWER_BYTES)
+        .read_to_end(&mut answer)
+        .await?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.lines().next().unwrap_or_default();
+    if status.split(' ').nth(1) == Some("200") {
+        return Ok(());
+    }
+    let said = body.lines().next().unwrap_or_default();
+    bail!("not ready: {} ({status})", said.trim());
+}

@@ -1,0 +1,279 @@
+//! Roles as separate services that are frozen, killed, stopped and asked how they are.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use pmpo_service::announce::Announcement;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Small networks and batches, and short leases and signs of life.
+const SETTINGS: [&str; 11] = [
+    "policy.hidden_sizes=[32, 32]",
+    "learner.batch_size=32",
+    "learner.publish_period_steps=10",
+    "learner.checkpoint_period_s=2.0",
+    "learner.lease_s=1.0",
+    "replay.table.samples_per_insert=16.0",
+    "replay.table.min_size_to_sample=200",
+    "replay.keepalive_interval_s=0.3",
+    "replay.keepalive_timeout_s=0.5",
+    "evaluator.episodes=1",
+    "actor.environments=2",
+];
+
+/// A role as a process, killed with the test.
+struct Service {
+    name: String,
+    process: Child,
+    announcement: Announcement,
+}
+
+fn command(role: &str, flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pmpo"));
+    command.arg(role).args(flags);
+    for setting in SETTINGS {
+        command.args(["--set", setting]);
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+impl Service {
+    fn start(folder: &Path, name: &str, role: &str, flags: &[&str]) -> Self {
+        let file = folder.join(format!("{name}.json"));
+        drop(std::fs::remove_file(&file));
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join(format!("{name}.log")))
+            .unwrap();
+        let mut command = command(role, flags);
+        let process = command.arg("--announce").arg(&file).stderr(log).spawn();
+        let announcement = wait_for(name, || Announcement::read(&file).unwrap());
+        Self {
+            name: name.to_owned(),
+            process: process.unwrap(),
+            announcement,
+        }
+    }
+
+    fn listen(&self) -> String {
+        self.announcement.listen.unwrap().to_string()
+    }
+
+    fn metrics(&self) -> String {
+        self.announcement.metrics.unwrap().to_string()
+    }
+
+    /// The sum of a metric's series whose labels hold `label`; 0 where there is none.
+    fn metric(&self, name: &str, label: &str) -> f64 {
+        let mut stream = TcpStream::connect(self.metrics()).unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let series = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let (labels, value) = rest.rsplit_once(' ')?;
+            let whole = labels.is_empty() || labels.starts_with('{');
+            (whole && labels.contains(label)).then(|| value.parse::<f64>().unwrap())
+        });
+        series.sum()
+    }
+
+    fn wait_metric(&self, name: &str, label: &str, holds: impl Fn(f64) -> bool) -> f64 {
+        wait_for(&format!("{name} of {}", self.name), || {
+            Some(self.metric(name, label)).filter(|&value| holds(value))
+        })
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &pid])
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Its exit code after SIGTERM.
+    fn stop(mut self) -> Option<i32> {
+        self.signal("TERM");
+        wait_for("the end", || self.process.try_wait().unwrap()).code()
+    }
+
+    fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may be over; a frozen one is killed all the same.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+fn wait_for<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = poll() {
+            return found;
+        }
+        assert!(
+            start.elapsed() < LIMIT,
+            "{what} did not happen within {LIMIT:?}"
+        );
+        std::thread::sleep(POLL);
+    }
+}
+
+fn health(address: &str, flags: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pmpo"));
+    let output = command.arg("health").arg(address).args(flags).output();
+    output.unwrap()
+}
+
+fn wait_ready(service: &Service) {
+    wait_for(&format!("{} ready", service.name), || {
+        health(&service.metrics(), &["--http"])
+            .status
+            .success()
+            .then_some(())
+    });
+}
+
+const ACTORS: &str = "role=\"actor\"";
+
+#[test]
+fn members_are_noticed_when_they_freeze_die_and_return() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let run_dir = folder.join("run").display().to_string();
+    let data_dir = folder.join("data").display().to_string();
+    let any = ["--listen", "127.0.0.1:0"];
+    let replay_flags = [&any[..], &["--data-dir", &data_dir]].concat();
+    let replay = Service::start(folder, "replay", "replay", &replay_flags);
+    wait_ready(&replay);
+    let (r, listen) = (replay.listen(), "127.0.0.1:0");
+    let learner_flags = |listen| {
+        let run = ["cartpole-swingup", "--run-dir", &run_dir, "--resume=auto"];
+        [&run[..], &["--replay", &r, "--listen", listen]].concat()
+    };
+    let learner = Service::start(folder, "learner", "learner", &learner_flags(listen));
+    let l = learner.listen();
+    let actor_flags = |index| vec!["--replay", &r, "--learner", &l, "--index", index];
+    let first = Service::start(folder, "actor-0", "actor", &actor_flags("0"));
+    wait_ready(&first);
+    wait_ready(&learner);
+    assert!(health(&r, &[]).status.success());
+    assert!(health(&l, &[]).status.success());
+
+    // An index has one holder; without one, the next is given.
+    let second = command("actor", &actor_flags("0")).output().unwrap();
+    let stderr = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(6), "{stderr}");
+    assert!(
+        stderr.contains("actor-0 is in the run and alive"),
+        "{stderr}"
+    );
+    let auto = Service::start(folder, "actor-auto", "actor", &actor_flags("auto"));
+    learner.wait_metric("pmpo_learner_members", ACTORS, |members| members == 2.0);
+    wait_ready(&auto);
+
+    // Two environments each, and the learner's sampler.
+    replay.wait_metric("pmpo_replay_open_streams", "", |streams| streams == 5.0);
+    first.signal("STOP");
+    learner.wait_metric("pmpo_learner_members", ACTORS, |members| members == 1.0);
+    replay.wait_metric("pmpo_replay_open_streams", "", |streams| streams == 3.0);
+    let expired = learner.metric("pmpo_learner_leases_expired_total", ACTORS);
+    assert_eq!(expired, 1.0);
+    first.signal("CONT");
+    learner.wait_metric("pmpo_learner_members", ACTORS, |members| members == 2.0);
+    replay.wait_metric("pmpo_replay_open_streams", "", |streams| streams == 5.0);
+    let log = std::fs::read_to_string(folder.join("learner.log")).unwrap();
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("its lease ran out"));
+    assert_eq!(lines.count(), 1, "{log}");
+
+    // A learner that is killed comes back with new numbers, and everyone takes its policies.
+    let version = "pmpo_learner_policy_version";
+    let before = learner.wait_metric(version, "", |version| version > 5.0);
+    learner.kill();
+    let learner = Service::start(folder, "learner", "learner", &learner_flags(&l));
+    let after = learner.wait_metric(version, "", |version| version > 0.0);
+    assert!(after > before, "{after} after {before}");
+    for actor in [&first, &auto] {
+        actor.wait_metric("pmpo_actor_policy_version", "", |now| now >= after);
+        let regressions = actor.metric("pmpo_actor_version_regressions_total", "");
+        assert_eq!(regressions, 0.0);
+    }
+    learner.wait_metric("pmpo_learner_members", ACTORS, |members| members == 2.0);
+
+    // So does a replay, with its data.
+    let inserts = replay.metric("pmpo_replay_inserts_total", "");
+    replay.kill();
+    let replay_flags = ["--listen", &r, "--data-dir", &data_dir];
+    let replay = Service::start(folder, "replay", "replay", &replay_flags);
+    replay.wait_metric("pmpo_replay_inserts_total", "", |now| now > inserts);
+    let writers = Command::new(env!("CARGO_BIN_EXE_pmpo"))
+        .args(["tables", "--writers", "--replay", &r])
+        .output()
+        .unwrap();
+    let writers = String::from_utf8(writers.stdout).unwrap();
+    let listed = writers.lines().filter(|line| line.contains("  writer "));
+    assert_eq!(listed.count(), 4, "{writers}");
+
+    for service in [first, auto, learner, replay] {
+        let (name, address) = (service.name.clone(), service.metrics());
+        assert_eq!(service.stop(), Some(0), "{name}");
+        assert_eq!(health(&address, &["--http"]).status.code(), Some(1));
+    }
+    assert_eq!(health(&l, &["--timeout", "1"]).status.code(), Some(1));
+    let meta = std::fs::read_dir(folder.join("run/checkpoints")).unwrap();
+    assert!(meta.count() > 0);
+}
+
+#[test]
+fn exit_codes_tell_causes_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data").display().to_string();
+    let flags = ["--listen", "127.0.0.1:0", "--data-dir", &data_dir];
+    let replay = Service::start(folder.path(), "replay", "replay", &flags);
+    wait_ready(&replay);
+    let run_dir = folder.path().join("run").display().to_string();
+    let learner = [
+        "cartpole-swingup",
+        "--run-dir",
+        &run_dir,
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let gpu = [&learner[..], &["--device", "cuda:63"]].concat();
+    let nothing = [&learner[..], &["--resume"]].concat();
+    let cases: [(&str, &[&str], i32, &str); 4] = [
+        ("replay", &flags, 5, "another process is using it"),
+        ("learner", &gpu, 4, "device cuda:63"),
+        ("learner", &nothing, 2, "no such file"),
+        (
+            "actor",
+            &["--index", "first"],
+            2,
+            "expected a number or auto",
+        ),
+    ];
+    for (role, flags, code, expected) in cases {
+        let output = command(role, flags).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{role}: {stderr}");
+        assert!(stderr.contains(expected), "{role}: {stderr}");
+    }
+}
