@@ -7,6 +7,7 @@ use ::metrics::{counter, gauge};
 use pmpo_policy::PolicyNetwork;
 use pmpo_proto::v1;
 use pmpo_service::grpc;
+use pmpo_service::security::Credentials;
 use pmpo_suite::Environment;
 use pmpo_types::{Role, derive_seed};
 use tokio::sync::mpsc;
@@ -176,7 +177,7 @@ fn evaluate_in_parallel(
     Ok((returns.len() == episodes).then(|| EvaluationResult::new(returns)))
 }
 
-/// Follows the learner at `learner` (`host:port`) and evaluates its policy each period of learner
+/// Follows the learner at `learner` (`host:port`), shown `credentials`, and evaluates its policy each period of learner
 /// steps, until `shutdown`.
 ///
 /// # Errors
@@ -184,12 +185,13 @@ fn evaluate_in_parallel(
 pub async fn run(
     config: EvaluatorConfig,
     learner: &str,
+    credentials: &Credentials,
     index: u64,
     shutdown: CancellationToken,
 ) -> Result<(), ActorError> {
     metrics::describe();
     config.validate()?;
-    let channel = grpc::connect_lazy(learner)?;
+    let channel = grpc::connect_lazy(learner, credentials)?;
     let Some(run) = RunInfo::get(&channel, &shutdown).await? else {
         return Ok(());
     };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pmpo_replay_client::{Writer, WriterConfig, preference};
 use pmpo_service::grpc;
+use pmpo_service::security::Credentials;
 use pmpo_types::{EnvironmentSpec, Role, derive_seed};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -19,13 +20,15 @@ use crate::threads::Crew;
 use crate::weights::subscribe;
 use crate::{ActorConfig, ActorError, metrics};
 
-/// The services an actor talks to, `host:port` each.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The services an actor talks to, `host:port` each, and as whom.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Addresses {
     /// The learner: the run, the weights, the reports.
     pub learner: String,
     /// The replay's shards: the experience.
     pub replay: Vec<String>,
+    /// What they are shown.
+    pub credentials: Credentials,
 }
 
 /// Acts as the run's actor number `index` until `shutdown`.
@@ -34,7 +37,7 @@ pub struct Addresses {
 /// The configuration, the task, the learner or the replay cannot be used; absent services are waited
 /// for.
 pub async fn run(
-    config: ActorConfig,
+    mut config: ActorConfig,
     addresses: Addresses,
     index: u64,
     shutdown: CancellationToken,
@@ -42,7 +45,8 @@ pub async fn run(
     metrics::describe();
     pmpo_replay_client::metrics::describe();
     config.validate()?;
-    let learner = grpc::connect_lazy(&addresses.learner)?;
+    config.writer.credentials = addresses.credentials.clone();
+    let learner = grpc::connect_lazy(&addresses.learner, &addresses.credentials)?;
     let Some(run) = RunInfo::get(&learner, &shutdown).await? else {
         return Ok(());
     };

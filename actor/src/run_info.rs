@@ -6,10 +6,10 @@ use backon::Retryable;
 use pmpo_proto::v1::{self, run_client::RunClient};
 use pmpo_proto::{WireError, digest_from_wire};
 use pmpo_service::backoff;
+use pmpo_service::grpc::Channel;
 use pmpo_suite::Environment;
 use pmpo_types::SpecDigest;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use crate::ActorError;
 use crate::experience::Experience;

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use pmpo_proto::MAX_MESSAGE_BYTES;
 use pmpo_proto::v1::run_server::RunServer;
 use pmpo_proto::v1::weights_server::WeightsServer;
-use pmpo_replay_client::Sampler;
+use pmpo_replay_client::{Sampler, SamplerConfig};
 use pmpo_service::grpc;
 use pmpo_types::{Role, derive_seed};
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -48,16 +47,17 @@ const WARM_UP_STEPS: usize = 10;
 /// the update is not finite, the replay service refuses the sampler, or a file cannot be written.
 pub async fn run(
     options: LearnerOptions,
-    listener: TcpListener,
+    listener: impl Into<grpc::Listener>,
     shutdown: CancellationToken,
 ) -> Result<RunOutcome, LearnerError> {
     options.policy.validate()?;
     options.learner.validate(&options.policy.head)?;
+    let listener = listener.into();
     let stop = shutdown.child_token();
     let _stopped_with_us = stop.clone().drop_guard();
     let mut shards = Vec::with_capacity(options.replay_addresses.len());
     for address in &options.replay_addresses {
-        shards.push(grpc::connect_lazy(address)?);
+        shards.push(grpc::connect_lazy(address, &options.credentials)?);
     }
     let (options, prepared) =
         spawn_blocking(|| prepare(&options).map(|prepared| (options, prepared)))
@@ -75,9 +75,13 @@ pub async fn run(
     let service = Service::new(&options, board.clone(), publisher.subscribe(), rows);
     let targets = &options.learner.targets;
     let signature = targets.signature(options.spec.observation_size(), options.spec.action_size());
+    let sampling = SamplerConfig {
+        credentials: options.credentials.clone(),
+        ..options.learner.sampler()
+    };
     let sampler = Sampler::new(
         &options.replay_addresses,
-        options.learner.sampler(),
+        sampling,
         signature,
         &tokio::runtime::Handle::current(),
         &stop,
@@ -188,13 +192,13 @@ pub(crate) fn warm_up(
 /// Serves until training has ended and everyone may know.
 async fn serve_and_train(
     service: Service,
-    listener: TcpListener,
+    listener: grpc::Listener,
     trainer: Trainer,
     board: &Board,
     shutdown: &CancellationToken,
 ) -> Result<EndReason, LearnerError> {
     let stop_serving = CancellationToken::new();
-    let server = grpc::server()
+    let server = grpc::server(&listener)
         .add_service(
             WeightsServer::new(service.clone()).max_encoding_message_size(MAX_MESSAGE_BYTES),
         )

@@ -26,7 +26,6 @@ use std::time::Duration;
 
 use pmpo_proto::{MAX_MESSAGE_BYTES, v1::replay_server::ReplayServer};
 use pmpo_service::grpc;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use streams::Border;
@@ -46,10 +45,11 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The configuration or the data directory cannot be used, or the server or a table's thread fails.
 pub async fn run(
     config: ReplayConfig,
-    listener: TcpListener,
+    listener: impl Into<grpc::Listener>,
     shutdown: CancellationToken,
 ) -> Result<(), ReplayError> {
     config.validate()?;
+    let listener = listener.into();
     let (open_timeout, max_streams) = (config.open_timeout(), config.max_streams);
     let opened = tokio::task::spawn_blocking(move || Tables::open(&config)).await;
     let tables = opened.map_err(|_| ReplayError::TableThread("of the start".to_owned()))??;
@@ -61,7 +61,7 @@ pub async fn run(
     let service = ReplayServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let server = grpc::server()
+    let server = grpc::server(&listener)
         .add_service(service)
         .serve_with_incoming_shutdown(grpc::incoming(listener), shutdown.clone().cancelled_owned());
     let overdue = async {

@@ -7,5 +7,6 @@ pub mod config;
 pub mod files;
 pub mod grpc;
 pub mod process;
+pub mod security;
 pub mod shutdown;
 pub mod telemetry;

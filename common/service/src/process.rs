@@ -1,7 +1,9 @@
-//! What the kernel accounts to a process, from `/proc`.
+//! What the kernel accounts to a process, from `/proc`, and lets it have.
 
 use std::fs::read_to_string;
 use std::io;
+
+use rustix::process::Resource;
 
 /// User and system time of all its threads, in seconds; the kernel counts in hundredths.
 ///
@@ -23,6 +25,17 @@ pub fn resident_bytes(pid: u32) -> io::Result<u64> {
     let statm = read_to_string(format!("/proc/{pid}/statm"))?;
     let pages: Vec<u64> = numbers(statm.split_whitespace().skip(1).take(1))?;
     Ok(pages.iter().sum::<u64>() * rustix::param::page_size() as u64)
+}
+
+/// Lets this process have as many files and sockets open as it may, and says how many those are.
+///
+/// # Errors
+/// The system refuses.
+pub fn raise_open_files() -> io::Result<Option<u64>> {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(Resource::Nofile, limit)?;
+    Ok(limit.current)
 }
 
 fn numbers<'a, T: std::str::FromStr>(fields: impl Iterator<Item = &'a str>) -> io::Result<Vec<T>> {

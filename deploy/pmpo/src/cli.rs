@@ -2,6 +2,7 @@
 //! rule of precedence holds: defaults < file < environment < command line.
 
 mod replay;
+mod security;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use pmpo_service::telemetry::LogFormat;
 use crate::commands::{BanditArgs, BenchActorArgs};
 use crate::sweep::SweepArgs;
 pub(crate) use replay::{BenchItem, BenchRole, ReplayBenchArgs, ReplayClientArgs, TablesArgs};
+pub(crate) use security::{CertsArgs, SecurityArgs};
 
 /// Distributed actor-learner reinforcement learning with PMPO.
 #[derive(Debug, Parser)]
@@ -80,6 +82,8 @@ pub(crate) enum Command {
     Bandit(BanditArgs),
     /// Show the table of a running replay, and change its bounds while it runs.
     Tables(TablesArgs),
+    /// Make a CA, and each role's certificate and token, for a lab.
+    Certs(CertsArgs),
     /// Measure one station on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -178,6 +182,8 @@ pub(crate) struct TrainArgs {
     /// Stop when the process with this id, which must be the parent, ends.
     #[arg(long, hide = true)]
     pub(crate) parent: Option<u32>,
+    #[command(flatten)]
+    pub(crate) security: SecurityArgs,
 }
 
 /// What every role as a service takes.
@@ -192,6 +198,8 @@ pub(crate) struct ServiceArgs {
     /// Stop when the process with this id, which must be the parent, ends.
     #[arg(long, hide = true)]
     pub(crate) parent: Option<u32>,
+    #[command(flatten)]
+    pub(crate) security: SecurityArgs,
 }
 
 #[derive(Debug, Args)]

@@ -69,6 +69,7 @@ fn run(cli: Cli) -> Result<()> {
         } => commands::trace(&task, seed, &actions, &out),
         Command::Bandit(args) => commands::bandit(&args),
         Command::Tables(args) => commands::tables(&args),
+        Command::Certs(args) => commands::certs(&args),
         Command::Bench(command) => commands::bench(command),
         Command::Config(ConfigCommand::Print(args)) => {
             print!("{}", Config::load(&args)?.to_toml()?);

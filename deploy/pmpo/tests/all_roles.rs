@@ -11,6 +11,7 @@ use pmpo_policy::NetworkConfig;
 use pmpo_proto::v1::ListTablesRequest;
 use pmpo_proto::v1::replay_client::ReplayClient;
 use pmpo_replay::{ReplayConfig, TableConfig};
+use pmpo_service::security::Credentials;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +58,7 @@ fn learner_options(run_dir: &Path, replay_address: String, targets: Targets) -> 
             ..Limits::default()
         },
         replay_addresses: vec![replay_address],
+        credentials: Credentials::default(),
         run_dir: run_dir.to_owned(),
         resume: false,
         device: DeviceChoice::Cpu,
@@ -105,6 +107,7 @@ async fn the_whole_loop(targets: Targets, steps_per_item: u64) {
     let addresses = Addresses {
         learner: learner.clone(),
         replay: vec![replay.clone()],
+        credentials: Credentials::default(),
     };
     let actor_task = tokio::spawn(pmpo_actor::run(
         ActorConfig::default(),
@@ -119,7 +122,14 @@ async fn the_whole_loop(targets: Targets, steps_per_item: u64) {
     };
     let evaluator_shutdown = shutdown.clone();
     let evaluator_task = tokio::spawn(async move {
-        pmpo_actor::evaluator::run(evaluator, &learner, 0, evaluator_shutdown).await
+        pmpo_actor::evaluator::run(
+            evaluator,
+            &learner,
+            &Credentials::default(),
+            0,
+            evaluator_shutdown,
+        )
+        .await
     });
 
     let outcome = tokio::time::timeout(Duration::from_secs(120), learner_task)

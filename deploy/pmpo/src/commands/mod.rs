@@ -2,6 +2,7 @@
 
 mod bandit;
 mod bench;
+mod certs;
 mod eval;
 mod render;
 mod tables;
@@ -18,6 +19,7 @@ use crate::failure::Usage;
 pub(crate) use bandit::{BanditArgs, bandit};
 pub(crate) use bench::actor::BenchActorArgs;
 pub(crate) use bench::bench;
+pub(crate) use certs::certs;
 pub(crate) use eval::eval;
 pub(crate) use render::render;
 pub(crate) use tables::tables;
