@@ -36,7 +36,7 @@ async fn subscribe(address: &str) -> Streaming<v1::PolicySnapshot> {
         subscriber: "test".to_owned(),
         spec_digest: spec().digest().0.to_vec().into(),
     };
-    let mut client = WeightsClient::new(grpc::connect_lazy(address).unwrap());
+    let mut client = WeightsClient::new(grpc::connect_lazy(address, &Default::default()).unwrap());
     client.subscribe(request).await.unwrap().into_inner()
 }
 

@@ -71,6 +71,7 @@ fn run(cli: Cli) -> Result<()> {
         } => commands::trace(&task, seed, &actions, &out),
         Command::Bandit(args) => commands::bandit(&args),
         Command::Tables(args) => commands::tables(&args),
+        Command::Certs(args) => commands::certs(&args),
         Command::Health(args) => commands::health(&args),
         Command::Bench(command) => commands::bench(command),
         Command::Config(ConfigCommand::Print(args)) => {
