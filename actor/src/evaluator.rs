@@ -6,6 +6,7 @@ use std::time::Instant;
 use ::metrics::{counter, gauge};
 use pmpo_policy::PolicyNetwork;
 use pmpo_proto::v1;
+use pmpo_service::metrics::unix_seconds;
 use pmpo_service::{grpc, identity};
 use pmpo_suite::Environment;
 use pmpo_types::{Role, derive_seed};
@@ -187,7 +188,7 @@ pub async fn run(
     index: u64,
     shutdown: CancellationToken,
 ) -> Result<(), ActorError> {
-    metrics::describe();
+    metrics::describe_evaluator();
     config.validate()?;
     let channel = grpc::connect_lazy(learner)?;
     let Some(run) = RunInfo::get(&channel, &shutdown).await? else {
@@ -268,6 +269,8 @@ impl<W: WeightsSource> Follower<W> {
         };
         counter!(metrics::EVALUATIONS).increment(1);
         gauge!(metrics::EVALUATION_RETURN).set(result.mean);
+        gauge!(metrics::EVALUATION_SECONDS).set(start.elapsed().as_secs_f64());
+        gauge!(metrics::LAST_EVALUATION).set(unix_seconds());
         tracing::info!(
             policy_version = policy.version.0,
             learner_step = policy.learner_step,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ::metrics::gauge;
 use pmpo_replay_client::{Writer, WriterConfig, preference};
 use pmpo_service::{grpc, identity};
 use pmpo_types::{EnvironmentSpec, Role, derive_seed};
@@ -39,7 +40,7 @@ pub async fn run(
     index: u64,
     shutdown: CancellationToken,
 ) -> Result<(), ActorError> {
-    metrics::describe();
+    metrics::describe_actor();
     pmpo_replay_client::metrics::describe();
     config.validate()?;
     let learner = grpc::connect_lazy(&addresses.learner)?;
@@ -48,6 +49,7 @@ pub async fn run(
     };
     identity::set_run(&run.run_id);
     let count = config.environments as u64;
+    gauge!(metrics::ENVIRONMENTS).set(count as f64);
     let numbers = index * count..(index + 1) * count;
     let seeds = numbers
         .clone()

@@ -21,10 +21,11 @@ use crate::progress::Progress;
 use crate::publisher::Publisher;
 use crate::service::Service;
 use crate::statistics::Statistics;
+use crate::stops::Stops;
 use crate::trainer::Trainer;
 use crate::{
     Batch, DeviceChoice, EndReason, LearnerConfig, LearnerError, LearnerOptions, RunOutcome,
-    TrainState, records, table, threads,
+    TrainState, host, metrics, records, table, threads,
 };
 
 /// How long a run that reached a limit still answers that it has finished.
@@ -51,6 +52,8 @@ pub async fn run(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<RunOutcome, LearnerError> {
+    metrics::describe();
+    pmpo_replay_client::metrics::describe();
     options.policy.validate()?;
     options.learner.validate(&options.policy.head)?;
     let stop = shutdown.child_token();
@@ -89,6 +92,8 @@ pub async fn run(
             table::watch(shard, channel, options.learner.clone(), board.clone())
         })
         .collect();
+    let mut stops = Stops::read(&options.run_dir);
+    let _host = host::watch(&options.run_dir, options.device != DeviceChoice::Cpu)?;
     let trainer = Trainer {
         options,
         state,
@@ -101,6 +106,7 @@ pub async fn run(
         stop,
     };
     let ended = serve_and_train(service, listener, trainer, &board, &shutdown).await;
+    stops.note(&ended);
     drop(watching);
     // The service is gone, and with it the last sender of rows.
     spawn_blocking(|| records.join())

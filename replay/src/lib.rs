@@ -49,6 +49,7 @@ pub async fn run(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ReplayError> {
+    metrics::describe();
     config.validate()?;
     let (open_timeout, max_streams) = (config.open_timeout(), config.max_streams);
     let opened = tokio::task::spawn_blocking(move || Tables::open(&config)).await;

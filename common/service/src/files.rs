@@ -25,6 +25,27 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// A file system's room.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    /// Bytes that this user may still write.
+    pub free_bytes: u64,
+    /// Bytes in all.
+    pub size_bytes: u64,
+}
+
+/// Room in the file system that holds `path`.
+///
+/// # Errors
+/// There is no such path.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let found = rustix::fs::statvfs(path)?;
+    Ok(Space {
+        free_bytes: found.f_bavail * found.f_frsize,
+        size_bytes: found.f_blocks * found.f_frsize,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,6 +58,14 @@ mod tests {
         write_atomically(&path, b"new").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_system_has_room_and_an_absent_path_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = super::space(folder.path()).unwrap();
+        assert!(space.size_bytes > 0 && space.free_bytes <= space.size_bytes);
+        assert!(super::space(&folder.path().join("no")).is_err());
     }
 
     #[test]

@@ -8,6 +8,8 @@ pub mod files;
 pub mod grpc;
 pub mod identity;
 mod log_line;
+pub mod metrics;
 pub mod process;
 pub mod shutdown;
 pub mod telemetry;
+pub mod worker_time;
