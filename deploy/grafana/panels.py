@@ -1,9 +1,9 @@
 """Grafana's JSON around a table of panels: what all panels of a kind have in common.
 
-Written for Grafana 11 (schemaVersion 39, the oldest of its minor versions; later ones migrate on load).
+Fields and their values are those of Grafana 11.6, as its Foundation SDK for Python reads and writes them.
 """
 
-SCHEMA_VERSION = 39
+SCHEMA_VERSION = 41
 COLUMNS = 24
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
@@ -32,7 +32,7 @@ def variable(name, label, query):
     """A list to choose from, all by default; `query` is Grafana's label_values(...)."""
     return {
         "name": name, "label": label, "type": "query", "datasource": DATASOURCE,
-        "definition": query, "query": {"query": query, "refId": name, "qryType": 1},
+        "query": {"query": query, "refId": name, "qryType": 1},
         "refresh": 2, "sort": 1, "regex": "", "hide": 0,
         "multi": True, "includeAll": True, "allValue": ".*",
         "current": {"selected": True, "text": ["All"], "value": ["$__all"]}, "options": [],

@@ -171,8 +171,8 @@ def results(url, panels):
     for board in seen.values():
         for variable in board["templating"]["list"]:
             if variable["type"] == "query":
-                count, value, wrong = label_values(url, variable["definition"])
-                yield f"{board['title']}: ${variable['name']}", variable["definition"], count, value, \
+                count, value, wrong = label_values(url, variable["query"]["query"])
+                yield f"{board['title']}: ${variable['name']}", variable["query"]["query"], count, value, \
                     "" if count else wrong
     for group in (ask(url, "rules") or {}).get("groups", []):
         for rule in group["rules"]:
