@@ -8,11 +8,12 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build train test check cuda-check device-test parity-env
+.PHONY: help setup build train test check cuda-check device-test parity-env test-dashboards
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
 	@echo "make test                                         everything CI runs"
+	@echo "make test-dashboards                              dashboards and alerts against a real Prometheus"
 	@echo "make device-test                                  the update through OpenGL against the CPU"
 	@echo "make setup                                        fetch MuJoCo and the suite's models"
 	@echo "make build                                        target/release/pmpo"
@@ -36,12 +37,17 @@ DEVICE_ENV ?= VK_ICD_FILENAMES=/nonexistent EGL_PLATFORM=surfaceless CUBECL_AUTO
 device-test:
 	$(DEVICE_ENV) $(CARGO) test -p pmpo-learner --features vulkan --lib -- device_tests options
 
+# Every expression of the dashboards and the rules, on a real run; wants Debian's package prometheus.
+test-dashboards: build
+	$(PYTHON) deploy/test/dashboards.py
+
 # dm_control itself, in a private environment, for the parity test to compare with.
 parity-env:
 	@actor/suite/tests/parity_env.sh
 
 check: setup
 	$(CARGO) fmt --all --check
+	$(PYTHON) deploy/test/dashboards.py quick
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --document-private-items
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ::metrics::{Counter, Gauge, counter, gauge};
 use pmpo_policy::clip;
 use pmpo_proto::v1;
+use pmpo_service::worker_time::WorkerTime;
 use pmpo_suite::{Environment, SuiteError};
 use pmpo_types::TimeStep;
 use rand_chacha::ChaCha8Rng;
@@ -44,6 +45,17 @@ enum Ending {
     Interrupted,
 }
 
+/// What the thread does.
+#[derive(Clone, Copy)]
+enum State {
+    Inference,
+    Environment,
+    Inserting,
+}
+
+/// The names of [`State`], in its order.
+const STATES: [&str; 3] = ["inference", "environment", "inserting"];
+
 /// Buffers and counters of the loop.
 struct Workspace {
     scale: ActionScale,
@@ -54,6 +66,8 @@ struct Workspace {
     steps: Counter,
     episodes: Counter,
     episode_return: Gauge,
+    episode_length: Gauge,
+    time: WorkerTime<3>,
 }
 
 impl<W: WeightsSource, S: StepSink> EnvironmentLoop<W, S> {
@@ -71,6 +85,8 @@ impl<W: WeightsSource, S: StepSink> EnvironmentLoop<W, S> {
             steps: counter!(metrics::ENVIRONMENT_STEPS),
             episodes: counter!(metrics::EPISODES),
             episode_return: gauge!(metrics::EPISODE_RETURN),
+            episode_length: gauge!(metrics::EPISODE_LENGTH),
+            time: WorkerTime::new(metrics::WORKER_SECONDS, STATES),
         };
         let mut divergences = 0;
         loop {
@@ -79,6 +95,7 @@ impl<W: WeightsSource, S: StepSink> EnvironmentLoop<W, S> {
                     divergences = 0;
                     workspace.episodes.increment(1);
                     workspace.episode_return.set(report.episode_return);
+                    workspace.episode_length.set(report.length as f64);
                     self.episodes.report(report);
                 }
                 Ok(Ending::Diverged(error)) => {
@@ -111,12 +128,14 @@ impl<W: WeightsSource, S: StepSink> EnvironmentLoop<W, S> {
             drawn,
             action,
             steps,
+            time,
             ..
         } = workspace;
         match valid(self.environment.reset(), observation)? {
             Ok(_) => self.collector.first(observation),
             Err(divergence) => return Ok(Ending::Diverged(divergence)),
         }
+        time.lap(State::Environment as usize);
         let (mut episode_return, mut length) = (0.0, 0);
         loop {
             if self.shutdown.is_cancelled() {
@@ -129,7 +148,9 @@ impl<W: WeightsSource, S: StepSink> EnvironmentLoop<W, S> {
             let log_prob = policy.network.sample_with_log_prob(observation, rng, drawn);
             action.copy_from_slice(drawn);
             clip(action);
+            time.lap(State::Inference as usize);
             let step = self.environment.step(scale.scale(action));
+            time.lap(State::Environment as usize);
             let (reward, discount, last) = match valid(step, observation)? {
                 Ok(outcome) => outcome,
                 Err(divergence) => return Ok(Ending::Diverged(divergence)),
@@ -147,6 +168,7 @@ impl<W: WeightsSource, S: StepSink> EnvironmentLoop<W, S> {
                 next_observation: observation,
                 last,
             })?;
+            time.lap(State::Inserting as usize);
             if last {
                 return Ok(Ending::Finished(v1::ReportEpisodeRequest {
                     actor: self.actor.clone(),

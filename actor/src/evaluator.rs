@@ -6,6 +6,7 @@ use std::time::Instant;
 use ::metrics::{counter, gauge};
 use pmpo_policy::PolicyNetwork;
 use pmpo_proto::v1::{self, MemberRole};
+use pmpo_service::metrics::unix_seconds;
 use pmpo_service::readiness::Readiness;
 use pmpo_service::security::Credentials;
 use pmpo_service::{grpc, identity};
@@ -194,7 +195,7 @@ pub async fn run(
     index: impl Into<Option<u64>>,
     shutdown: CancellationToken,
 ) -> Result<(), ActorError> {
-    metrics::describe();
+    metrics::describe_evaluator();
     config.validate()?;
     let channel = grpc::connect_lazy(learner, credentials)?;
     let readiness = Readiness::new(&[POLICY], &shutdown);
@@ -290,6 +291,8 @@ impl<W: WeightsSource> Follower<W> {
         };
         counter!(metrics::EVALUATIONS).increment(1);
         gauge!(metrics::EVALUATION_RETURN).set(result.mean);
+        gauge!(metrics::EVALUATION_SECONDS).set(start.elapsed().as_secs_f64());
+        gauge!(metrics::LAST_EVALUATION).set(unix_seconds());
         tracing::info!(
             policy_version = policy.version.0,
             learner_step = policy.learner_step,

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use ::metrics::gauge;
 use pmpo_proto::v1::MemberRole;
 use pmpo_replay_client::{Writer, WriterConfig, preference};
 use pmpo_service::grpc::Channel;
@@ -52,7 +53,7 @@ pub async fn run(
     index: impl Into<Option<u64>>,
     shutdown: CancellationToken,
 ) -> Result<(), ActorError> {
-    metrics::describe();
+    metrics::describe_actor();
     pmpo_replay_client::metrics::describe();
     config.validate()?;
     config.writer.credentials = addresses.credentials.clone();
@@ -105,6 +106,7 @@ impl Actor {
             shutdown,
         } = self;
         let count = config.environments as u64;
+        gauge!(metrics::ENVIRONMENTS).set(count as f64);
         let numbers = index * count..(index + 1) * count;
         let seeds = numbers
             .clone()

@@ -12,6 +12,7 @@ use pmpo_proto::v1::{self, run_client::RunClient, weights_client::WeightsClient}
 use pmpo_proto::{MAX_MESSAGE_BYTES, WireError, digest_from_wire};
 use pmpo_service::backoff;
 use pmpo_service::grpc::{self, Channel};
+use pmpo_service::metrics::unix_seconds;
 use pmpo_types::{EnvironmentSpec, PolicyVersion};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -179,6 +180,7 @@ impl Subscription {
     }
 
     async fn accept(&mut self, message: v1::PolicySnapshot) -> Result<(), ActorError> {
+        let published = message.published_unix_ms as f64 / 1e3;
         let snapshot = from_wire(message)?;
         if snapshot.spec_digest != self.run.spec_digest {
             return Err(ActorError::Spec {
@@ -214,7 +216,10 @@ impl Subscription {
         self.last = Some((version, learner_step));
         gauge!(metrics::POLICY_LEARNER_STEPS).set(learner_step as f64);
         counter!(metrics::SNAPSHOTS).increment(1);
+        let now = unix_seconds();
         gauge!(metrics::POLICY_VERSION).set(version.0 as f64);
+        gauge!(metrics::POLICY_RECEIVED).set(now);
+        gauge!(metrics::POLICY_DELAY).set(now - published);
         self.sender.send_replace(Some(Arc::new(policy)));
         Ok(())
     }

@@ -129,7 +129,7 @@ impl http_body::Body for Frames {
             }
             None => {
                 self.ended = true;
-                let status = (Status::GRPC_STATUS.into(), (Code::Ok as i32).into());
+                let status = (Status::GRPC_STATUS, (Code::Ok as i32).into());
                 Frame::trailers(http::HeaderMap::from_iter([status]))
             }
         };

@@ -11,9 +11,11 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ::metrics::gauge;
 use bytes::Bytes;
 use pmpo_policy::NetworkConfig;
 use pmpo_service::files::write_atomically;
+use pmpo_service::metrics;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -180,7 +182,9 @@ impl Checkpoints {
     ) -> Result<(), LearnerError> {
         let name = format!("{PREFIX}{:09}", state.step());
         let path = self.folder.join(&name);
-        if path.exists() {
+        if let Ok(found) = fs::metadata(&path) {
+            let complete = found.modified().map_or(0.0, metrics::seconds_of);
+            gauge!(crate::metrics::LAST_CHECKPOINT).set(complete);
             return Ok(());
         }
         let file = state_file::encode(state);
@@ -210,6 +214,9 @@ impl Checkpoints {
         }
         fs::rename(&temporary, &path).map_err(LearnerError::file(&path))?;
         sync(&self.folder).map_err(LearnerError::file(&self.folder))?;
+        let bytes = policy.len() + file.len() + meta.len();
+        gauge!(crate::metrics::CHECKPOINT_BYTES).set(bytes as f64);
+        gauge!(crate::metrics::LAST_CHECKPOINT).set(metrics::unix_seconds());
         self.prune()
     }
 

@@ -1,17 +1,28 @@
 //! Names of the learner's metrics.
 
-use ::metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use ::metrics::Unit::{Bytes, Count, Seconds};
+use ::metrics::{counter, describe_counter, describe_gauge, describe_histogram};
 
 /// Learner steps taken by this process.
 pub const UPDATES: &str = "pmpo_learner_updates_total";
+/// Learner steps, over all resumptions.
+pub const STEPS: &str = "pmpo_learner_steps";
+/// When the last learner step was taken, or training began, in Unix time.
+pub const LAST_STEP: &str = "pmpo_learner_last_step_timestamp_seconds";
+/// Whole seconds of the update thread, by `state`: waiting (for a batch), updating, publishing or saving.
+pub const WORKER_SECONDS: &str = "pmpo_learner_worker_seconds_total";
 /// Time of a learner step, without the wait for its batch.
 pub const UPDATE_SECONDS: &str = "pmpo_learner_update_seconds";
 /// Time a learner step waited for its batch.
 pub const BATCH_WAIT_SECONDS: &str = "pmpo_learner_batch_wait_seconds";
 /// Versions that the policies which acted in a batch lie behind the newest, on average.
 pub const STALENESS: &str = "pmpo_learner_batch_staleness_versions";
+/// Versions that the oldest policy which acted in a batch lies behind the newest.
+pub const MAX_STALENESS: &str = "pmpo_learner_batch_staleness_max_versions";
 /// A statistic of the update, averaged over the last window; label `name`.
 pub const STATISTIC: &str = "pmpo_learner_statistic_mean";
+/// Stops because of a loss or gradient that was not finite, over all resumptions.
+pub const NOT_FINITE_STOPS: &str = "pmpo_learner_not_finite_stops_total";
 /// Environment steps, over all resumptions.
 pub const ENVIRONMENT_STEPS: &str = "pmpo_learner_environment_steps";
 /// Items in the replay table.
@@ -32,6 +43,10 @@ pub const EPISODES: &str = "pmpo_learner_episodes_total";
 pub const TRAIN_RETURN: &str = "pmpo_learner_train_return_mean";
 /// Mean return of the newest evaluation.
 pub const EVALUATION_RETURN: &str = "pmpo_learner_evaluation_return_mean";
+/// Standard deviation of the returns of the newest evaluation.
+pub const EVALUATION_STD: &str = "pmpo_learner_evaluation_return_std";
+/// When the newest evaluation arrived, or the process began to serve, in Unix time.
+pub const LAST_EVALUATION: &str = "pmpo_learner_last_evaluation_timestamp_seconds";
 /// Evaluations waiting to be written to the run's folder.
 pub const RECORD_QUEUE: &str = "pmpo_learner_record_queue_rows";
 /// Time to write a checkpoint.
@@ -40,73 +55,137 @@ pub const CHECKPOINT_SECONDS: &str = "pmpo_learner_checkpoint_seconds";
 pub const MEMBERS: &str = "pmpo_learner_members";
 /// Members that were silent for as long as the lease; label `role`.
 pub const LEASES_EXPIRED: &str = "pmpo_learner_leases_expired_total";
+/// When the newest checkpoint was complete, in Unix time.
+pub const LAST_CHECKPOINT: &str = "pmpo_learner_last_checkpoint_timestamp_seconds";
+/// Size of the newest checkpoint.
+pub const CHECKPOINT_BYTES: &str = "pmpo_learner_checkpoint_bytes";
+/// Room for files of this user where the run's folder is.
+pub const FREE_BYTES: &str = "pmpo_learner_filesystem_free_bytes";
+/// Size of the file system where the run's folder is.
+pub const SIZE_BYTES: &str = "pmpo_learner_filesystem_size_bytes";
+/// Share of the time a GPU of this machine was busy, by `gpu`; absent when the learner runs on the CPU.
+pub const GPU_UTILIZATION: &str = "pmpo_learner_gpu_utilization_ratio";
+/// Memory in use on a GPU of this machine, by `gpu`; absent when the learner runs on the CPU.
+pub const GPU_MEMORY_USED: &str = "pmpo_learner_gpu_memory_used_bytes";
+/// Memory of a GPU of this machine, by `gpu`; absent when the learner runs on the CPU.
+pub const GPU_MEMORY_SIZE: &str = "pmpo_learner_gpu_memory_size_bytes";
+/// Always 1; labels `run`, `task`, `seed` and `device`.
+pub const RUN_INFO: &str = "pmpo_learner_run_info";
 
-/// Registers the descriptions with the installed recorder.
+/// Registers the descriptions with the installed recorder, and counters that may stay at 0.
 pub fn describe() {
-    describe_counter!(UPDATES, Unit::Count, "Learner steps taken by this process");
-    describe_histogram!(
-        UPDATE_SECONDS,
-        Unit::Seconds,
-        "Time of a learner step, without the wait for its batch"
-    );
-    describe_histogram!(
-        BATCH_WAIT_SECONDS,
-        Unit::Seconds,
-        "Time a learner step waited for its batch"
-    );
-    describe_gauge!(
-        STALENESS,
-        Unit::Count,
-        "Versions that the policies which acted in a batch lie behind the newest"
-    );
-    describe_gauge!(
-        STATISTIC,
-        "A statistic of the update, averaged over the last window"
-    );
-    describe_gauge!(
-        ENVIRONMENT_STEPS,
-        Unit::Count,
-        "Environment steps, over all resumptions"
-    );
-    describe_gauge!(REPLAY_ITEMS, Unit::Count, "Items in the replay table");
-    describe_gauge!(POLICY_VERSION, "The newest policy version");
-    describe_gauge!(SNAPSHOT_BYTES, Unit::Bytes, "Size of the newest snapshot");
-    describe_counter!(
-        SNAPSHOT_ENCODINGS,
-        Unit::Count,
-        "Snapshots encoded: one for each publication, however many subscribe"
-    );
-    describe_counter!(
-        SNAPSHOTS_SENT,
-        Unit::Count,
-        "Snapshots handed to subscribers' connections"
-    );
-    describe_counter!(
-        SUBSCRIPTIONS,
-        Unit::Count,
-        "Subscriptions to the policy, accepted"
-    );
-    describe_counter!(EPISODES, Unit::Count, "Training episodes reported");
-    describe_gauge!(TRAIN_RETURN, "Mean return of the newest training episodes");
-    describe_gauge!(EVALUATION_RETURN, "Mean return of the newest evaluation");
-    describe_gauge!(
-        RECORD_QUEUE,
-        Unit::Count,
-        "Evaluations waiting to be written"
-    );
-    describe_histogram!(
-        CHECKPOINT_SECONDS,
-        Unit::Seconds,
-        "Time to write a checkpoint"
-    );
-    describe_gauge!(
-        MEMBERS,
-        Unit::Count,
-        "Actors and evaluators whose lease runs"
-    );
-    describe_counter!(
-        LEASES_EXPIRED,
-        Unit::Count,
-        "Members that were silent for as long as the lease"
-    );
+    for (name, description) in [
+        (UPDATES, "Learner steps taken by this process"),
+        (WORKER_SECONDS, "Time of the update thread, by `state`"),
+        (NOT_FINITE_STOPS, "Stops because of a number not finite"),
+        (
+            SNAPSHOT_ENCODINGS,
+            "Snapshots encoded: one for each publication, however many subscribe",
+        ),
+        (
+            SNAPSHOTS_SENT,
+            "Snapshots handed to subscribers' connections",
+        ),
+        (SUBSCRIPTIONS, "Subscriptions to the policy, accepted"),
+        (EPISODES, "Training episodes reported"),
+        (
+            LEASES_EXPIRED,
+            "Members that were silent for as long as the lease",
+        ),
+    ] {
+        describe_counter!(name, Count, description);
+    }
+    for name in [UPDATES, SNAPSHOTS_SENT, SUBSCRIPTIONS, EPISODES] {
+        counter!(name).absolute(0);
+    }
+    for (name, description) in [
+        (
+            UPDATE_SECONDS,
+            "Time of a learner step, without the wait for its batch",
+        ),
+        (
+            BATCH_WAIT_SECONDS,
+            "Time a learner step waited for its batch",
+        ),
+        (CHECKPOINT_SECONDS, "Time to write a checkpoint"),
+    ] {
+        describe_histogram!(name, Seconds, description);
+    }
+    for (name, unit, description) in GAUGES {
+        describe_gauge!(name, unit, description);
+    }
 }
+
+const GAUGES: [(&str, ::metrics::Unit, &str); 23] = [
+    (MEMBERS, Count, "Actors and evaluators whose lease runs"),
+    (STEPS, Count, "Learner steps, over all resumptions"),
+    (LAST_STEP, Seconds, "Unix time of the last learner step"),
+    (
+        STALENESS,
+        Count,
+        "Versions that the policies which acted in a batch lie behind the newest",
+    ),
+    (
+        MAX_STALENESS,
+        Count,
+        "Versions that the oldest policy of a batch lies behind the newest",
+    ),
+    (
+        STATISTIC,
+        Count,
+        "A statistic of the update, averaged over the last window",
+    ),
+    (
+        ENVIRONMENT_STEPS,
+        Count,
+        "Environment steps, over all resumptions",
+    ),
+    (REPLAY_ITEMS, Count, "Items in the replay table"),
+    (POLICY_VERSION, Count, "The newest policy version"),
+    (SNAPSHOT_BYTES, Bytes, "Size of the newest snapshot"),
+    (
+        TRAIN_RETURN,
+        Count,
+        "Mean return of the newest training episodes",
+    ),
+    (
+        EVALUATION_RETURN,
+        Count,
+        "Mean return of the newest evaluation",
+    ),
+    (
+        EVALUATION_STD,
+        Count,
+        "Standard deviation of the newest evaluation's returns",
+    ),
+    (
+        LAST_EVALUATION,
+        Seconds,
+        "Unix time of the newest evaluation",
+    ),
+    (RECORD_QUEUE, Count, "Evaluations waiting to be written"),
+    (
+        LAST_CHECKPOINT,
+        Seconds,
+        "Unix time of the newest checkpoint",
+    ),
+    (CHECKPOINT_BYTES, Bytes, "Size of the newest checkpoint"),
+    (FREE_BYTES, Bytes, "Room where the run's folder is"),
+    (
+        SIZE_BYTES,
+        Bytes,
+        "Size of the file system of the run's folder",
+    ),
+    (
+        GPU_UTILIZATION,
+        Count,
+        "Share of the time the GPU was busy, by nvidia-smi",
+    ),
+    (
+        GPU_MEMORY_USED,
+        Bytes,
+        "Memory in use on the GPU, by nvidia-smi",
+    ),
+    (GPU_MEMORY_SIZE, Bytes, "Memory of the GPU, by nvidia-smi"),
+    (RUN_INFO, Count, "Always 1; which run this is, and where"),
+];

@@ -38,6 +38,7 @@ struct Records {
 
 impl Records {
     fn keep(mut self, mut queue: mpsc::Receiver<Row>) {
+        gauge!(metrics::RECORD_QUEUE).set(0.0);
         self.log(self.draw());
         while let Some(row) = queue.blocking_recv() {
             gauge!(metrics::RECORD_QUEUE).set(queue.len() as f64);

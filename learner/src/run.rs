@@ -23,11 +23,12 @@ use crate::progress::Progress;
 use crate::publisher::Publisher;
 use crate::service::Service;
 use crate::statistics::Statistics;
+use crate::stops::Stops;
 use crate::trainer::Trainer;
 use crate::versions::Versions;
 use crate::{
     Batch, DeviceChoice, EndReason, LearnerConfig, LearnerError, LearnerOptions, RunOutcome,
-    TrainState, records, table, threads,
+    TrainState, host, metrics, records, table, threads,
 };
 
 /// How long a run that reached a limit still answers that it has finished.
@@ -57,6 +58,8 @@ pub async fn run(
     listener: impl Into<grpc::Listener>,
     shutdown: CancellationToken,
 ) -> Result<RunOutcome, LearnerError> {
+    metrics::describe();
+    pmpo_replay_client::metrics::describe();
     options.policy.validate()?;
     options.learner.validate(&options.policy.head)?;
     let listener = listener.into();
@@ -109,6 +112,8 @@ pub async fn run(
             table::watch(shard, channel, config, board.clone(), readiness.clone())
         })
         .collect();
+    let mut stops = Stops::read(&options.run_dir);
+    let _host = host::watch(&options.run_dir, options.device != DeviceChoice::Cpu)?;
     let trainer = Trainer {
         options,
         state,
@@ -128,6 +133,7 @@ pub async fn run(
         stop_serving,
     };
     let ended = serve_and_train(served, trainer, &board, &shutdown).await;
+    stops.note(&ended);
     drop(watching);
     // The service is gone, and with it the last sender of rows.
     spawn_blocking(|| records.join())

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ::metrics::{counter, gauge};
 use pmpo_proto::v1::{self, run_server, weights_server};
 use pmpo_proto::{WireError, digest_from_wire};
+use pmpo_service::metrics::unix_seconds;
 use pmpo_types::SpecDigest;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Empty;
@@ -43,6 +44,14 @@ impl Service {
         ending: CancellationToken,
     ) -> Self {
         let (digest, learner) = (options.spec.digest(), &options.learner);
+        gauge!(metrics::LAST_EVALUATION).set(unix_seconds());
+        let labels = [
+            ("run", options.run_id.clone()),
+            ("task", options.task.clone()),
+            ("seed", options.seed.to_string()),
+            ("device", options.device.to_string()),
+        ];
+        gauge!(metrics::RUN_INFO, &labels).set(1.0);
         Self {
             info: v1::RunInfo {
                 run_id: options.run_id.clone(),
@@ -173,6 +182,8 @@ impl run_server::Run for Service {
             Some(row) => {
                 tracing::info!(evaluator, version, return_mean = mean, "evaluated");
                 gauge!(metrics::EVALUATION_RETURN).set(mean);
+                gauge!(metrics::EVALUATION_STD).set(evaluation.return_std);
+                gauge!(metrics::LAST_EVALUATION).set(unix_seconds());
                 self.records
                     .send(row)
                     .await

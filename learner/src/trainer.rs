@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use ::metrics::{counter, gauge, histogram};
 use pmpo_replay_client::{ClientError, SampledBatch, Sampler};
+use pmpo_service::metrics::unix_seconds;
+use pmpo_service::worker_time::WorkerTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;
@@ -17,6 +19,18 @@ use crate::{Batch, EndReason, LearnerError, LearnerOptions, TrainState, metrics}
 
 /// How long to wait for a batch before looking at the limits again.
 const LIMITS_PERIOD: Duration = Duration::from_millis(50);
+
+/// What the update thread does, or waits for.
+#[derive(Clone, Copy)]
+enum State {
+    Waiting,
+    Updating,
+    Publishing,
+    Saving,
+}
+
+/// The names of [`State`], in its order.
+const STATES: [&str; 4] = ["waiting", "updating", "publishing", "saving"];
 
 /// What the update thread owns.
 pub(crate) struct Trainer {
@@ -35,19 +49,27 @@ impl Trainer {
     /// Trains until a limit or until told to stop, and writes a last checkpoint.
     pub(crate) fn run(mut self) -> Result<EndReason, LearnerError> {
         let period = Duration::from_secs_f64(self.options.learner.checkpoint_period_s);
+        let mut time = WorkerTime::new(metrics::WORKER_SECONDS, STATES);
+        gauge!(metrics::STEPS).set(self.state.step() as f64);
+        gauge!(metrics::LAST_STEP).set(unix_seconds());
         let mut saved = Instant::now();
+        let mut asked = saved;
         let reason = loop {
             if let Some(reason) = self.end() {
                 break reason;
             }
-            let asked = Instant::now();
-            if let Some(batch) = self.next_batch()? {
+            let batch = self.next_batch()?;
+            time.lap(State::Waiting as usize);
+            if let Some(batch) = batch {
                 histogram!(metrics::BATCH_WAIT_SECONDS).record(asked.elapsed());
-                self.step(&batch)?;
+                self.step(&batch, &mut time)?;
+                asked = Instant::now();
             }
             if saved.elapsed() >= period {
                 self.checkpoint()?;
+                time.lap(State::Saving as usize);
                 saved = Instant::now();
+                asked = saved;
             }
         };
         self.checkpoint()?;
@@ -92,7 +114,11 @@ impl Trainer {
         }
     }
 
-    fn step(&mut self, sampled: &SampledBatch) -> Result<(), LearnerError> {
+    fn step(
+        &mut self,
+        sampled: &SampledBatch,
+        time: &mut WorkerTime<{ STATES.len() }>,
+    ) -> Result<(), LearnerError> {
         let start = Instant::now();
         let config = &self.options.learner;
         self.priorities.deliver(&config.priorities, &self.sampler)?;
@@ -110,12 +136,18 @@ impl Trainer {
         if publish || self.statistics.pending() >= config.stats_period_steps {
             self.read_statistics()?;
             let newest = self.board.totals().policy_version as f64;
+            let oldest = *batch.name.policy_versions.start() as f64;
             gauge!(metrics::STALENESS).set(newest - batch.mean_policy_version);
+            gauge!(metrics::MAX_STALENESS).set(newest - oldest);
         }
+        time.lap(State::Updating as usize);
         if publish {
             self.publisher.publish(&self.state)?;
+            time.lap(State::Publishing as usize);
         }
         counter!(metrics::UPDATES).increment(1);
+        gauge!(metrics::STEPS).set(step as f64);
+        gauge!(metrics::LAST_STEP).set(unix_seconds());
         histogram!(metrics::UPDATE_SECONDS).record(start.elapsed());
         Ok(())
     }

@@ -51,6 +51,7 @@ pub async fn run(
     listener: impl Into<grpc::Listener>,
     shutdown: CancellationToken,
 ) -> Result<(), ReplayError> {
+    metrics::describe();
     config.validate()?;
     let readiness = Readiness::new(&[TABLES], &shutdown);
     let listener = listener.into();

@@ -1,6 +1,6 @@
 //! Names of the service's metrics; the label `table` is the table's name.
 
-use ::metrics::{Unit, describe_counter, describe_gauge};
+use ::metrics::{Unit, counter, describe_counter, describe_gauge};
 
 /// Items held.
 pub const TABLE_ITEMS: &str = "pmpo_replay_table_items";
@@ -38,6 +38,10 @@ pub const RECOVERED_ITEMS: &str = "pmpo_replay_recovered_items";
 pub const DAMAGED_RECORDS: &str = "pmpo_replay_damaged_records";
 /// Bytes of the table's log on disk.
 pub const LOG_BYTES: &str = "pmpo_replay_log_bytes";
+/// Room for files of this user where the data directory is.
+pub const FREE_BYTES: &str = "pmpo_replay_filesystem_free_bytes";
+/// Size of the file system where the data directory is.
+pub const SIZE_BYTES: &str = "pmpo_replay_filesystem_size_bytes";
 /// Times the log was synced.
 pub const SYNCS: &str = "pmpo_replay_syncs_total";
 /// Time the last sync of the log took.
@@ -45,7 +49,7 @@ pub const SYNC_SECONDS: &str = "pmpo_replay_sync_seconds";
 /// Streams open.
 pub const OPEN_STREAMS: &str = "pmpo_replay_open_streams";
 
-/// Registers the descriptions with the installed recorder.
+/// Registers the descriptions with the installed recorder, and refusals before there is one.
 pub fn describe() {
     describe_gauge!(TABLE_ITEMS, Unit::Count, "Items held");
     describe_gauge!(TABLE_BYTES, Unit::Bytes, "Bytes of the items held");
@@ -109,6 +113,12 @@ pub fn describe() {
         "Damaged stretches of the log found at the start"
     );
     describe_gauge!(LOG_BYTES, Unit::Bytes, "Bytes of the table's log on disk");
+    describe_gauge!(FREE_BYTES, Unit::Bytes, "Room where the data directory is");
+    describe_gauge!(
+        SIZE_BYTES,
+        Unit::Bytes,
+        "Size of the file system of the data directory"
+    );
     describe_counter!(SYNCS, Unit::Count, "Times the log was synced");
     describe_gauge!(
         SYNC_SECONDS,
@@ -116,4 +126,8 @@ pub fn describe() {
         "Time the last sync of the log took"
     );
     describe_gauge!(OPEN_STREAMS, Unit::Count, "Streams open");
+    // Seen before anyone was refused, so that the first one counts as an increase.
+    for code in ["InvalidArgument", "FailedPrecondition", "ResourceExhausted"] {
+        counter!(REFUSED_STREAMS, "code" => code).absolute(0);
+    }
 }

@@ -2,26 +2,32 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ::metrics::gauge;
 use pmpo_replay_core::Table;
+use pmpo_service::files;
 use pmpo_types::{Role, derive_seed};
 use tokio::task::JoinSet;
 
 use crate::config::ReplayConfig;
 use crate::disk::{Lock, recover};
 use crate::error::ReplayError;
+use crate::metrics;
 use crate::table::{TableHandle, spawn};
 
 /// How often gauges and counters are brought up to date.
 const METRICS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the room in the file system is asked for.
+const SPACE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The tables' threads.
 pub(crate) struct Tables {
     pub(crate) handles: BTreeMap<String, TableHandle>,
     threads: Vec<(String, JoinHandle<io::Result<()>>)>,
+    data_dir: Option<PathBuf>,
     /// Held for as long as they write to the data directory.
     _lock: Option<Lock>,
 }
@@ -32,6 +38,7 @@ impl Tables {
         let mut tables = Self {
             handles: BTreeMap::new(),
             threads: Vec::new(),
+            data_dir: config.data_dir.clone(),
             _lock: config.data_dir.as_deref().map(Lock::take).transpose()?,
         };
         if let Some(data_dir) = &config.data_dir {
@@ -68,6 +75,9 @@ impl Tables {
             let handle = handle.clone();
             keepers.spawn(async move { handle.keep_metrics(METRICS_INTERVAL).await });
         }
+        if let Some(data_dir) = self.data_dir.clone() {
+            keepers.spawn(watch_space(data_dir));
+        }
         keepers.join_next().await;
     }
 
@@ -90,6 +100,19 @@ impl Tables {
             failure.get_or_insert(failed);
         }
         failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Tells how much room is left for the log; never returns.
+async fn watch_space(data_dir: PathBuf) {
+    let mut ticks = tokio::time::interval(SPACE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        // Where the system does not say, the last answer stands; writing would fail soon enough.
+        if let Ok(space) = files::space(&data_dir) {
+            gauge!(metrics::FREE_BYTES).set(space.free_bytes as f64);
+            gauge!(metrics::SIZE_BYTES).set(space.size_bytes as f64);
+        }
     }
 }
 

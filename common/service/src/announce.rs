@@ -25,11 +25,23 @@ pub struct Announcement {
 }
 
 impl Announcement {
-    /// Writes the announcement atomically.
+    /// Writes the announcement atomically, and beside it, as `*.targets.json`, what Prometheus' file
+    /// discovery reads: the job is the role, and the instance keeps its name over restarts.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn write(&self, path: &Path) -> io::Result<()> {
+        if let Some(metrics) = self.metrics {
+            // Without a number of its own it is told apart by its process.
+            let number = self.index.unwrap_or(self.pid.into());
+            let instance = format!("{}-{number}", self.role);
+            let targets = serde_json::json!([{
+                "targets": [metrics.to_string()],
+                "labels": { "job": self.role, "instance": instance },
+            }]);
+            let path = path.with_extension("targets.json");
+            write_atomically(&path, targets.to_string().as_bytes())?;
+        }
         let json = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
         write_atomically(path, &json)
     }
@@ -63,10 +75,15 @@ mod tests {
             index: Some(0),
             pid: 7,
             listen: Some(([127, 0, 0, 1], 7001).into()),
-            metrics: None,
+            metrics: Some(([127, 0, 0, 1], 9001).into()),
         };
         announcement.write(&path).unwrap();
         assert_eq!(Announcement::read(&path).unwrap(), Some(announcement));
+        let targets = std::fs::read_to_string(folder.path().join("replay-0.targets.json")).unwrap();
+        assert_eq!(
+            targets,
+            r#"[{"labels":{"instance":"replay-0","job":"replay"},"targets":["127.0.0.1:9001"]}]"#
+        );
         std::fs::write(&path, "{").unwrap();
         assert!(Announcement::read(&path).is_err());
     }

@@ -37,6 +37,27 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// A file system's room.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    /// Bytes that this user may still write.
+    pub free_bytes: u64,
+    /// Bytes in all.
+    pub size_bytes: u64,
+}
+
+/// Room in the file system that holds `path`.
+///
+/// # Errors
+/// There is no such path.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let found = rustix::fs::statvfs(path)?;
+    Ok(Space {
+        free_bytes: found.f_bavail * found.f_frsize,
+        size_bytes: found.f_blocks * found.f_frsize,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +79,14 @@ mod tests {
         write_secret_atomically(&path, b"secret").unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_system_has_room_and_an_absent_path_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = super::space(folder.path()).unwrap();
+        assert!(space.size_bytes > 0 && space.free_bytes <= space.size_bytes);
+        assert!(super::space(&folder.path().join("no")).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the kernel accounts to a process, from `/proc`, and lets it have; and its clock.
 
-use std::fs::read_to_string;
+use std::fs::{read_dir, read_to_string};
 use std::io;
 
 use rustix::process::Resource;
@@ -45,6 +45,19 @@ pub fn raise_open_files() -> io::Result<Option<u64>> {
     Ok(limit.current)
 }
 
+/// File descriptors it has open.
+///
+/// # Errors
+/// There is no such process, it is another user's, or there is no `/proc`.
+pub fn open_files(pid: u32) -> io::Result<usize> {
+    Ok(read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
+/// File descriptors that this process may have open; `None` for any number.
+pub fn max_open_files() -> Option<u64> {
+    rustix::process::getrlimit(Resource::Nofile).current
+}
+
 fn numbers<'a, T: std::str::FromStr>(fields: impl Iterator<Item = &'a str>) -> io::Result<Vec<T>> {
     let parsed = fields.map(|field| field.parse().map_err(|_| io::ErrorKind::InvalidData.into()));
     parsed.collect()
@@ -58,6 +71,8 @@ mod tests {
     fn this_process_uses_memory_and_time() {
         let pid = std::process::id();
         assert!(resident_bytes(pid).unwrap() > 100_000);
+        let files = open_files(pid).unwrap();
+        assert!(files >= 3 && max_open_files().is_none_or(|most| files as u64 <= most));
         let before = cpu_seconds(pid).unwrap();
         while cpu_seconds(pid).unwrap() < before + 0.02 {
             std::hint::black_box(resident_bytes(pid).unwrap());

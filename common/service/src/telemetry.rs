@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::log_line::LogLine;
-use crate::readiness;
+use crate::{metrics, readiness};
 
 /// Form of the log lines on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -77,12 +77,14 @@ const SECONDS_BUCKETS: [f64; 13] = [
 /// # Errors
 /// A recorder is already installed.
 pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
-    PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(
             metrics_exporter_prometheus::Matcher::Suffix("_seconds".to_owned()),
             &SECONDS_BUCKETS,
         )?
-        .install_recorder()
+        .install_recorder()?;
+    metrics::describe();
+    Ok(handle)
 }
 
 /// Serves `GET /metrics` (Prometheus text format), `/healthz` and `/readyz` until `shutdown`.
@@ -95,6 +97,7 @@ pub async fn serve_metrics(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let render = move || {
+        metrics::sample_process();
         handle.run_upkeep();
         std::future::ready(handle.render())
     };

@@ -1,6 +1,6 @@
 //! Names of the client's metrics; several writers or samplers of a process add up.
 
-use ::metrics::{Unit, describe_counter, describe_gauge};
+use ::metrics::{Unit, counter, describe_counter, describe_gauge};
 
 /// Steps pushed and not yet acknowledged; a transition is one.
 pub const IN_FLIGHT_STEPS: &str = "pmpo_replay_client_in_flight_steps";
@@ -16,7 +16,7 @@ pub const BLOCKED_CALLS: &str = "pmpo_replay_client_blocked_calls_total";
 /// Updates of priorities that could not be delivered.
 pub const DROPPED_PRIORITY_UPDATES: &str = "pmpo_replay_client_dropped_priority_updates_total";
 
-/// Registers the descriptions with the installed recorder.
+/// Registers the descriptions with the installed recorder, and counters that may stay at 0.
 pub fn describe() {
     describe_gauge!(
         IN_FLIGHT_STEPS,
@@ -48,4 +48,12 @@ pub fn describe() {
         Unit::Count,
         "Updates of priorities that could not be delivered"
     );
+    for name in [
+        ACKNOWLEDGED_STEPS,
+        CONNECTION_FAILURES,
+        BLOCKED_CALLS,
+        DROPPED_PRIORITY_UPDATES,
+    ] {
+        counter!(name).absolute(0);
+    }
 }
