@@ -8,12 +8,13 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build train test check cuda-check device-test parity-env
+.PHONY: help setup build train test check cuda-check device-test parity-env test-manifests
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
 	@echo "make test                                         everything CI runs"
 	@echo "make device-test                                  the update through OpenGL against the CPU"
+	@echo "make test-manifests                               Kubernetes and Slurm files, without a cluster"
 	@echo "make setup                                        fetch MuJoCo and the suite's models"
 	@echo "make build                                        target/release/pmpo"
 
@@ -35,6 +36,10 @@ test: check cuda-check parity-env
 DEVICE_ENV ?= VK_ICD_FILENAMES=/nonexistent EGL_PLATFORM=surfaceless CUBECL_AUTOTUNE_LEVEL=minimal
 device-test:
 	$(DEVICE_ENV) $(CARGO) test -p pmpo-learner --features vulkan --lib -- device_tests options
+
+# The manifests against the published schemas; with target/release/pmpo, their flags too.
+test-manifests:
+	@deploy/test/manifests.sh
 
 # dm_control itself, in a private environment, for the parity test to compare with.
 parity-env:
