@@ -8,13 +8,14 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build train test check cuda-check device-test parity-env test-dashboards
+.PHONY: help setup build train test check cuda-check device-test parity-env test-dashboards test-manifests
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
 	@echo "make test                                         everything CI runs"
 	@echo "make test-dashboards                              dashboards and alerts against a real Prometheus"
 	@echo "make device-test                                  the update through OpenGL against the CPU"
+	@echo "make test-manifests                               Kubernetes and Slurm files, without a cluster"
 	@echo "make setup                                        fetch MuJoCo and the suite's models"
 	@echo "make build                                        target/release/pmpo"
 
@@ -40,6 +41,10 @@ device-test:
 # Every expression of the dashboards and the rules, on a real run; wants Debian's package prometheus.
 test-dashboards: build
 	$(PYTHON) deploy/test/dashboards.py
+
+# The manifests against the published schemas; with target/release/pmpo, their flags too.
+test-manifests:
+	@deploy/test/manifests.sh
 
 # dm_control itself, in a private environment, for the parity test to compare with.
 parity-env:
