@@ -8,11 +8,12 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build train test check cuda-check device-test parity-env test-dashboards test-manifests
+.PHONY: help setup build train test test-cluster test-dashboards test-manifests check cuda-check device-test parity-env
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
-	@echo "make test                                         everything CI runs"
+	@echo "make test                                         the whole test suite"
+	@echo "make test-cluster                                 docker-compose.yml with a real engine"
 	@echo "make test-dashboards                              dashboards and alerts against a real Prometheus"
 	@echo "make device-test                                  the update through OpenGL against the CPU"
 	@echo "make test-manifests                               Kubernetes and Slurm files, without a cluster"
@@ -30,6 +31,10 @@ train: build
 
 test: check cuda-check parity-env
 	$(CARGO) test --release --workspace
+
+# `.ci/run` passes --skip-without-engine.
+test-cluster:
+	@$(PYTHON) deploy/test/cluster.py $(ARGS)
 
 # The update on a device against the update on the CPU. Built without optimisation, which spares most of
 # the compiler's time: the networks compared are small. Without a Vulkan driver the tensor library takes
