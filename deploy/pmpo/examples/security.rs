@@ -224,7 +224,7 @@ async fn waste(socket: &mut TcpStream, number: usize) -> std::io::Result<()> {
             socket.write_all(&[*byte]).await?;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-    } else if number % 2 == 0 {
+    } else if number.is_multiple_of(2) {
         socket.write_all(PREFACE).await?;
     }
     let mut ignored = [0; 256];

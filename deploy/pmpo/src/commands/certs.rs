@@ -98,7 +98,7 @@ impl Lab<'_> {
         let (path, key_path) = (self.path("ca.pem"), self.path("ca-key.pem"));
         let is_new = !path.exists() || !key_path.exists();
         ensure!(
-            is_new == !path.exists(),
+            is_new != path.exists(),
             "{}: is there without {}, so nothing can be signed; remove it to have a new CA",
             path.display(),
             key_path.display()
