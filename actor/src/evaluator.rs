@@ -7,6 +7,7 @@ use ::metrics::{counter, gauge};
 use pmpo_policy::PolicyNetwork;
 use pmpo_proto::v1::{self, MemberRole};
 use pmpo_service::readiness::Readiness;
+use pmpo_service::security::Credentials;
 use pmpo_service::{grpc, identity};
 use pmpo_suite::Environment;
 use pmpo_types::{Role, derive_seed};
@@ -179,8 +180,9 @@ fn evaluate_in_parallel(
     Ok((returns.len() == episodes).then(|| EvaluationResult::new(returns)))
 }
 
-/// Follows the learner at `learner` (`host:port`) and evaluates its policy each period of learner
-/// steps, until `shutdown`, as the run's evaluator number `index` or the lowest that is free.
+/// Follows the learner at `learner` (`host:port`), shown `credentials`, and evaluates its policy each
+/// period of learner steps, until `shutdown`, as the run's evaluator number `index` or the lowest that
+/// is free.
 ///
 /// # Errors
 /// The configuration, the task or the learner cannot be used, or the index is another's; an absent
@@ -188,12 +190,13 @@ fn evaluate_in_parallel(
 pub async fn run(
     config: EvaluatorConfig,
     learner: &str,
+    credentials: &Credentials,
     index: impl Into<Option<u64>>,
     shutdown: CancellationToken,
 ) -> Result<(), ActorError> {
     metrics::describe();
     config.validate()?;
-    let channel = grpc::connect_lazy(learner)?;
+    let channel = grpc::connect_lazy(learner, credentials)?;
     let readiness = Readiness::new(&[POLICY], &shutdown);
     let Some(run) = RunInfo::get(&channel, &shutdown).await? else {
         return Ok(());

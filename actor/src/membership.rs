@@ -9,11 +9,11 @@ use std::time::Duration;
 use ::metrics::counter;
 use backon::BackoffBuilder;
 use pmpo_proto::v1::{self, MemberRole, run_client::RunClient};
+use pmpo_service::grpc::Channel;
 use pmpo_service::{backoff, grpc};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use crate::{ActorError, metrics};

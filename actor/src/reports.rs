@@ -6,11 +6,11 @@ use std::future::Future;
 use ::metrics::{counter, gauge};
 use backon::Retryable;
 use pmpo_proto::v1::{self, run_client::RunClient};
+use pmpo_service::grpc::Channel;
 use pmpo_service::{backoff, grpc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Channel;
 
 use crate::{ActorError, metrics};
 

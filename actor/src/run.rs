@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use pmpo_proto::v1::MemberRole;
 use pmpo_replay_client::{Writer, WriterConfig, preference};
+use pmpo_service::grpc::Channel;
 use pmpo_service::readiness::Readiness;
+use pmpo_service::security::Credentials;
 use pmpo_service::{grpc, identity};
 use pmpo_types::{EnvironmentSpec, Role, derive_seed};
 use rand_chacha::ChaCha8Rng;
@@ -13,7 +15,6 @@ use rand_chacha::rand_core::SeedableRng;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use crate::collector::Collector;
 use crate::environment_loop::EnvironmentLoop;
@@ -25,13 +26,15 @@ use crate::threads::Crew;
 use crate::weights::{Newest, subscribe};
 use crate::{ActorConfig, ActorError, metrics};
 
-/// The services an actor talks to, `host:port` each.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The services an actor talks to, `host:port` each, and as whom.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Addresses {
     /// The learner: the run, the weights, the reports.
     pub learner: String,
     /// The replay's shards: the experience.
     pub replay: Vec<String>,
+    /// What they are shown.
+    pub credentials: Credentials,
 }
 
 /// What an actor waits for before it is ready.
@@ -44,7 +47,7 @@ const WRITER: &str = "the replay service";
 /// The configuration, the task, the learner or the replay cannot be used, or the index is another's;
 /// absent services are waited for.
 pub async fn run(
-    config: ActorConfig,
+    mut config: ActorConfig,
     addresses: Addresses,
     index: impl Into<Option<u64>>,
     shutdown: CancellationToken,
@@ -52,7 +55,8 @@ pub async fn run(
     metrics::describe();
     pmpo_replay_client::metrics::describe();
     config.validate()?;
-    let learner = grpc::connect_lazy(&addresses.learner)?;
+    config.writer.credentials = addresses.credentials.clone();
+    let learner = grpc::connect_lazy(&addresses.learner, &addresses.credentials)?;
     let readiness = Readiness::new(&[POLICY, WRITER], &shutdown);
     let Some(run) = RunInfo::get(&learner, &shutdown).await? else {
         return Ok(());

@@ -5,11 +5,11 @@ use std::ops::RangeInclusive;
 use backon::Retryable;
 use pmpo_proto::v1::{self, run_client::RunClient};
 use pmpo_proto::{WireError, digest_from_wire};
+use pmpo_service::grpc::Channel;
 use pmpo_service::{backoff, grpc};
 use pmpo_suite::Environment;
 use pmpo_types::SpecDigest;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use crate::ActorError;
 use crate::experience::Experience;

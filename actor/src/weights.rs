@@ -10,13 +10,13 @@ use backon::BackoffBuilder;
 use pmpo_policy::{PolicyNetwork, PolicySnapshot, SnapshotError};
 use pmpo_proto::v1::{self, run_client::RunClient, weights_client::WeightsClient};
 use pmpo_proto::{MAX_MESSAGE_BYTES, WireError, digest_from_wire};
+use pmpo_service::grpc::Channel;
 use pmpo_service::{backoff, grpc};
 use pmpo_types::{EnvironmentSpec, PolicyVersion};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Channel;
 
 use crate::run_info::RunInfo;
 use crate::{ActorError, metrics};

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use pmpo_policy::NetworkConfig;
 use pmpo_proto::v1::run_server::RunServer;
 use pmpo_service::grpc;
+use pmpo_service::security::Credentials;
 use pmpo_types::EnvironmentSpec;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -38,8 +38,9 @@ impl Broadcaster {
     pub fn start(
         network: NetworkConfig,
         spec: EnvironmentSpec,
-        listener: TcpListener,
+        listener: impl Into<grpc::Listener>,
     ) -> Result<Self, LearnerError> {
+        let listener = listener.into();
         let options = options(network, spec);
         options.policy.validate()?;
         let sizes = [options.spec.observation_size(), options.spec.action_size()];
@@ -52,7 +53,7 @@ impl Broadcaster {
         let (rows, _) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let service = Service::new(&options, board, publisher.subscribe(), rows, stop.clone());
-        let server = grpc::server()
+        let server = grpc::server(&listener)
             .add_service(Broadcast::new(service.clone()))
             .add_service(RunServer::new(service))
             .serve_with_incoming_shutdown(grpc::incoming(listener), stop.clone().cancelled_owned());
@@ -104,6 +105,7 @@ fn options(policy: NetworkConfig, spec: EnvironmentSpec) -> LearnerOptions {
         learner: LearnerConfig::default(),
         limits: Limits::default(),
         replay_addresses: Vec::new(),
+        credentials: Credentials::default(),
         run_dir: PathBuf::new(),
         resume: false,
         device: DeviceChoice::Cpu,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use burn::tensor::Device;
 use pmpo_policy::NetworkConfig;
+use pmpo_service::security::Credentials;
 use pmpo_types::EnvironmentSpec;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,8 @@ pub struct LearnerOptions {
     pub limits: Limits,
     /// Addresses of the replay service's shards, `host:port` each.
     pub replay_addresses: Vec<String>,
+    /// What those are shown.
+    pub credentials: Credentials,
     /// Folder for checkpoints, progress and curve; created if absent.
     pub run_dir: PathBuf,
     /// Go on from the newest checkpoint in `run_dir`.

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use pmpo_proto::FILE_DESCRIPTOR_SET;
 use pmpo_proto::v1::run_server::RunServer;
-use pmpo_replay_client::Sampler;
+use pmpo_replay_client::{Sampler, SamplerConfig};
 use pmpo_service::readiness::Readiness;
 use pmpo_service::{grpc, health};
 use pmpo_types::{Role, derive_seed};
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -55,16 +54,17 @@ const WARM_UP_STEPS: usize = 10;
 /// the update is not finite, the replay service refuses the sampler, or a file cannot be written.
 pub async fn run(
     options: LearnerOptions,
-    listener: TcpListener,
+    listener: impl Into<grpc::Listener>,
     shutdown: CancellationToken,
 ) -> Result<RunOutcome, LearnerError> {
     options.policy.validate()?;
     options.learner.validate(&options.policy.head)?;
+    let listener = listener.into();
     let stop = shutdown.child_token();
     let _stopped_with_us = stop.clone().drop_guard();
     let mut shards = Vec::with_capacity(options.replay_addresses.len());
     for address in &options.replay_addresses {
-        shards.push(grpc::connect_lazy(address)?);
+        shards.push(grpc::connect_lazy(address, &options.credentials)?);
     }
     let (options, prepared) =
         spawn_blocking(|| prepare(&options).map(|prepared| (options, prepared)))
@@ -90,9 +90,13 @@ pub async fn run(
     let readiness = Readiness::new(&[REPLAY], &shutdown);
     let targets = &options.learner.targets;
     let signature = targets.signature(options.spec.observation_size(), options.spec.action_size());
+    let sampling = SamplerConfig {
+        credentials: options.credentials.clone(),
+        ..options.learner.sampler()
+    };
     let sampler = Sampler::new(
         &options.replay_addresses,
-        options.learner.sampler(),
+        sampling,
         signature,
         &tokio::runtime::Handle::current(),
         &stop,
@@ -213,7 +217,7 @@ pub(crate) fn warm_up(
 struct Served {
     service: Service,
     observed: Routes,
-    listener: TcpListener,
+    listener: grpc::Listener,
     stop_serving: CancellationToken,
 }
 
@@ -231,7 +235,7 @@ async fn serve_and_train(
         stop_serving,
     } = served;
     let grace = Duration::from_secs_f64(trainer.options.learner.shutdown_grace_s);
-    let server = grpc::server()
+    let server = grpc::server(&listener)
         .add_routes(observed)
         .add_service(Broadcast::new(service.clone()))
         .add_service(RunServer::new(service))

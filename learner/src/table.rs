@@ -6,11 +6,11 @@ use std::time::Duration;
 use ::metrics::gauge;
 use pmpo_proto::counters_from_wire;
 use pmpo_proto::v1::{self, replay_client::ReplayClient};
+use pmpo_service::grpc::Channel;
 use pmpo_service::readiness::Readiness;
 use pmpo_types::TableCounters;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::Request;
-use tonic::transport::Channel;
 
 use crate::board::{Board, TableState};
 use crate::run::REPLAY;

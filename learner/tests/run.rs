@@ -12,11 +12,11 @@ use pmpo_learner::{EndReason, LearnerError, LearnerOptions, Limits, RunOutcome, 
 use pmpo_learner::{curve, progress};
 use pmpo_policy::PolicyNetwork;
 use pmpo_proto::v1::{self, run_client::RunClient, weights_client::WeightsClient};
-use pmpo_service::grpc;
+use pmpo_service::grpc::{self, Channel};
+use pmpo_service::security::Credentials;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 /// A learner in this process.
@@ -32,7 +32,7 @@ impl Learner {
         let address: SocketAddr = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         Self {
-            channel: grpc::connect_lazy(&address.to_string()).unwrap(),
+            channel: grpc::connect_lazy(&address.to_string(), &Credentials::default()).unwrap(),
             running: tokio::spawn(pmpo_learner::run(options, listener, shutdown.clone())),
             shutdown,
         }

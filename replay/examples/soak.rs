@@ -18,6 +18,7 @@ use pmpo_replay::{LimiterKind, TableConfig};
 use pmpo_replay_client::{Sampler, SamplerConfig, Writer, WriterConfig};
 use pmpo_service::grpc;
 use pmpo_service::process::resident_bytes;
+use pmpo_service::security::Credentials;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -164,7 +165,7 @@ fn judge(second: &Minute, last: &Minute) -> Result<(), AnyError> {
 
 fn inserts(runtime: &Runtime, address: &str) -> Result<u64, AnyError> {
     runtime.block_on(async {
-        let mut client = ReplayClient::new(grpc::connect_lazy(address)?);
+        let mut client = ReplayClient::new(grpc::connect_lazy(address, &Credentials::default())?);
         let tables = client.list_tables(ListTablesRequest {}).await?.into_inner();
         let table = tables.tables.first().ok_or("no table")?;
         Ok(table.counters.ok_or("no counters")?.inserts)

@@ -27,7 +27,6 @@ use std::time::Duration;
 use pmpo_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES, v1::replay_server::ReplayServer};
 use pmpo_service::readiness::Readiness;
 use pmpo_service::{grpc, health};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use streams::Border;
@@ -49,10 +48,11 @@ const TABLES: &str = "the tables";
 /// The configuration or the data directory cannot be used, or the server or a table's thread fails.
 pub async fn run(
     config: ReplayConfig,
-    listener: TcpListener,
+    listener: impl Into<grpc::Listener>,
     shutdown: CancellationToken,
 ) -> Result<(), ReplayError> {
     config.validate()?;
+    let listener = listener.into();
     let readiness = Readiness::new(&[TABLES], &shutdown);
     let (open_timeout, max_streams) = (config.open_timeout(), config.max_streams);
     let grace = Duration::from_secs_f64(config.shutdown_grace_s);
@@ -69,7 +69,7 @@ pub async fn run(
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     readiness.met(TABLES);
     let [interval, timeout] = keepalive;
-    let server = grpc::server()
+    let server = grpc::server(&listener)
         .http2_keepalive_interval(Some(interval))
         .http2_keepalive_timeout(Some(timeout))
         .add_routes(health::routes(&readiness, &SERVICES, FILE_DESCRIPTOR_SET).await)

@@ -3,6 +3,7 @@
 use crate::support::{Learner, Replay, publication};
 use pmpo_actor::{ActorConfig, ActorError, Addresses, EvaluatorConfig};
 use pmpo_proto::v1;
+use pmpo_service::security::Credentials;
 use pmpo_types::{EnvironmentSpec, transition};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -24,6 +25,7 @@ async fn an_actor_inserts_every_step_in_order_and_stops_cleanly() {
     let addresses = Addresses {
         learner: learner.serve().await,
         replay: vec![replay],
+        credentials: Credentials::default(),
     };
     let shutdown = CancellationToken::new();
     let actor = tokio::spawn(pmpo_actor::run(
@@ -62,6 +64,7 @@ async fn environments_have_writers_and_seeds_of_their_own() {
     let addresses = Addresses {
         learner: learner.serve().await,
         replay: vec![replay],
+        credentials: Credentials::default(),
     };
     let shutdown = CancellationToken::new();
     let config = ActorConfig {
@@ -103,8 +106,9 @@ async fn an_evaluator_reports_until_it_is_heard() {
         ..EvaluatorConfig::default()
     };
     let stop = shutdown.clone();
-    let evaluator =
-        tokio::spawn(async move { pmpo_actor::evaluator::run(config, &address, 0, stop).await });
+    let evaluator = tokio::spawn(async move {
+        pmpo_actor::evaluator::run(config, &address, &Credentials::default(), 0, stop).await
+    });
 
     let first = told.evaluations.recv().await.unwrap();
     assert_eq!(
@@ -128,10 +132,17 @@ async fn a_role_that_waits_for_an_absent_learner_stops_when_told() {
     let addresses = Addresses {
         learner: learner.clone(),
         replay: vec![learner.clone()],
+        credentials: Credentials::default(),
     };
+    let none = Credentials::default();
     let actor = pmpo_actor::run(ActorConfig::default(), addresses, 0, shutdown.clone());
-    let evaluator =
-        pmpo_actor::evaluator::run(EvaluatorConfig::default(), &learner, 0, shutdown.clone());
+    let evaluator = pmpo_actor::evaluator::run(
+        EvaluatorConfig::default(),
+        &learner,
+        &none,
+        0,
+        shutdown.clone(),
+    );
     let (actor, evaluator, ()) = tokio::join!(actor, evaluator, async { shutdown.cancel() });
     actor.unwrap();
     evaluator.unwrap();
@@ -161,6 +172,7 @@ async fn a_learner_with_another_idea_of_the_task_is_refused() {
         let addresses = Addresses {
             learner: address,
             replay: vec!["127.0.0.1:1".to_owned()],
+            credentials: Credentials::default(),
         };
         let shutdown = CancellationToken::new();
         let error: ActorError = pmpo_actor::run(ActorConfig::default(), addresses, 0, shutdown)
@@ -175,6 +187,7 @@ async fn addresses_and_configurations_are_checked_first() {
     let addresses = Addresses {
         learner: "nowhere".to_owned(),
         replay: vec!["a:1".to_owned()],
+        credentials: Credentials::default(),
     };
     let shutdown = CancellationToken::new();
     let run = pmpo_actor::run(

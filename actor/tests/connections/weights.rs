@@ -7,6 +7,7 @@ use pmpo_actor::run_info::RunInfo;
 use pmpo_actor::weights::{Newest, Policy, WeightsSource, subscribe};
 use pmpo_proto::v1;
 use pmpo_service::grpc;
+use pmpo_service::security::Credentials;
 use pmpo_types::EnvironmentSpec;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +29,8 @@ async fn fixture() -> Fixture {
         .clone();
     let (learner, _) = Learner::new(&spec);
     let first = learner.next_stream();
-    let channel = grpc::connect_lazy(&learner.clone().serve().await).unwrap();
+    let channel =
+        grpc::connect_lazy(&learner.clone().serve().await, &Credentials::default()).unwrap();
     let shutdown = CancellationToken::new();
     let run = RunInfo::get(&channel, &shutdown).await.unwrap().unwrap();
     let (newest, subscription) = subscribe(channel, "test".to_owned(), &run, &spec, &shutdown);

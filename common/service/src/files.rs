@@ -11,13 +11,25 @@ use std::path::Path;
 /// # Errors
 /// Those of the file system; `path` then has its old content.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // Readable as any new file is, subject to the umask; tempfile's own default is the owner alone.
+    write(path, bytes, 0o666)
+}
+
+/// As [`write_atomically`], for a secret: only the owner may read it, from its first byte on.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_secret_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write(path, bytes, 0o600)
+}
+
+fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    // Readable as any new file is, subject to the umask; tempfile's own default is the owner alone.
     let mut file = tempfile::Builder::new()
-        .permissions(Permissions::from_mode(0o666))
+        .permissions(Permissions::from_mode(mode))
         .tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
@@ -37,6 +49,15 @@ mod tests {
         write_atomically(&path, b"new").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn secrets_are_the_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        write_secret_atomically(&path, b"secret").unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

@@ -1,13 +1,23 @@
 //! gRPC defaults, the same for every server and client: keepalive finds dead peers, windows fit a
-//! batch of experience, and small messages are not delayed.
+//! batch of experience, small messages are not delayed, and [`security`](crate::security) decides who
+//! talks to whom.
 
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
+use http::{Request, Response, Uri};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tonic::Request;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::body::Body;
+use tonic::transport::channel::ResponseFuture;
+use tonic::transport::{Endpoint, Server};
+use tower::Service;
+use tower::layer::util::{Identity, Stack};
+
+use crate::security::{self, Credentials, Guard, Incoming, SecurityError};
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -25,11 +35,36 @@ pub struct AddressError {
     reason: String,
 }
 
-/// A channel to `address` (`host:port`) that connects at its first call and again after a loss.
+/// A connection to a service, made when it is needed; shows this process's token with every call.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    inner: tonic::transport::Channel,
+    credentials: Credentials,
+}
+
+impl Service<Request<Body>> for Channel {
+    type Response = Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> ResponseFuture {
+        if let Some(token) = &self.credentials.material().authorization {
+            request.headers_mut().insert(AUTHORIZATION, token.clone());
+        }
+        self.inner.call(request)
+    }
+}
+
+/// A channel to `address` (`host:port`) that connects at its first call and again after a loss, each
+/// time with the credentials of that moment.
 ///
 /// # Errors
 /// The address cannot be parsed; an absent peer is no error here.
-pub fn connect_lazy(address: &str) -> Result<Channel, AddressError> {
+pub fn connect_lazy(address: &str, credentials: &Credentials) -> Result<Channel, AddressError> {
     let error = |reason: String| AddressError {
         address: address.to_owned(),
         reason,
@@ -38,16 +73,33 @@ pub fn connect_lazy(address: &str) -> Result<Channel, AddressError> {
         return Err(error("no port".to_owned()));
     }
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|invalid| error(invalid.to_string()))?;
-    Ok(endpoint
+        .map_err(|invalid| error(invalid.to_string()))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .connect_lazy())
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    let uri = endpoint.uri().clone();
+    let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else {
+        return Err(error("no port".to_owned()));
+    };
+    credentials.warn_of_plaintext(host);
+    let inner = if credentials.use_tls() {
+        let connector = security::connector(credentials, host, port).map_err(error)?;
+        let origin = Uri::try_from(format!("https://{address}"))
+            .map_err(|invalid| error(invalid.to_string()))?;
+        endpoint
+            .origin(origin)
+            .connect_with_connector_lazy(connector)
+    } else {
+        endpoint.connect_lazy()
+    };
+    Ok(Channel {
+        inner,
+        credentials: credentials.clone(),
+    })
 }
 
 /// A request with a deadline: a peer that is frozen or cut off holds nobody up for longer.
@@ -57,20 +109,61 @@ pub fn timed<T>(message: T) -> Request<T> {
     request
 }
 
-/// A server with our defaults, to add services to.
-pub fn server() -> Server {
-    Server::builder()
-        .tcp_nodelay(true)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+/// A listening socket and who may come in through it.
+pub struct Listener {
+    socket: TcpListener,
+    guard: Guard,
 }
 
-/// The connections of `listener`, for a [`server`]: those it did not bind itself, tonic leaves with
-/// Nagle's algorithm on.
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+impl Listener {
+    /// Listens at `address`, on port 0 at one that the system chooses.
+    ///
+    /// # Errors
+    /// Strangers could reach it and nothing keeps them out, the credentials are not a server's, or
+    /// the system refuses.
+    pub async fn bind(
+        address: SocketAddr,
+        credentials: &Credentials,
+    ) -> Result<Self, SecurityError> {
+        credentials.check_listening(address)?;
+        let socket = TcpListener::bind(address)
+            .await
+            .map_err(|source| SecurityError::Bind { address, source })?;
+        let guard = Guard::new(credentials.clone());
+        Ok(Self { socket, guard })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+}
+
+impl From<TcpListener> for Listener {
+    /// Lets everyone in: for a socket that only this machine reaches.
+    fn from(socket: TcpListener) -> Self {
+        let guard = Guard::new(Credentials::default());
+        Self { socket, guard }
+    }
+}
+
+/// A server with our defaults for the connections of `listener`, to add services to.
+pub fn server(listener: &Listener) -> Server<Stack<Guard, Identity>> {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(Some(listener.guard.max_streams_per_connection()))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .layer(listener.guard.clone())
+}
+
+/// The connections of `listener`, for its [`server`].
+pub fn incoming(listener: Listener) -> Incoming {
+    Incoming::new(listener.socket, listener.guard)
 }
 
 #[cfg(test)]
@@ -79,10 +172,11 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_need_a_host_and_a_port() {
-        assert!(connect_lazy("replay:7001").is_ok());
-        assert!(connect_lazy("127.0.0.1:7001").is_ok());
+        let none = Credentials::default();
+        assert!(connect_lazy("replay:7001", &none).is_ok());
+        assert!(connect_lazy("127.0.0.1:7001", &none).is_ok());
         for bad in ["replay", "http://replay:1", "re play:1", ""] {
-            let message = connect_lazy(bad).unwrap_err().to_string();
+            let message = connect_lazy(bad, &none).unwrap_err().to_string();
             assert!(message.contains("expected host:port"), "{message}");
         }
     }

@@ -11,5 +11,6 @@ pub mod identity;
 mod log_line;
 pub mod process;
 pub mod readiness;
+pub mod security;
 pub mod shutdown;
 pub mod telemetry;

@@ -1,8 +1,9 @@
-//! What the kernel accounts to a process, from `/proc`, and its clock.
+//! What the kernel accounts to a process, from `/proc`, and lets it have, and its clock.
 
 use std::fs::read_to_string;
 use std::io;
 
+use rustix::process::Resource;
 use rustix::time::{ClockId, clock_gettime};
 
 /// User and system time of all its threads, in seconds; the kernel counts in hundredths.
@@ -31,6 +32,17 @@ pub fn resident_bytes(pid: u32) -> io::Result<u64> {
 pub fn monotonic_ns() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Lets this process have as many files and sockets open as it may, and says how many those are.
+///
+/// # Errors
+/// The system refuses.
+pub fn raise_open_files() -> io::Result<Option<u64>> {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(Resource::Nofile, limit)?;
+    Ok(limit.current)
 }
 
 fn numbers<'a, T: std::str::FromStr>(fields: impl Iterator<Item = &'a str>) -> io::Result<Vec<T>> {

@@ -2,6 +2,7 @@
 //! rule of precedence holds: defaults < file < environment < command line.
 
 mod replay;
+mod security;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use pmpo_service::telemetry::LogFormat;
 use crate::commands::{BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastPart};
 use crate::sweep::SweepArgs;
 pub(crate) use replay::{BenchItem, BenchRole, ReplayBenchArgs, ReplayClientArgs, TablesArgs};
+pub(crate) use security::{CertsArgs, SecurityArgs};
 
 /// Distributed actor-learner reinforcement learning with PMPO.
 #[derive(Debug, Parser)]
@@ -83,6 +85,8 @@ pub(crate) enum Command {
     Tables(TablesArgs),
     /// Ask a service whether it can do its work: exits 0 if so.
     Health(HealthArgs),
+    /// Make a CA, and each role's certificate and token, for a lab.
+    Certs(CertsArgs),
     /// Measure one station on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -209,6 +213,8 @@ pub(crate) struct TrainArgs {
     /// Stop when the process with this id, which must be the parent, ends.
     #[arg(long, hide = true)]
     pub(crate) parent: Option<u32>,
+    #[command(flatten)]
+    pub(crate) security: SecurityArgs,
 }
 
 /// What every role as a service takes.
@@ -223,6 +229,8 @@ pub(crate) struct ServiceArgs {
     /// Stop when the process with this id, which must be the parent, ends.
     #[arg(long, hide = true)]
     pub(crate) parent: Option<u32>,
+    #[command(flatten)]
+    pub(crate) security: SecurityArgs,
 }
 
 #[derive(Debug, Args)]
@@ -338,6 +346,8 @@ pub(crate) struct HealthArgs {
     /// Seconds to wait for the answer.
     #[arg(long, default_value_t = 5.0)]
     pub(crate) timeout: f64,
+    #[command(flatten)]
+    pub(crate) security: SecurityArgs,
 }
 
 #[derive(Debug, Args)]

@@ -5,9 +5,10 @@ use pmpo_actor::{ActorConfig, EvaluatorConfig};
 use pmpo_learner::{DeviceChoice, LearnerConfig, Limits, Priorities, Targets};
 use pmpo_policy::NetworkConfig;
 use pmpo_replay::{ReplayConfig, SelectorKind, TableConfig};
+use pmpo_service::security::{Credentials, Role, SecurityConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::ConfigArgs;
+use crate::cli::{ConfigArgs, SecurityArgs};
 use crate::failure::Usage;
 
 /// Every setting of a run.
@@ -20,6 +21,7 @@ pub(crate) struct Config {
     pub(crate) replay: ReplayConfig,
     pub(crate) actor: ActorConfig,
     pub(crate) evaluator: EvaluatorConfig,
+    pub(crate) security: SecurityConfig,
 }
 
 /// What a run is, and when it ends.
@@ -69,6 +71,27 @@ impl Config {
     /// Resolves all layers and refuses contradictions.
     pub(crate) fn load(args: &ConfigArgs) -> Result<Self> {
         Self::from_layers(args.config.as_deref(), &args.set)
+    }
+
+    /// As [`Config::load`], for a role that is told who it is.
+    pub(crate) fn of_role(args: &ConfigArgs, security: &SecurityArgs) -> Result<Self> {
+        let assignments: Vec<_> = args
+            .set
+            .iter()
+            .cloned()
+            .chain(security.assignments())
+            .collect();
+        Self::from_layers(args.config.as_deref(), &assignments)
+    }
+
+    /// As [`Config::load`], for a tool that asks a running service.
+    pub(crate) fn of_tool(security: &SecurityArgs) -> Result<Self> {
+        Self::from_layers(None, &security.assignments().collect::<Vec<_>>())
+    }
+
+    /// What a process of this role shows and asks for.
+    pub(crate) fn credentials(&self, role: Role) -> Result<Credentials> {
+        Ok(Credentials::load(&self.security, role).map_err(Usage::new)?)
     }
 
     /// As [`Config::load`], from a file and assignments.
@@ -166,6 +189,7 @@ impl Config {
         self.replay.validate().context("replay")?;
         self.actor.validate().context("actor")?;
         self.evaluator.validate().context("evaluator")?;
+        self.security.validate()?;
         Ok(())
     }
 

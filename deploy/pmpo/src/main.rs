@@ -72,6 +72,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bandit(args) => commands::bandit(&args),
         Command::Tables(args) => commands::tables(&args),
         Command::Health(args) => commands::health(&args),
+        Command::Certs(args) => commands::certs(&args),
         Command::Bench(command) => commands::bench(command),
         Command::Config(ConfigCommand::Print(args)) => {
             print!("{}", Config::load(&args)?.to_toml()?);

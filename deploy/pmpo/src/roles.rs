@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use pmpo_learner::LearnerOptions;
 use pmpo_service::announce::Announcement;
+use pmpo_service::grpc::Listener;
+use pmpo_service::security::{Credentials, Role, SecurityError};
 use pmpo_service::telemetry::{self, LogFormat};
 use pmpo_service::{identity, shutdown};
-use pmpo_types::{Role, derive_seed};
+use pmpo_types::derive_seed;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -21,8 +23,9 @@ use crate::failure::Usage;
 
 /// Serves the replay tables until a signal.
 pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
-    let mut config = Config::load(&args.config)?;
-    config.replay.seed = derive_seed(config.run.seed, Role::Replay, args.index);
+    let mut config = Config::of_role(&args.config, &args.service.security)?;
+    let credentials = config.credentials(Role::Replay)?;
+    config.replay.seed = derive_seed(config.run.seed, pmpo_types::Role::Replay, args.index);
     if let Some(data_dir) = &args.data_dir {
         config.replay.data_dir = Some(data_dir.clone());
     }
@@ -32,11 +35,14 @@ pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
         args: &args.service,
         format,
     };
-    process.run(Some(args.listen), async |listener, shutdown| {
-        let listener = listener.context("no listener")?;
-        pmpo_replay::run(config.replay, listener, shutdown).await?;
-        Ok(())
-    })
+    process.run(
+        Some((args.listen, &credentials)),
+        async |listener, shutdown| {
+            let listener = listener.context("no listener")?;
+            pmpo_replay::run(config.replay, listener, shutdown).await?;
+            Ok(())
+        },
+    )
 }
 
 /// Learns until a limit or a signal, then prints how the run ended as one JSON line.
@@ -51,8 +57,11 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
         (None, true) => Some(stored.as_path()),
         (file, _) => file.as_deref(),
     };
-    let config = Config::for_learner(file, &args.run.assignments())?;
-    let options = learner_options(config, run_dir, args, resume)?;
+    let mut assignments = args.run.assignments();
+    assignments.extend(args.service.security.assignments());
+    let config = Config::for_learner(file, &assignments)?;
+    let credentials = config.credentials(Role::Learner)?;
+    let options = learner_options(config, run_dir, args, (resume, credentials.clone()))?;
     identity::set_run(&options.run_id);
     let process = Process {
         role: "learner",
@@ -60,19 +69,22 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
         args: &args.service,
         format,
     };
-    process.run(Some(args.listen), async |listener, shutdown| {
-        let listener = listener.context("no listener")?;
-        let outcome = pmpo_learner::run(options, listener, shutdown).await?;
-        println!("{}", serde_json::to_string(&outcome)?);
-        Ok(())
-    })
+    process.run(
+        Some((args.listen, &credentials)),
+        async |listener, shutdown| {
+            let listener = listener.context("no listener")?;
+            let outcome = pmpo_learner::run(options, listener, shutdown).await?;
+            println!("{}", serde_json::to_string(&outcome)?);
+            Ok(())
+        },
+    )
 }
 
 fn learner_options(
     config: Config,
     run_dir: PathBuf,
     args: &LearnerArgs,
-    resume: bool,
+    (resume, credentials): (bool, Credentials),
 ) -> Result<LearnerOptions> {
     let environment = commands::load_task(&config.run.task, 0)?;
     std::fs::create_dir_all(&run_dir)
@@ -95,6 +107,7 @@ fn learner_options(
         policy: config.policy,
         learner: config.learner,
         replay_addresses: args.replay.clone(),
+        credentials,
         run_dir,
         resume,
     })
@@ -102,10 +115,11 @@ fn learner_options(
 
 /// Acts until a signal.
 pub(crate) fn actor(args: &ActorArgs, format: LogFormat) -> Result<()> {
-    let config = Config::load(&args.config)?;
+    let config = Config::of_role(&args.config, &args.service.security)?;
     let addresses = pmpo_actor::Addresses {
         learner: args.learner.clone(),
         replay: args.replay.clone(),
+        credentials: config.credentials(Role::Actor)?,
     };
     let process = Process {
         role: "actor",
@@ -121,7 +135,8 @@ pub(crate) fn actor(args: &ActorArgs, format: LogFormat) -> Result<()> {
 
 /// Evaluates until a signal.
 pub(crate) fn evaluator(args: &EvaluatorArgs, format: LogFormat) -> Result<()> {
-    let config = Config::load(&args.config)?;
+    let config = Config::of_role(&args.config, &args.service.security)?;
+    let credentials = config.credentials(Role::Evaluator)?;
     let process = Process {
         role: "evaluator",
         index: args.index.given(),
@@ -129,8 +144,9 @@ pub(crate) fn evaluator(args: &EvaluatorArgs, format: LogFormat) -> Result<()> {
         format,
     };
     process.run(None, async |_, shutdown| {
-        let index = args.index.given();
-        pmpo_actor::evaluator::run(config.evaluator, &args.learner, index, shutdown).await?;
+        let (learner, index) = (&args.learner, args.index.given());
+        pmpo_actor::evaluator::run(config.evaluator, learner, &credentials, index, shutdown)
+            .await?;
         Ok(())
     })
 }
@@ -146,9 +162,9 @@ struct Process<'a> {
 
 impl Process<'_> {
     /// Runs `service` on a runtime, with metrics served, the process announced and signals watched.
-    fn run<S, F>(&self, listen: Option<SocketAddr>, service: S) -> Result<()>
+    fn run<S, F>(&self, listen: Option<(SocketAddr, &Credentials)>, service: S) -> Result<()>
     where
-        S: FnOnce(Option<TcpListener>, CancellationToken) -> F,
+        S: FnOnce(Option<Listener>, CancellationToken) -> F,
         F: Future<Output = Result<()>>,
     {
         identity::set_role(self.role, self.index);
@@ -156,6 +172,9 @@ impl Process<'_> {
         if let Some(parent) = self.args.parent {
             die_with(parent)?;
         }
+        let open_files =
+            pmpo_service::process::raise_open_files().context("limit of open files")?;
+        tracing::debug!(open_files, "limit");
         let handle = telemetry::install_metrics()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -164,7 +183,7 @@ impl Process<'_> {
             let shutdown = shutdown::on_signals()?;
             let metrics = bind(self.args.metrics).await.context("--metrics")?;
             let listener = match listen {
-                Some(address) => Some(bind(address).await.context("--listen")?),
+                Some((address, credentials)) => Some(listen_at(address, credentials).await?),
                 None => None,
             };
             self.announce(listener.as_ref(), &metrics)?;
@@ -180,12 +199,12 @@ impl Process<'_> {
         })
     }
 
-    fn announce(&self, listener: Option<&TcpListener>, metrics: &TcpListener) -> Result<()> {
+    fn announce(&self, listener: Option<&Listener>, metrics: &TcpListener) -> Result<()> {
         let announcement = Announcement {
             role: self.role.to_owned(),
             index: self.index,
             pid: std::process::id(),
-            listen: listener.map(TcpListener::local_addr).transpose()?,
+            listen: listener.map(Listener::local_addr).transpose()?,
             metrics: Some(metrics.local_addr()?),
         };
         tracing::info!(
@@ -200,6 +219,15 @@ impl Process<'_> {
         }
         Ok(())
     }
+}
+
+/// A port that only those come through whom the credentials let in.
+async fn listen_at(address: SocketAddr, credentials: &Credentials) -> Result<Listener> {
+    let bound = Listener::bind(address, credentials).await;
+    bound.map_err(|error| match error {
+        SecurityError::Bind { .. } => anyhow::Error::new(error).context("--listen"),
+        error => Usage::new(error).into(),
+    })
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener> {

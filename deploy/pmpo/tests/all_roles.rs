@@ -13,6 +13,7 @@ use pmpo_proto::v1::ListTablesRequest;
 use pmpo_proto::v1::replay_client::ReplayClient;
 use pmpo_replay::{ReplayConfig, SelectorKind, TableConfig};
 use pmpo_replay_client::{Sampler, SamplerConfig};
+use pmpo_service::security::Credentials;
 use pmpo_types::{step, transition};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +68,7 @@ fn learner_options(
             ..Limits::default()
         },
         replay_addresses: vec![replay_address],
+        credentials: Credentials::default(),
         run_dir: run_dir.to_owned(),
         resume: false,
         device: DeviceChoice::Cpu,
@@ -128,6 +130,7 @@ async fn the_whole_loop(targets: Targets, priorities: Priorities, steps_per_item
     let addresses = Addresses {
         learner: learner.clone(),
         replay: vec![replay.clone()],
+        credentials: Credentials::default(),
     };
     let actor_task = tokio::spawn(pmpo_actor::run(
         ActorConfig::default(),
@@ -142,7 +145,14 @@ async fn the_whole_loop(targets: Targets, priorities: Priorities, steps_per_item
     };
     let evaluator_shutdown = shutdown.clone();
     let evaluator_task = tokio::spawn(async move {
-        pmpo_actor::evaluator::run(evaluator, &learner, 0, evaluator_shutdown).await
+        pmpo_actor::evaluator::run(
+            evaluator,
+            &learner,
+            &Credentials::default(),
+            0,
+            evaluator_shutdown,
+        )
+        .await
     });
 
     let outcome = tokio::time::timeout(Duration::from_secs(120), learner_task)

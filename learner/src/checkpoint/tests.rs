@@ -3,6 +3,7 @@
 use burn::tensor::Device;
 use pmpo_losses::{C51Config, CriticLoss, MpoConfig, PolicyLoss};
 use pmpo_policy::{CategoricalHead, GaussianHead, HeadConfig, snapshot};
+use pmpo_service::security::Credentials;
 use pmpo_types::{ActionSpec, EnvironmentSpec, ObservationField};
 
 use super::*;
@@ -39,6 +40,7 @@ fn options(run_dir: &Path) -> LearnerOptions {
         },
         limits: Limits::default(),
         replay_addresses: vec!["127.0.0.1:1".to_owned()],
+        credentials: Credentials::default(),
         run_dir: run_dir.to_owned(),
         resume: false,
         device: DeviceChoice::Cpu,

@@ -12,6 +12,7 @@ use pmpo_policy::NetworkConfig;
 use pmpo_proto::v1::{self, replay_server, sample_request::Request as Asked};
 use pmpo_proto::{batch_to_wire, counters_to_wire};
 use pmpo_service::grpc;
+use pmpo_service::security::Credentials;
 use pmpo_types::{
     ActionSpec, ColumnBatch, EnvironmentSpec, ObservationField, TableCounters, transition,
 };
@@ -50,8 +51,9 @@ impl FakeTable {
     pub(crate) async fn serve(self: &Arc<Self>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let listener = listener.into();
         let service = replay_server::ReplayServer::new(Service(Arc::clone(self)));
-        let server = grpc::server().add_service(service);
+        let server = grpc::server(&listener).add_service(service);
         tokio::spawn(server.serve_with_incoming(grpc::incoming(listener)));
         address
     }
@@ -199,6 +201,7 @@ pub(crate) fn options(run_dir: &Path, replay: SocketAddr, limits: Limits) -> Lea
         },
         limits,
         replay_addresses: vec![replay.to_string()],
+        credentials: Credentials::default(),
         run_dir: run_dir.to_owned(),
         resume: false,
         device: DeviceChoice::Cpu,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pmpo_proto::v1;
+use pmpo_service::security::Credentials;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -33,6 +34,9 @@ pub struct WriterConfig {
     /// Steps of an item. No key of its own: whoever makes the items knows.
     #[serde(skip, default = "one")]
     pub sequence_length: usize,
+    /// What it shows the service. No key of its own: a process has one set of credentials.
+    #[serde(skip)]
+    pub credentials: Credentials,
 }
 
 impl Default for WriterConfig {
@@ -43,6 +47,7 @@ impl Default for WriterConfig {
             max_in_flight_bytes: 64 << 20,
             blocked_timeout_s: 30.0,
             sequence_length: 1,
+            credentials: Credentials::default(),
         }
     }
 }
@@ -106,6 +111,9 @@ pub struct SamplerConfig {
     /// Steps of an item. No key of its own: whoever uses the items knows.
     #[serde(skip, default = "one")]
     pub sequence_length: usize,
+    /// What it shows the service. No key of its own: a process has one set of credentials.
+    #[serde(skip)]
+    pub credentials: Credentials,
 }
 
 impl Default for SamplerConfig {
@@ -117,6 +125,7 @@ impl Default for SamplerConfig {
             compression: Compression::None,
             blocked_timeout_s: 30.0,
             sequence_length: 1,
+            credentials: Credentials::default(),
         }
     }
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use ::metrics::counter;
 use backon::{BackoffBuilder, ExponentialBackoff};
 use pmpo_proto::{MAX_MESSAGE_BYTES, v1::replay_client::ReplayClient};
-use pmpo_service::{backoff, grpc};
+use pmpo_service::backoff;
+use pmpo_service::grpc::{self, Channel};
+use pmpo_service::security::Credentials;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::{ClientError, metrics};
@@ -58,6 +59,7 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Clients of the shards at `addresses`; each connects at its first call.
 pub(crate) fn clients(
     addresses: &[String],
+    credentials: &Credentials,
     runtime: &Handle,
 ) -> Result<Vec<ReplayClient<Channel>>, ClientError> {
     if addresses.is_empty() {
@@ -74,7 +76,7 @@ pub(crate) fn clients(
     }
     let _context = runtime.enter();
     let client = |address: &String| {
-        let channel = grpc::connect_lazy(address)?;
+        let channel = grpc::connect_lazy(address, credentials)?;
         Ok(ReplayClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ::metrics::{counter, gauge};
 use pmpo_proto::v1::{self, insert_request, replay_client::ReplayClient};
 use pmpo_proto::{signature_to_wire, steps_to_wire, writer_id_to_wire};
+use pmpo_service::grpc::Channel;
 use pmpo_service::identity;
 use pmpo_types::{Signature, StepBatch, WriterId};
 use tokio::runtime::Handle;
@@ -13,7 +14,6 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Channel;
 
 use crate::connection::{Connection, OPEN_TIMEOUT, Session, SessionEnd, clients};
 use crate::dispatch::{Changes, Dispatch};
@@ -57,7 +57,7 @@ impl Lanes {
         shutdown: &CancellationToken,
     ) -> Result<Arc<Self>, ClientError> {
         let shards = addresses.len();
-        let clients = clients(addresses, runtime)?;
+        let clients = clients(addresses, &config.credentials, runtime)?;
         let state = State {
             dispatch: Dispatch::new(shards, config.sequence_length, Instant::now()),
             blocked: None,

@@ -53,7 +53,10 @@ impl Sampler {
         let shutdown = shutdown.child_token();
         let draws = Arc::new(Draws::new(addresses.len(), config.prefetch_batches));
         let mut priorities = Vec::with_capacity(addresses.len());
-        for (shard, client) in clients(addresses, runtime)?.into_iter().enumerate() {
+        for (shard, client) in clients(addresses, &config.credentials, runtime)?
+            .into_iter()
+            .enumerate()
+        {
             let (updates, queue) = mpsc::channel(PRIORITY_UPDATES);
             priorities.push(updates);
             let passing = pass_priorities(

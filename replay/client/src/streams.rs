@@ -7,13 +7,13 @@ use std::time::Duration;
 use ::metrics::counter;
 use pmpo_proto::v1::{self, replay_client::ReplayClient, sample_request};
 use pmpo_proto::{SampledParts, counters_from_wire, signature_to_wire};
+use pmpo_service::grpc::Channel;
 use pmpo_service::identity;
 use pmpo_types::Signature;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::connection::{

@@ -9,6 +9,7 @@ use pmpo_proto::v1::{self, replay_client::ReplayClient};
 use pmpo_replay::{ReplayConfig, ReplayError, TableConfig};
 use pmpo_replay_client::{Sampler, SamplerConfig, Writer, WriterConfig};
 use pmpo_service::grpc;
+use pmpo_service::security::Credentials;
 use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -131,9 +132,9 @@ impl Service {
         self.runtime.block_on(self.task).unwrap()
     }
 
-    pub fn client(&self) -> ReplayClient<tonic::transport::Channel> {
+    pub fn client(&self) -> ReplayClient<grpc::Channel> {
         let _context = self.runtime.enter();
-        ReplayClient::new(grpc::connect_lazy(&self.address).unwrap())
+        ReplayClient::new(grpc::connect_lazy(&self.address, &Credentials::default()).unwrap())
             .max_encoding_message_size(usize::MAX)
     }
 

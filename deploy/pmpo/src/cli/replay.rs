@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::SecurityArgs;
+
 #[derive(Debug, Args)]
 pub(crate) struct TablesArgs {
     /// Addresses of the replay service's shards; repeatable.
@@ -35,6 +37,8 @@ pub(crate) struct TablesArgs {
     /// Change the bound in bytes, of each shard; 0: none.
     #[arg(long)]
     pub(crate) max_bytes: Option<u64>,
+    #[command(flatten)]
+    pub(crate) security: SecurityArgs,
 }
 
 /// What an item of the replay benchmark is.

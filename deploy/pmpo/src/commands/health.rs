@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use pmpo_service::grpc;
+use pmpo_service::security::{Credentials, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
@@ -11,6 +12,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::cli::HealthArgs;
+use crate::config::Config;
 use crate::failure::Usage;
 
 /// Longest answer of `/readyz` that is read, in bytes.
@@ -24,6 +26,8 @@ pub(crate) fn health(args: &HealthArgs) -> Result<()> {
         return Err(Usage::new(error).into());
     }
     let timeout = Duration::from_secs_f64(args.timeout);
+    // Health wants no token, and so no role that must have one.
+    let credentials = Config::of_tool(&args.security)?.credentials(Role::Replay)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -32,7 +36,7 @@ pub(crate) fn health(args: &HealthArgs) -> Result<()> {
             if args.http {
                 ask_http(&args.address).await
             } else {
-                ask_grpc(&args.address).await
+                ask_grpc(&args.address, &credentials).await
             }
         };
         let answer = tokio::time::timeout(timeout, asked)
@@ -44,8 +48,8 @@ pub(crate) fn health(args: &HealthArgs) -> Result<()> {
     Ok(())
 }
 
-async fn ask_grpc(address: &str) -> Result<()> {
-    let channel = grpc::connect_lazy(address).map_err(Usage::new)?;
+async fn ask_grpc(address: &str, credentials: &Credentials) -> Result<()> {
+    let channel = grpc::connect_lazy(address, credentials).map_err(Usage::new)?;
     let request = grpc::timed(HealthCheckRequest {
         service: String::new(),
     });

@@ -2,6 +2,7 @@
 
 mod bandit;
 mod bench;
+mod certs;
 mod eval;
 mod health;
 mod render;
@@ -20,6 +21,7 @@ pub(crate) use bandit::{BanditArgs, bandit};
 pub(crate) use bench::actor::BenchActorArgs;
 pub(crate) use bench::bench;
 pub(crate) use bench::broadcast::{BroadcastBenchArgs, BroadcastPart};
+pub(crate) use certs::certs;
 pub(crate) use eval::eval;
 pub(crate) use health::health;
 pub(crate) use render::render;

@@ -10,23 +10,25 @@ use pmpo_proto::v1::{
     TableInfo,
 };
 use pmpo_proto::writer_id_from_wire;
-use pmpo_service::grpc;
+use pmpo_service::grpc::{self, Channel};
+use pmpo_service::security::Role;
 use tonic::Request;
-use tonic::transport::Channel;
 
 use crate::cli::TablesArgs;
+use crate::config::Config;
 use crate::failure::Usage;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Asks every shard in turn.
 pub(crate) fn tables(args: &TablesArgs) -> Result<()> {
+    let credentials = Config::of_tool(&args.security)?.credentials(Role::Admin)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         for address in &args.replay {
-            let channel = grpc::connect_lazy(address).map_err(Usage::new)?;
+            let channel = grpc::connect_lazy(address, &credentials).map_err(Usage::new)?;
             let client = ReplayClient::new(channel);
             let shard = shard(client.clone(), args).await;
             for table in shard.with_context(|| address.clone())? {

@@ -12,12 +12,12 @@ use anyhow::{Context, Result, ensure};
 use pmpo_learner::RunOutcome;
 use pmpo_proto::v1;
 use pmpo_proto::v1::run_client::RunClient;
-use pmpo_service::grpc;
+use pmpo_service::grpc::{self, Channel};
+use pmpo_service::security::Role;
 use pmpo_service::shutdown;
 use pmpo_service::telemetry::LogFormat;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use crate::cli::TrainArgs;
 use crate::commands;
@@ -65,6 +65,7 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
 /// Resolves the configuration and makes the run's folder.
 fn prepare(args: &TrainArgs, resume: bool) -> Result<(Config, PathBuf)> {
     let mut assignments = args.run.assignments();
+    assignments.extend(args.security.assignments());
     assignments.extend(args.actors.map(|actors| format!("run.actors={actors}")));
     let stored = args
         .run
@@ -167,7 +168,10 @@ impl Cluster {
             return Ok(());
         };
         let learner = ["--learner".to_owned(), address.to_string()];
-        self.status = Some(RunClient::new(grpc::connect_lazy(&address.to_string())?));
+        self.status = Some(RunClient::new(grpc::connect_lazy(
+            &address.to_string(),
+            &config.credentials(Role::Admin)?,
+        )?));
 
         let actor_flags = [&replay[..], &learner[..]].concat();
         for index in 0..config.run.actors {

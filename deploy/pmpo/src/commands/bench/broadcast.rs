@@ -17,6 +17,7 @@ use pmpo_learner::metrics::SNAPSHOT_ENCODINGS;
 use pmpo_policy::NetworkConfig;
 use pmpo_proto::v1::{PolicySnapshot, SubscribeRequest, weights_client::WeightsClient};
 use pmpo_service::process::{cpu_seconds, monotonic_ns, resident_bytes};
+use pmpo_service::security::Credentials;
 use pmpo_service::{grpc, telemetry};
 use pmpo_types::EnvironmentSpec;
 use serde::{Deserialize, Serialize};
@@ -308,7 +309,7 @@ fn act(
     stop: &CancellationToken,
     applications: mpsc::Sender<Application>,
 ) -> Result<()> {
-    let channel = grpc::connect_lazy(learner)?;
+    let channel = grpc::connect_lazy(learner, &Credentials::default())?;
     let run = runtime
         .block_on(RunInfo::get(&channel, stop))?
         .context("told to stop")?;
@@ -331,7 +332,7 @@ async fn never_read(learner: &str, spec: &EnvironmentSpec) -> Result<Streaming<P
         subscriber: "never-reading".to_owned(),
         spec_digest: spec.digest().0.to_vec().into(),
     };
-    let mut client = WeightsClient::new(grpc::connect_lazy(learner)?);
+    let mut client = WeightsClient::new(grpc::connect_lazy(learner, &Credentials::default())?);
     Ok(client.subscribe(request).await?.into_inner())
 }
 

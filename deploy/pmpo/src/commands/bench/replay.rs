@@ -9,6 +9,7 @@ use pmpo_proto::v1::ListTablesRequest;
 use pmpo_proto::v1::replay_client::ReplayClient;
 use pmpo_service::grpc;
 use pmpo_service::process::{cpu_seconds, resident_bytes};
+use pmpo_service::security::Credentials;
 use pmpo_service::telemetry::LogFormat;
 use serde::Serialize;
 use tokio::runtime::Runtime;
@@ -150,7 +151,8 @@ impl<'a> Server<'a> {
     /// Items the table holds.
     fn items(&self) -> Result<u64> {
         self.runtime.block_on(async {
-            let mut client = ReplayClient::new(grpc::connect_lazy(&self.address)?);
+            let mut client =
+                ReplayClient::new(grpc::connect_lazy(&self.address, &Credentials::default())?);
             let tables = client.list_tables(ListTablesRequest {}).await?.into_inner();
             let table = tables.tables.first().context("no table")?;
             Ok(table.counters.context("no counters")?.size)

@@ -1,0 +1,29 @@
+//! Who may connect, and what they may call: TLS and tokens, both read again when their files change,
+//! rights by role, and limits that no peer can exceed.
+//!
+//! [`Credentials`] is what a process shows and what it asks for. Servers take it through
+//! [`grpc::Listener`](crate::grpc::Listener), clients through
+//! [`grpc::connect_lazy`](crate::grpc::connect_lazy). Nothing that a peer sent gets into a log, except
+//! its address and the names of methods and roles that we know.
+
+mod accept;
+mod config;
+mod credentials;
+mod error;
+mod guard;
+mod limits;
+pub mod metrics;
+mod refusals;
+mod rights;
+mod role;
+mod tls;
+mod tokens;
+
+pub use accept::{Connection, Incoming, Peer};
+pub use config::SecurityConfig;
+pub use credentials::Credentials;
+pub use error::SecurityError;
+pub use guard::{Guard, Guarded};
+pub use role::{Role, UnknownRole};
+
+pub(crate) use tls::connector;

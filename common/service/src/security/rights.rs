@@ -1,0 +1,150 @@
+//! What each role may call: the one table of it. What is not in it is for operators alone.
+
+use super::Role;
+
+/// Who may call a method; operators may call all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Callers {
+    /// Whoever got as far as speaking HTTP/2.
+    Anybody,
+    /// Every role.
+    EveryRole,
+    /// These.
+    Roles(&'static [Role]),
+}
+
+impl Callers {
+    pub(crate) fn include(self, role: Role) -> bool {
+        match self {
+            Self::Anybody | Self::EveryRole => true,
+            Self::Roles(roles) => role == Role::Admin || roles.contains(&role),
+        }
+    }
+}
+
+/// A method.
+#[derive(Debug)]
+pub(crate) struct Method {
+    /// `/package.Service/Method`.
+    pub(crate) path: &'static str,
+    pub(crate) callers: Callers,
+    /// One request and one answer, which waits for nothing.
+    pub(crate) unary: bool,
+}
+
+use Callers::{Anybody, EveryRole, Roles};
+use Role::{Actor, Evaluator, Learner};
+
+const fn unary(path: &'static str, callers: Callers) -> Method {
+    Method {
+        path,
+        callers,
+        unary: true,
+    }
+}
+
+const fn stream(path: &'static str, callers: Callers) -> Method {
+    Method {
+        path,
+        callers,
+        unary: false,
+    }
+}
+
+const METHODS: [Method; 17] = [
+    stream("/pmpo.v1.Replay/Insert", Roles(&[Actor])),
+    stream("/pmpo.v1.Replay/Sample", Roles(&[Learner])),
+    unary("/pmpo.v1.Replay/UpdatePriorities", Roles(&[Learner])),
+    unary("/pmpo.v1.Replay/ListTables", Roles(&[Learner])),
+    unary("/pmpo.v1.Replay/ListWriters", Roles(&[])),
+    unary("/pmpo.v1.Replay/ConfigureTable", Roles(&[])),
+    stream("/pmpo.v1.Weights/Subscribe", Roles(&[Actor, Evaluator])),
+    stream("/pmpo.v1.Run/Join", Roles(&[Actor, Evaluator])),
+    unary("/pmpo.v1.Run/GetRun", Roles(&[Actor, Evaluator])),
+    unary("/pmpo.v1.Run/GetStatus", EveryRole),
+    unary("/pmpo.v1.Run/ReportEpisode", Roles(&[Actor])),
+    unary("/pmpo.v1.Run/ReportEvaluation", Roles(&[Evaluator])),
+    unary("/grpc.health.v1.Health/Check", Anybody),
+    unary("/grpc.health.v1.Health/List", Anybody),
+    stream("/grpc.health.v1.Health/Watch", Anybody),
+    stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        EveryRole,
+    ),
+    stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        EveryRole,
+    ),
+];
+
+/// The method at `path`, if it is known.
+pub(crate) fn method(path: &str) -> Option<&'static Method> {
+    METHODS.iter().find(|method| method.path == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Paths of all methods in the protocol's files.
+    fn protocol() -> BTreeSet<String> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto/proto/pmpo/v1");
+        let mut paths = BTreeSet::new();
+        for file in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let mut service = "";
+            for line in text.lines().map(str::trim) {
+                if let Some(rest) = line.strip_prefix("service ") {
+                    service = rest.trim_end_matches('{').trim();
+                } else if let Some(rest) = line.strip_prefix("rpc ") {
+                    let method = rest.split('(').next().unwrap().trim();
+                    let unary = !rest.contains("stream ");
+                    let path = format!("/pmpo.v1.{service}/{method}");
+                    let known = super::method(&path);
+                    assert!(
+                        known.is_none_or(|known| known.unary == unary),
+                        "{path}: unary is {unary}"
+                    );
+                    paths.insert(path);
+                }
+            }
+        }
+        paths
+    }
+
+    #[test]
+    fn every_method_of_the_protocol_has_its_callers() {
+        let ours = METHODS.iter().map(|method| method.path.to_owned());
+        let ours: BTreeSet<_> = ours.collect();
+        let missing: Vec<_> = protocol().difference(&ours).cloned().collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn roles_may_do_their_own_work_and_no_more() {
+        let may = |role: Role| {
+            let allowed = METHODS
+                .iter()
+                .filter(|method| method.path.starts_with("/pmpo.") && method.callers.include(role));
+            let names = allowed.map(|method| method.path.rsplit('/').next().unwrap());
+            names.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            may(Role::Actor),
+            "Insert Subscribe Join GetRun GetStatus ReportEpisode"
+        );
+        assert_eq!(
+            may(Role::Evaluator),
+            "Subscribe Join GetRun GetStatus ReportEvaluation"
+        );
+        assert_eq!(
+            may(Role::Learner),
+            "Sample UpdatePriorities ListTables GetStatus"
+        );
+        assert_eq!(may(Role::Replay), "GetStatus");
+        assert_eq!(may(Role::Admin).split(' ').count(), 12);
+        assert!(method("/pmpo.v1.Weights/Publish").is_none());
+    }
+}
