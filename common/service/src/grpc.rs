@@ -103,8 +103,8 @@ pub fn connect_lazy(address: &str, credentials: &Credentials) -> Result<Channel,
 }
 
 /// A request with a deadline: a peer that is frozen or cut off holds nobody up for longer.
-pub fn timed<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
+pub fn timed<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
     request.set_timeout(CALL_TIMEOUT);
     request
 }
