@@ -7,6 +7,7 @@ use pmpo_policy::NetworkConfig;
 use pmpo_proto::v1::{self, weights_client::WeightsClient};
 use pmpo_service::grpc;
 use pmpo_service::process::resident_bytes;
+use pmpo_service::security::Credentials;
 use pmpo_types::{ActionSpec, EnvironmentSpec, ObservationField};
 use tokio::net::TcpListener;
 use tonic::Streaming;
@@ -36,7 +37,8 @@ async fn subscribe(address: &str) -> Streaming<v1::PolicySnapshot> {
         subscriber: "test".to_owned(),
         spec_digest: spec().digest().0.to_vec().into(),
     };
-    let mut client = WeightsClient::new(grpc::connect_lazy(address, &Default::default()).unwrap());
+    let mut client =
+        WeightsClient::new(grpc::connect_lazy(address, &Credentials::default()).unwrap());
     client.subscribe(request).await.unwrap().into_inner()
 }
 

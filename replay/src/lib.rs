@@ -53,6 +53,7 @@ pub async fn run(
 ) -> Result<(), ReplayError> {
     metrics::describe();
     config.validate()?;
+    let listener = listener.into();
     let readiness = Readiness::new(&[TABLES], &shutdown);
     let listener = listener.into();
     let (open_timeout, max_streams) = (config.open_timeout(), config.max_streams);

@@ -84,6 +84,11 @@ impl Config {
         Self::from_layers(args.config.as_deref(), &assignments)
     }
 
+    /// As [`Config::load`], for a tool that asks a running service.
+    pub(crate) fn of_tool(security: &SecurityArgs) -> Result<Self> {
+        Self::from_layers(None, &security.assignments().collect::<Vec<_>>())
+    }
+
     /// What a process of this role shows and asks for.
     pub(crate) fn credentials(&self, role: Role) -> Result<Credentials> {
         Ok(Credentials::load(&self.security, role).map_err(Usage::new)?)

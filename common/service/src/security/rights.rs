@@ -117,9 +117,8 @@ mod tests {
     #[test]
     fn every_method_of_the_protocol_has_its_callers() {
         let ours = METHODS.iter().map(|method| method.path.to_owned());
-        let ours: BTreeSet<_> = ours.collect();
-        let missing: Vec<_> = protocol().difference(&ours).cloned().collect();
-        assert!(missing.is_empty(), "{missing:?}");
+        let ours: BTreeSet<_> = ours.filter(|path| path.starts_with("/pmpo.")).collect();
+        assert_eq!(protocol(), ours);
     }
 
     #[test]

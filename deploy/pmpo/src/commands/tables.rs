@@ -22,8 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Asks every shard in turn.
 pub(crate) fn tables(args: &TablesArgs) -> Result<()> {
-    let assignments: Vec<_> = args.security.assignments().collect();
-    let credentials = Config::from_layers(None, &assignments)?.credentials(Role::Admin)?;
+    let credentials = Config::of_tool(&args.security)?.credentials(Role::Admin)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
