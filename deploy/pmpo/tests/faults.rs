@@ -7,6 +7,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use pmpo_service::announce::Announcement;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
@@ -176,6 +180,17 @@ fn members_are_noticed_when_they_freeze_die_and_return() {
     assert!(health(&r, &[]).status.success());
     assert!(health(&l, &[]).status.success());
 
+    for (server, service) in [
+        (&r, "pmpo.v1.Replay"),
+        (&l, "pmpo.v1.Weights"),
+        (&l, "pmpo.v1.Run"),
+    ] {
+        let services = reflected(server);
+        for expected in [service, "grpc.health.v1.Health"] {
+            assert!(services.iter().any(|name| name == expected), "{services:?}");
+        }
+    }
+
     // An index has one holder; without one, the next is given.
     let second = command("actor", &actor_flags("0")).output().unwrap();
     let stderr = String::from_utf8_lossy(&second.stderr);
@@ -240,6 +255,33 @@ fn members_are_noticed_when_they_freeze_die_and_return() {
     assert_eq!(health(&l, &["--timeout", "1"]).status.code(), Some(1));
     let meta = std::fs::read_dir(folder.join("run/checkpoints")).unwrap();
     assert!(meta.count() > 0);
+}
+
+/// What a server says it serves to tools that have no copy of the protocol.
+fn reflected(address: &str) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let answer = runtime.block_on(async {
+        let server = format!("http://{address}");
+        let mut client = ServerReflectionClient::connect(server).await.unwrap();
+        let requests = tokio_stream::once(request);
+        let answers = client.server_reflection_info(requests).await.unwrap();
+        answers.into_inner().message().await.unwrap().unwrap()
+    });
+    match answer.message_response {
+        Some(MessageResponse::ListServicesResponse(list)) => list
+            .service
+            .into_iter()
+            .map(|service| service.name)
+            .collect(),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

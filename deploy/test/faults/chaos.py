@@ -22,7 +22,8 @@ import cluster
 
 REPLAY, LEARNER = "127.0.0.1:17001", "127.0.0.1:17002"
 KINDS = ["kill", "freeze", "reset"]
-ACTORS = ["actor-0", "actor-1", "actor-auto"]
+# Given indices out of the way of the allotted one.
+ACTORS = ["actor-10", "actor-11", "actor-auto"]
 # An actor whose index was given away while it was frozen says so with this code and is started again.
 PLACE_LOST = 6
 

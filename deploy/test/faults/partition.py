@@ -20,6 +20,8 @@ import cluster
 HOSTS = {"replay": "10.77.0.1", "learner": "10.77.0.2", "actor-0": "10.77.0.3", "actor-1": "10.77.0.4"}
 HARNESS = "10.77.0.254"
 INSIDE = "PMPO_PARTITION_INSIDE"
+# How long what was under way when the cable was pulled may take to show.
+SETTLE = 5
 # Memory that a process may take more at its peak than before the partitions: buffers have bounds.
 GROWTH_MB = 48
 
@@ -107,14 +109,15 @@ class Proof:
         more = all(now > then for now, then in zip(self.acknowledged(), acknowledged))
         return more and self.updates() > updates + 100
 
-    def cut(self, what, host, others):
+    def cut(self, what, host, others, stands_still):
         partition(host, others, "-I")
         print(f"{what}: cut off for {self.seconds} s", flush=True)
-        start = (self.updates(), sum(self.acknowledged()))
-        time.sleep(self.seconds)
+        time.sleep(SETTLE)
+        start = stands_still()
+        time.sleep(self.seconds - SETTLE)
         since = (self.updates(), self.acknowledged())
-        print(f"  meanwhile {since[0] - start[0]:,.0f} learner steps and "
-              f"{sum(since[1]) - start[1]:,.0f} items acknowledged", flush=True)
+        passed = stands_still() - start
+        self.verdict.check(f"{what}: nothing passes meanwhile", passed == 0, f"{passed:.0f}")
         partition(host, others, "-D")
         took = cluster.wait_until("training goes on", lambda: self.goes_on(since), 60)
         self.verdict.check(f"{what}: all goes on", True, f"{took:.1f} s after the cable was back")
@@ -129,8 +132,9 @@ class Proof:
         before = self.memory()
         for role in self.roles.values():
             role.peak_mb = 0.0
-        self.cut("actors and replay", "replay", ["actor-0", "actor-1"])
-        self.cut("learner and replay", "replay", ["learner"])
+        both = ["actor-0", "actor-1"]
+        self.cut("actors and replay", "replay", both, lambda: sum(self.acknowledged()))
+        self.cut("learner and replay", "replay", ["learner"], self.updates)
         after = self.memory()
         codes = {actor.name: actor.stop() for actor in self.actors}
         address = f"{HOSTS['replay']}:7001"

@@ -44,13 +44,18 @@ async fn hold(
     };
     loop {
         // A client that reads nothing is as good as silent.
-        let next = async {
+        let mut next = std::pin::pin!(async {
             if responses.send(Ok(answer)).await.is_err() {
                 return Err(Status::cancelled("the client is gone"));
             }
             requests.message().await
-        };
-        match tokio::time::timeout(lease, next).await {
+        });
+        let mut heard = tokio::time::timeout(lease, &mut next).await;
+        if heard.is_err() {
+            // Where this process was the frozen one, what came meanwhile is still to be read.
+            heard = tokio::time::timeout(lease / 10, &mut next).await;
+        }
+        match heard {
             Ok(Ok(Some(_))) => {}
             Ok(Ok(None)) => {
                 membership.end(End::Left);

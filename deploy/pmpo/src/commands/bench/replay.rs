@@ -153,7 +153,10 @@ impl<'a> Server<'a> {
         self.runtime.block_on(async {
             let mut client =
                 ReplayClient::new(grpc::connect_lazy(&self.address, &Credentials::default())?);
-            let tables = client.list_tables(ListTablesRequest {}).await?.into_inner();
+            let tables = client
+                .list_tables(grpc::timed(ListTablesRequest {}))
+                .await?
+                .into_inner();
             let table = tables.tables.first().context("no table")?;
             Ok(table.counters.context("no counters")?.size)
         })
