@@ -187,12 +187,14 @@ class Cluster:
             *(f"--env=PMPO__SECURITY__{k}=/certs/{v}" for k, v in
               (("TLS_CERT", "cert.pem"), ("TLS_KEY", "key.pem"), ("TLS_CA", "ca.pem"),
                ("TOKEN_FILE", "token")))]
-        for who, arguments in (("without certificate", [*stranger, *tables]),
-                               ("an actor", [*stranger, *with_certificates, *tables, "--max-size", "1"])):
-            done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=60,
-                                  check=False)
-            expect(done.returncode != 0, f"{who} was let in: {done.stdout}")
-        shown = self.project.compose("run", "--rm", "admin", "tables", "--replay", "replay:7001")
+        as_actor = [*with_certificates, *tables, "--max-size", "1"]
+        for who, arguments, why in (("without certificate", tables, "transport error"),
+                                    ("an actor", as_actor, "role actor may not call")):
+            done = subprocess.run(["docker", *stranger, *arguments], capture_output=True, text=True,
+                                  timeout=60, check=False)
+            expect(done.returncode != 0 and why in done.stderr,
+                   f"{who}: expected to be refused with {why!r}, got: {done.stdout}{done.stderr}")
+        shown = self.project.compose("run", "--rm", "-T", "admin", "tables", "--replay", "replay:7001")
         expect("replay" in shown, f"the administrator saw: {shown}")
         return "no certificate: refused; actor as administrator: refused; administrator: served"
 
@@ -202,7 +204,9 @@ class Cluster:
         since = time.time()
         acting = f"count(rate({ENVIRONMENT_STEPS}[1m]) > 0 and timestamp({ENVIRONMENT_STEPS}) > {since})"
         wait_for(f"{actors} actors act", lambda: self.query(acting) == actors)
-        return f"{actors} actor targets up, {actors} acting"
+        members = 'pmpo_learner_members{role="actor"}'
+        wait_for(f"{actors} members", lambda: self.query(members) == actors)
+        return f"{actors} actor targets up, {actors} acting, {actors} members of the run"
 
     def kill(self, victim):
         """Kills one container's process and waits until all is as before and there is progress."""

@@ -9,10 +9,10 @@ import subprocess
 LABEL = "com.docker.compose.project"
 
 
-def run(*command, env=None, check=True, timeout=900, input=None):
+def run(*command, env=None, check=True, timeout=900):
     """Runs a command and returns its standard output; a failure raises with what it said."""
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout,
-                          input=input, check=False)
+                          stdin=subprocess.DEVNULL, check=False)
     if check and done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-15:]
         raise RuntimeError("\n".join([f"{' '.join(command)}: exit code {done.returncode}", *said]))
@@ -56,7 +56,9 @@ class Project:
 
     def __init__(self, name, settings):
         self.name = name
-        self.env = {**os.environ, **settings, "COMPOSE_PROJECT_NAME": name}
+        # The older Compose gives up on an engine that is busy for a minute.
+        patience = {"COMPOSE_HTTP_TIMEOUT": "600"}
+        self.env = {**os.environ, **settings, **patience, "COMPOSE_PROJECT_NAME": name}
         self.command = compose_command()
 
     def compose(self, *arguments, **options):

@@ -53,8 +53,11 @@ registry_environment() {
 make_debian() {
     local root=$SCRATCH/debian suite=${1#*:} mirror changes
     suite=${suite%%-*}
+    if ! command -v debootstrap >/dev/null; then
+        apt-get -qq update
+        apt-get -qq -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends debootstrap >/dev/null
+    fi
     mirror=$(apt-get indextargets --format '$(REPO_URI)' "Codename: $suite" 'Label: Debian' | sed -n 1p)
-    command -v debootstrap >/dev/null || apt-get -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends debootstrap >/dev/null
     debootstrap --variant=minbase --exclude=e2fsprogs "$suite" "$root" ${mirror:+"$mirror"} >"$SCRATCH/log" ||
         { tail -5 "$SCRATCH/log" >&2; exit 1; }
     registry_files "$root"
@@ -115,6 +118,10 @@ for name in debian rust prom/prometheus grafana/grafana; do
     exists "$image" && continue
     if [ -z "${unreachable:-}" ] && timeout 20 docker pull --quiet "$image" >/dev/null 2>&1; then continue; fi
     unreachable=yes
+    if [ "$(id -u)" != 0 ]; then
+        say "$image cannot be pulled, and making a stand-in takes root, for debootstrap" >&2
+        exit 1
+    fi
     say "making $image"
     start=$SECONDS
     "make_${name##*/}" "$image"
