@@ -111,6 +111,17 @@ OVERVIEW = dashboard(
             stat("Versions", "none", "Processes by the version they were built from: one, or an upgrade "
                  "is half done.", ("count by (version) (pmpo_build_info)", "{{version}}"), height=8),
         ]),
+        ("At the door", [
+            graph("Members", "none", "Actors and evaluators that hold a place in the run.",
+                  ("pmpo_learner_members", "{{role}}")),
+            graph("Leases run out", "none", "In the last ten minutes: members that were silent for as long as "
+                  "learner.lease_s.",
+                  ("increase(pmpo_learner_leases_expired_total[10m])", "{{role}}"), width=4),
+            graph("Open connections", "none", "Of replay and learner.",
+                  ("pmpo_security_connections", "{{job}} {{instance}}"), width=4),
+            graph("Refused", "none", "Connections and calls in the last ten minutes, by reason.",
+                  ("sum by (reason) (increase(pmpo_security_refusals_total[10m]))", "{{reason}}")),
+        ]),
     ])
 
 R = 'instance=~"$instance",table=~"$table"'
@@ -319,7 +330,7 @@ ACTORS = dashboard(
                   (f"pmpo_actor_policy_delay_seconds{{{A}}}", "{{instance}}"), width=6),
             graph("Refused or older snapshots", "none", "In the last ten minutes.",
                   (f"increase(pmpo_actor_snapshots_refused_total{{{A}}}[10m])", "refused ({{instance}})"),
-                  (f"increase(pmpo_actor_version_regressions_total{{{A}}}[10m])", "older ({{instance}})"),
+                  (f"increase(pmpo_actor_policy_regressions_total{{{A}}}[10m])", "older ({{instance}})"),
                   width=6),
         ]),
         ("To the replay", [
