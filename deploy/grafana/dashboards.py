@@ -83,7 +83,7 @@ OVERVIEW = dashboard(
             graph("Busy", "percentunit",
                   "Share of its time that each part works: the actors' threads on inference and "
                   "environment, the replay's busiest table thread, the learner's update thread. The one "
-                  "near 100 % is what to make faster or more of; if none is, look at the limiter.",
+                  "near 100 % is what to make faster or more of; if none is, look whether CPUs are short.",
                   ("pmpo:busy:share1m", "{{part}}"), top=1, width=10),
             graph("Held back by the rate limiter", "percentunit",
                   "Share of the time in which a caller waited. samples: actors wait for the learner to "
@@ -170,8 +170,8 @@ REPLAY = dashboard(
                   (f"pmpo_replay_queued_commands{{{R}}}", "{{instance}} {{table}}")),
             graph("Open streams", "none", "One for each writer and each sampler; a fall is a lost client.",
                   ('pmpo_replay_open_streams{instance=~"$instance"}', "{{instance}}")),
-            graph("Refused streams", "none", "In the last ten minutes, by gRPC code: clients that send what "
-                  "does not fit.",
+            graph("Refused streams", "none", "In the last ten minutes, by gRPC code. DeadlineExceeded: a "
+                  "caller waited for the limiter as long as it would; others: it sent what does not fit.",
                   ('increase(pmpo_replay_refused_streams_total{instance=~"$instance"}[10m])',
                    "{{code}} ({{instance}})")),
         ]),
