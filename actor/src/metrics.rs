@@ -152,6 +152,8 @@ fn subscriptions() {
         SNAPSHOTS,
         SNAPSHOTS_REFUSED,
         VERSION_REGRESSIONS,
+        POLICY_REGRESSIONS,
+        LEASES_LOST,
         SUBSCRIPTION_FAILURES,
     ] {
         counter!(name).absolute(0);

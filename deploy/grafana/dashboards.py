@@ -83,7 +83,7 @@ OVERVIEW = dashboard(
             graph("Busy", "percentunit",
                   "Share of its time that each part works: the actors' threads on inference and "
                   "environment, the replay's busiest table thread, the learner's update thread. The one "
-                  "near 100 % is what to make faster or more of; if none is, look at the limiter.",
+                  "near 100 % is what to make faster or more of; if none is, look whether CPUs are short.",
                   ("pmpo:busy:share1m", "{{part}}"), top=1, width=10),
             graph("Held back by the rate limiter", "percentunit",
                   "Share of the time in which a caller waited. samples: actors wait for the learner to "
@@ -110,6 +110,17 @@ OVERVIEW = dashboard(
                   ("pmpo:disk_free:ratio", "{{part}} {{instance}}"), top=1, width=4),
             stat("Versions", "none", "Processes by the version they were built from: one, or an upgrade "
                  "is half done.", ("count by (version) (pmpo_build_info)", "{{version}}"), height=8),
+        ]),
+        ("At the door", [
+            graph("Members", "none", "Actors and evaluators that hold a place in the run.",
+                  ("pmpo_learner_members", "{{role}}")),
+            graph("Leases run out", "none", "In the last ten minutes: members that were silent for as long as "
+                  "learner.lease_s.",
+                  ("increase(pmpo_learner_leases_expired_total[10m])", "{{role}}"), width=4),
+            graph("Open connections", "none", "Of replay and learner.",
+                  ("pmpo_security_connections", "{{job}} {{instance}}"), width=4),
+            graph("Refused", "none", "Connections and calls in the last ten minutes, by reason.",
+                  ("sum by (reason) (increase(pmpo_security_refusals_total[10m]))", "{{reason}}")),
         ]),
     ])
 
@@ -159,8 +170,8 @@ REPLAY = dashboard(
                   (f"pmpo_replay_queued_commands{{{R}}}", "{{instance}} {{table}}")),
             graph("Open streams", "none", "One for each writer and each sampler; a fall is a lost client.",
                   ('pmpo_replay_open_streams{instance=~"$instance"}', "{{instance}}")),
-            graph("Refused streams", "none", "In the last ten minutes, by gRPC code: clients that send what "
-                  "does not fit.",
+            graph("Refused streams", "none", "In the last ten minutes, by gRPC code. DeadlineExceeded: a "
+                  "caller waited for the limiter as long as it would; others: it sent what does not fit.",
                   ('increase(pmpo_replay_refused_streams_total{instance=~"$instance"}[10m])',
                    "{{code}} ({{instance}})")),
         ]),
@@ -319,7 +330,7 @@ ACTORS = dashboard(
                   (f"pmpo_actor_policy_delay_seconds{{{A}}}", "{{instance}}"), width=6),
             graph("Refused or older snapshots", "none", "In the last ten minutes.",
                   (f"increase(pmpo_actor_snapshots_refused_total{{{A}}}[10m])", "refused ({{instance}})"),
-                  (f"increase(pmpo_actor_version_regressions_total{{{A}}}[10m])", "older ({{instance}})"),
+                  (f"increase(pmpo_actor_policy_regressions_total{{{A}}}[10m])", "older ({{instance}})"),
                   width=6),
         ]),
         ("To the replay", [

@@ -95,6 +95,9 @@ pub fn describe() {
     ] {
         describe_counter!(name, Count, description);
     }
+    for role in ["actor", "evaluator"] {
+        counter!(LEASES_EXPIRED, "role" => role).absolute(0);
+    }
     for name in [UPDATES, SNAPSHOTS_SENT, SUBSCRIPTIONS, EPISODES] {
         counter!(name).absolute(0);
     }

@@ -33,6 +33,7 @@ pub(super) struct Shared {
 impl Guard {
     pub(crate) fn new(credentials: Credentials) -> Self {
         super::metrics::describe();
+        Reason::show_all();
         let limits = Arc::new(Limits::new(credentials.config()));
         Self(Arc::new(Shared {
             credentials,

@@ -1,6 +1,6 @@
 //! Names of the metrics of a server's door.
 
-use ::metrics::{Unit, describe_counter, describe_gauge};
+use ::metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
 /// Connections and calls refused, by `reason`.
 pub const REFUSALS: &str = "pmpo_security_refusals_total";
@@ -25,4 +25,8 @@ pub fn describe() {
         Unit::Count,
         "Times that changed credential files could not be used"
     );
+    for name in [RELOADS, RELOAD_FAILURES] {
+        counter!(name).absolute(0);
+    }
+    gauge!(CONNECTIONS).increment(0.0);
 }

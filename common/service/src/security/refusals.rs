@@ -48,6 +48,31 @@ pub(crate) enum Reason {
 impl Reason {
     const COUNT: usize = Self::Rate as usize + 1;
 
+    const ALL: [Self; Self::COUNT] = [
+        Self::Accept,
+        Self::Connections,
+        Self::ConnectionsPerPeer,
+        Self::Plaintext,
+        Self::Protocol,
+        Self::HandshakeTimeout,
+        Self::FirstCallTimeout,
+        Self::NoCertificate,
+        Self::ExpiredCertificate,
+        Self::WrongCertificate,
+        Self::Handshake,
+        Self::NoToken,
+        Self::WrongToken,
+        Self::Role,
+        Self::Rate,
+    ];
+
+    /// Lets all reasons be seen before anyone is refused, so that the first one counts as an increase.
+    pub(crate) fn show_all() {
+        for reason in Self::ALL {
+            counter!(metrics::REFUSALS, "reason" => reason.as_str()).absolute(0);
+        }
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Accept => "accept",
