@@ -86,6 +86,7 @@ pub async fn run(options: Options, replay: &[String]) -> Result<Report, ActorErr
                 version: PolicyVersion(1),
                 learner_step: 0,
                 network,
+                arrival: None,
             }),
             bare: BareStepper::new(&options.task)?,
             tally: Tally::default(),

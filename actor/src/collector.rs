@@ -1,9 +1,10 @@
 //! From an environment's steps to batches in the sink: adder, batch, sink. Every step of a whole
 //! episode is stored exactly once; a batch leaves when it is full, and at the end of an episode.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pmpo_replay_client::ClientError;
+use pmpo_service::traces;
 
 use crate::ActorError;
 use crate::adder::Step;
@@ -15,6 +16,8 @@ pub(crate) struct Collector<S> {
     gatherer: Gatherer,
     batch_items: usize,
     sink: S,
+    /// When the batch that is being gathered began, where batches are traced.
+    since: Option<SystemTime>,
 }
 
 impl<S: StepSink> Collector<S> {
@@ -23,6 +26,7 @@ impl<S: StepSink> Collector<S> {
             gatherer,
             batch_items,
             sink,
+            since: None,
         }
     }
 
@@ -70,8 +74,17 @@ impl<S: StepSink> Collector<S> {
         if self.gatherer.len() == 0 {
             return Ok(());
         }
-        let batch = self.gatherer.take()?;
-        Ok(self.sink.push(&batch)?)
+        let mut batch = self.gatherer.take()?;
+        let span = self
+            .since
+            .and_then(|since| traces::root("collect batch", since));
+        if let Some(mut span) = span {
+            span.set("pmpo.steps", batch.len() as u64);
+            batch = batch.with_trace(Some(span.context()));
+        }
+        self.sink.push(&batch)?;
+        self.since = traces::on().then(SystemTime::now);
+        Ok(())
     }
 }
 

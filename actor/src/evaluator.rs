@@ -9,7 +9,7 @@ use pmpo_proto::v1::{self, MemberRole};
 use pmpo_service::metrics::unix_seconds;
 use pmpo_service::readiness::Readiness;
 use pmpo_service::security::Credentials;
-use pmpo_service::{grpc, identity};
+use pmpo_service::{grpc, identity, traces};
 use pmpo_suite::Environment;
 use pmpo_types::{Role, derive_seed};
 use tokio::sync::mpsc;
@@ -212,6 +212,7 @@ pub async fn run(
     let mut crew = Crew::new(shutdown.clone());
     let index = membership.index();
     identity::set_index(index);
+    traces::start();
     // From now on, also while the environments load.
     crew.task(membership.keep(shutdown.clone()));
     let count = config.threads as u64;

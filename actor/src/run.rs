@@ -9,7 +9,7 @@ use pmpo_replay_client::{Writer, WriterConfig, preference};
 use pmpo_service::grpc::Channel;
 use pmpo_service::readiness::Readiness;
 use pmpo_service::security::Credentials;
-use pmpo_service::{grpc, identity};
+use pmpo_service::{grpc, identity, traces};
 use pmpo_types::{EnvironmentSpec, Role, derive_seed};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -72,6 +72,7 @@ pub async fn run(
     let mut crew = Crew::new(shutdown.clone());
     let index = membership.index();
     identity::set_index(index);
+    traces::start();
     // From now on, also while the environments load.
     crew.task(membership.keep(shutdown.clone()));
     let actor = Actor {

@@ -32,6 +32,7 @@ pub(crate) fn policy(spec: &EnvironmentSpec, version: u64, learner_step: u64) ->
         version: PolicyVersion(version),
         learner_step,
         network,
+        arrival: None,
     }
 }
 

@@ -9,10 +9,11 @@ use ::metrics::{counter, gauge};
 use backon::BackoffBuilder;
 use pmpo_policy::{PolicyNetwork, PolicySnapshot, SnapshotError};
 use pmpo_proto::v1::{self, run_client::RunClient, weights_client::WeightsClient};
-use pmpo_proto::{MAX_MESSAGE_BYTES, WireError, digest_from_wire};
+use pmpo_proto::{MAX_MESSAGE_BYTES, WireError, digest_from_wire, trace_from_wire};
 use pmpo_service::backoff;
 use pmpo_service::grpc::{self, Channel};
 use pmpo_service::metrics::unix_seconds;
+use pmpo_service::traces::{self, Kind, SharedSpan};
 use pmpo_types::{EnvironmentSpec, PolicyVersion};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -31,6 +32,18 @@ pub struct Policy {
     pub learner_step: u64,
     /// The network.
     pub network: PolicyNetwork,
+    /// Where it is traced, from its arrival until the first thread acts with it.
+    pub(crate) arrival: Option<SharedSpan>,
+}
+
+impl Policy {
+    /// A thread is going to act with it.
+    fn taken(self) -> Self {
+        if let Some(arrival) = &self.arrival {
+            arrival.end();
+        }
+        self
+    }
 }
 
 /// Where policies come from.
@@ -64,7 +77,8 @@ impl WeightsSource for Newest {
         if !self.receiver.has_changed().unwrap_or(false) {
             return None;
         }
-        self.receiver.borrow_and_update().as_deref().cloned()
+        let policy = self.receiver.borrow_and_update().as_deref().cloned();
+        policy.map(Policy::taken)
     }
 
     fn wait(&mut self) -> Option<Policy> {
@@ -77,7 +91,8 @@ impl WeightsSource for Newest {
         if !self.runtime.block_on(changed) {
             return None;
         }
-        self.receiver.borrow_and_update().as_deref().cloned()
+        let policy = self.receiver.borrow_and_update().as_deref().cloned();
+        policy.map(Policy::taken)
     }
 }
 
@@ -181,6 +196,8 @@ impl Subscription {
 
     async fn accept(&mut self, message: v1::PolicySnapshot) -> Result<(), ActorError> {
         let published = message.published_unix_ms as f64 / 1e3;
+        let trace = trace_from_wire(&message.traceparent);
+        let span = trace.and_then(|trace| traces::child("apply weights", Kind::Consumer, trace));
         let snapshot = from_wire(message)?;
         if snapshot.spec_digest != self.run.spec_digest {
             return Err(ActorError::Spec {
@@ -191,7 +208,7 @@ impl Subscription {
         let policy = tokio::task::spawn_blocking(move || decode(&snapshot, sizes))
             .await
             .map_err(|_| ActorError::Panicked("the decoder of snapshots".to_owned()))?;
-        let policy = match policy {
+        let mut policy = match policy {
             Ok(policy) => policy,
             Err(error) => {
                 counter!(metrics::SNAPSHOTS_REFUSED).increment(1);
@@ -220,6 +237,10 @@ impl Subscription {
         gauge!(metrics::POLICY_VERSION).set(version.0 as f64);
         gauge!(metrics::POLICY_RECEIVED).set(now);
         gauge!(metrics::POLICY_DELAY).set(now - published);
+        if let Some(mut span) = span {
+            span.set("pmpo.policy_version", version.0);
+            policy.arrival = Some(SharedSpan::new(span));
+        }
         self.sender.send_replace(Some(Arc::new(policy)));
         Ok(())
     }
@@ -247,5 +268,6 @@ fn decode(snapshot: &PolicySnapshot, sizes: (usize, usize)) -> Result<Policy, St
         version: snapshot.version,
         learner_step: snapshot.learner_step,
         network,
+        arrival: None,
     })
 }

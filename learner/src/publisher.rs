@@ -6,14 +6,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ::metrics::gauge;
 use bytes::Bytes;
 use pmpo_policy::{NetworkConfig, snapshot};
-use pmpo_proto::v1;
-use pmpo_types::EnvironmentSpec;
+use pmpo_proto::{trace_to_wire, v1};
+use pmpo_service::traces::{self, Kind, Span};
+use pmpo_types::{EnvironmentSpec, TraceContext};
 use tokio::sync::watch;
 
 use crate::board::Board;
 use crate::broadcast::Publication;
 use crate::versions::Versions;
 use crate::{LearnerError, LearnerOptions, TrainState, metrics};
+
+/// Updates that a publication is linked to at most.
+const MAX_LEARNED: usize = 32;
 
 /// The side of the channel that the update thread holds; when it is gone, subscriptions end.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub(crate) struct Publisher {
     board: Board,
     versions: Versions,
     newest: watch::Sender<Publication>,
+    /// Traces of updates since the last publication.
+    learned: Vec<TraceContext>,
 }
 
 impl Publisher {
@@ -39,6 +45,7 @@ impl Publisher {
             board,
             versions,
             newest: watch::Sender::new(Publication::default()),
+            learned: Vec::new(),
         };
         publisher.send(state, version)?;
         Ok(publisher)
@@ -52,6 +59,14 @@ impl Publisher {
     /// The newest publication's policy.
     pub(crate) fn newest_policy(&self) -> Bytes {
         self.newest.borrow().weights.clone()
+    }
+
+    /// An update was traced: the next publication continues the trace of the first such, and is linked to
+    /// the others, as far as they are few.
+    pub(crate) fn learned(&mut self, trace: TraceContext) {
+        if self.learned.len() < MAX_LEARNED {
+            self.learned.push(trace);
+        }
     }
 
     /// Publishes the policy as the next version, unless the newest publication is of this step.
@@ -75,6 +90,8 @@ impl Publisher {
 
     /// Publishes the policy as `version`.
     pub(crate) fn send(&mut self, state: &TrainState, version: u64) -> Result<(), LearnerError> {
+        let learned = std::mem::take(&mut self.learned);
+        let mut span = traces::joined("publish weights", Kind::Producer, &learned);
         let weights = snapshot::encode(
             &self.network,
             self.spec.observation_size(),
@@ -90,7 +107,11 @@ impl Publisher {
             spec_digest: self.spec.digest().0.to_vec().into(),
             weights,
             published_unix_ms: unix_ms(),
+            traceparent: trace_to_wire(span.as_ref().map(Span::context)),
         })?;
+        if let Some(span) = &mut span {
+            span.set("pmpo.policy_version", version);
+        }
         // Before the channel, so that no evaluation of this version comes too early.
         self.board.published(version);
         self.newest.send_replace(publication);

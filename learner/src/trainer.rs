@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ::metrics::{counter, gauge, histogram};
 use pmpo_replay_client::{ClientError, SampledBatch, Sampler};
 use pmpo_service::metrics::unix_seconds;
+use pmpo_service::traces::{self, Kind};
 use pmpo_service::worker_time::WorkerTime;
 use tokio_util::sync::CancellationToken;
 
@@ -125,12 +126,18 @@ impl Trainer {
         let device = self.state.device();
         let batch = Batch::sampled(&config.targets, &sampled.columns, device);
         let batch = config.priorities.weigh(batch, sampled, device);
+        let traced = sampled.trace;
+        let span = traced.and_then(|trace| traces::child("update", Kind::Consumer, trace));
         let mut statistics = self.state.update(config, &batch);
         if let Some(errors) = statistics.take_errors() {
             self.priorities.push(sampled, errors);
         }
         self.statistics.push(statistics, batch.name.clone());
         let step = self.state.step();
+        if let Some(mut span) = span {
+            span.set("pmpo.learner_step", step);
+            self.publisher.learned(span.context());
+        }
         let publish = step.is_multiple_of(config.publish_period_steps);
         self.board.stepped(step);
         if publish || self.statistics.pending() >= config.stats_period_steps {

@@ -7,6 +7,7 @@ mod convert;
 mod error;
 mod frame;
 mod replay;
+mod trace;
 
 pub use compression::compress;
 pub use convert::{
@@ -18,6 +19,7 @@ pub use replay::{
     SampledParts, counters_from_wire, counters_to_wire, sampled_to_wire, steps_from_wire,
     steps_to_wire, writer_id_from_wire, writer_id_to_wire,
 };
+pub use trace::{trace_from_wire, trace_to_wire};
 
 /// Generated from `proto/pmpo/v1/*.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

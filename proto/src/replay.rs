@@ -6,6 +6,7 @@ use pmpo_types::{
 };
 
 use crate::convert::{batch_from_wire, batch_to_wire};
+use crate::trace::{trace_from_wire, trace_to_wire};
 use crate::{WireError, v1};
 
 /// The wire's form of a writer's id.
@@ -62,6 +63,7 @@ pub fn steps_to_wire(signature: &Signature, first_sequence: u64, batch: &StepBat
         columns: batch_to_wire(signature, batch.steps().clone()),
         ends: batch.ends().unwrap_or_default().to_vec(),
         priorities: batch.priorities().to_vec(),
+        traceparent: trace_to_wire(batch.trace()),
     }
 }
 
@@ -76,12 +78,8 @@ pub fn steps_from_wire(
     max_bytes: usize,
 ) -> Result<StepBatch, WireError> {
     let steps = batch_from_wire(signature, wire.columns, max_bytes)?;
-    Ok(StepBatch::new(
-        sequence_length,
-        steps,
-        wire.ends,
-        wire.priorities,
-    )?)
+    let batch = StepBatch::new(sequence_length, steps, wire.ends, wire.priorities)?;
+    Ok(batch.with_trace(trace_from_wire(&wire.traceparent)))
 }
 
 /// The wire's form of a batch, cut between rows into parts of at most `part_bytes`, but of a row at
@@ -105,6 +103,7 @@ pub fn sampled_to_wire(
             counters: None,
             items: None,
             rows_left: (rows - end) as u64,
+            traceparent: String::new(),
         }
     };
     let mut parts: Vec<_> = (0..rows).step_by(part_rows).map(part).collect();

@@ -55,7 +55,6 @@ pub async fn run(
     config.validate()?;
     let listener = listener.into();
     let readiness = Readiness::new(&[TABLES], &shutdown);
-    let listener = listener.into();
     let (open_timeout, max_streams) = (config.open_timeout(), config.max_streams);
     let grace = Duration::from_secs_f64(config.shutdown_grace_s);
     let keepalive = config.keepalive();

@@ -10,15 +10,16 @@ use std::time::Duration;
 use pmpo_proto::v1::{self, Compression, insert_request, sample_request};
 use pmpo_proto::{
     MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, SAMPLE_PART_BYTES, WireError, compress, sampled_to_wire,
-    signature_from_wire, steps_from_wire, writer_id_from_wire,
+    signature_from_wire, steps_from_wire, trace_to_wire, writer_id_from_wire,
 };
 use pmpo_service::identity;
+use pmpo_service::traces::{self, Kind};
 use pmpo_types::{SampledBatch, Signature};
 use tokio::sync::mpsc::Sender;
 use tonic::{Status, Streaming};
 
 use crate::service::Stream;
-use crate::table::{ItemKind, TableHandle, WriterSession};
+use crate::table::{Drawn, ItemKind, TableHandle, WriterSession};
 
 /// Messages of a writer that are on their way into the table at a time: enough that what goes to the
 /// disk together is large, and few enough that a writer which the limiter holds back takes little
@@ -66,6 +67,7 @@ fn timeout_from_wire(timeout_ms: u64) -> Option<Duration> {
 fn note_run(run: &str) {
     if !run.is_empty() && identity::set_run(run) {
         tracing::info!("serving this run");
+        traces::start();
     }
 }
 
@@ -227,9 +229,22 @@ impl Writer {
             items,
             MAX_MESSAGE_BYTES,
         )?;
-        self.table
+        let span = batch
+            .trace()
+            .and_then(|trace| traces::child("store batch", Kind::Server, trace));
+        let batch = match &span {
+            Some(span) => batch.with_trace(Some(span.context())),
+            None => batch,
+        };
+        let stored = self
+            .table
             .insert(self.session, first_sequence, batch, self.timeout)
-            .await
+            .await?;
+        Ok(async move {
+            let next_sequence = stored.await;
+            drop(span);
+            next_sequence
+        })
     }
 }
 
@@ -335,7 +350,13 @@ impl Stream<v1::SampleResponse> for Sample {
                 },
                 batch = drawn => {
                     drawing = None;
-                    for part in sampler.parts(batch?).await? {
+                    let Drawn { batch, traces } = batch?;
+                    let span = traces::joined("sample batch", Kind::Producer, &traces);
+                    let mut parts = sampler.parts(batch).await?;
+                    if let (Some(span), Some(last)) = (&span, parts.last_mut()) {
+                        last.traceparent = trace_to_wire(Some(span.context()));
+                    }
+                    for part in parts {
                         respond(responses, part).await?;
                     }
                 }

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pmpo_replay_core::{Changes, Error, Hold, Table, TableConfig};
-use pmpo_types::{SampledBatch, Signature, StepBatch, TableCounters, WriterId};
+use pmpo_types::{SampledBatch, Signature, StepBatch, TableCounters, TraceContext, WriterId};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
@@ -80,7 +80,7 @@ pub(crate) struct PendingSample {
     pub(crate) call: u64,
     pub(crate) since: Instant,
     pub(crate) batch_size: usize,
-    pub(crate) reply: oneshot::Sender<SampledBatch>,
+    pub(crate) reply: oneshot::Sender<Drawn>,
 }
 
 /// What the table is and holds, and who waits.
@@ -95,6 +95,13 @@ pub(crate) struct Description {
 
 /// Where each writer is, and the items inserted at that moment.
 pub(crate) type WriterPlaces = (Vec<(WriterId, u64)>, u64);
+
+/// A batch, and the traces that its items were inserted in, the one it continues first.
+#[derive(Debug)]
+pub(crate) struct Drawn {
+    pub(crate) batch: SampledBatch,
+    pub(crate) traces: Vec<TraceContext>,
+}
 
 /// Callers that wait for the same, and since when one has.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -208,7 +215,7 @@ impl TableHandle {
         &self,
         batch_size: usize,
         timeout: Option<Duration>,
-    ) -> Result<SampledBatch, Status> {
+    ) -> Result<Drawn, Status> {
         let (reply, mut answer) = oneshot::channel();
         let call = self.number();
         let pending = PendingSample {

@@ -43,7 +43,7 @@ pub(crate) fn publication(
         learner_step,
         spec_digest: spec.digest().0.to_vec().into(),
         weights: snapshot::encode(&network, observations, actions, &tensors).unwrap(),
-        published_unix_ms: 0,
+        ..v1::PolicySnapshot::default()
     }
 }
 

@@ -29,15 +29,20 @@ impl Linear {
         };
         let mut column = 0;
         for (weight, bias) in parts {
-            for (k, &value) in bias.values.iter().enumerate() {
-                let (panel, lane) = ((column + k) / PANEL, (column + k) % PANEL);
-                layer.bias[column + k] = value;
-                for i in 0..inputs {
-                    layer.weights[(panel * inputs + i) * PANEL + lane] =
-                        weight.values[i * bias.values.len() + k];
+            let outputs = bias.values.len();
+            layer.bias[column..column + outputs].copy_from_slice(&bias.values);
+            // Row by row, as they lie in memory: a snapshot is decoded by every actor.
+            for (i, row) in weight.values.chunks_exact(outputs).enumerate() {
+                let mut done = 0;
+                while done < outputs {
+                    let (panel, lane) = ((column + done) / PANEL, (column + done) % PANEL);
+                    let run = (PANEL - lane).min(outputs - done);
+                    let start = (panel * inputs + i) * PANEL + lane;
+                    layer.weights[start..start + run].copy_from_slice(&row[done..done + run]);
+                    done += run;
                 }
             }
-            column += bias.values.len();
+            column += outputs;
         }
         layer
     }

@@ -15,4 +15,5 @@ pub mod readiness;
 pub mod security;
 pub mod shutdown;
 pub mod telemetry;
+pub mod traces;
 pub mod worker_time;

@@ -23,3 +23,13 @@ impl fmt::Display for WriterId {
         write!(f, "{:032x}", self.0)
     }
 }
+
+/// Names a part of a distributed trace that is being recorded, for who continues the trace (W3C Trace
+/// Context). It travels beside data and changes nothing about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TraceContext {
+    /// The trace; not 0.
+    pub trace_id: u128,
+    /// The part of it to continue from; not 0.
+    pub span_id: u64,
+}

@@ -10,7 +10,7 @@ mod spec;
 mod time_step;
 
 pub use column::{ColumnBatch, ColumnError, ColumnSpec, DType, Signature, step, transition};
-pub use ids::{PolicyVersion, WriterId};
+pub use ids::{PolicyVersion, TraceContext, WriterId};
 pub use replay::{
     ItemError, MAX_PRIORITY, SampledBatch, SampledItems, StepBatch, TableCounters, check_priorities,
 };

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::ColumnBatch;
+use crate::{ColumnBatch, TraceContext};
 
 /// How much has gone through a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +44,7 @@ pub struct StepBatch {
     steps: ColumnBatch,
     ends: Option<Vec<u32>>,
     priorities: Vec<f64>,
+    trace: Option<TraceContext>,
 }
 
 impl StepBatch {
@@ -53,6 +54,7 @@ impl StepBatch {
             steps,
             ends: None,
             priorities: Vec::new(),
+            trace: None,
         }
     }
 
@@ -98,7 +100,18 @@ impl StepBatch {
             steps,
             ends,
             priorities,
+            trace: None,
         })
+    }
+
+    /// The same steps as part of a trace, or of none.
+    pub fn with_trace(self, trace: Option<TraceContext>) -> Self {
+        Self { trace, ..self }
+    }
+
+    /// The trace that these steps, and all parts of them, belong to.
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.trace
     }
 
     /// The steps.
@@ -155,6 +168,7 @@ impl StepBatch {
             steps,
             ends,
             priorities,
+            trace: self.trace,
         }
     }
 
@@ -177,6 +191,7 @@ impl StepBatch {
             steps: self.steps.clone(),
             ends: Some(ends[dropped..].to_vec()),
             priorities: self.priorities.get(dropped..).unwrap_or_default().to_vec(),
+            trace: self.trace,
         }
     }
 }

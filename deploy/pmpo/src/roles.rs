@@ -11,7 +11,7 @@ use pmpo_service::announce::Announcement;
 use pmpo_service::grpc::Listener;
 use pmpo_service::security::{Credentials, Role, SecurityError};
 use pmpo_service::telemetry::{self, LogFormat};
-use pmpo_service::{identity, shutdown};
+use pmpo_service::{identity, shutdown, traces};
 use pmpo_types::derive_seed;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -72,6 +72,7 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
     process.run(
         Some((args.listen, &credentials)),
         async |listener, shutdown| {
+            traces::start();
             let listener = listener.context("no listener")?;
             let outcome = pmpo_learner::run(options, listener, shutdown).await?;
             println!("{}", serde_json::to_string(&outcome)?);
@@ -195,6 +196,7 @@ impl Process<'_> {
             let result = service(listener, shutdown.clone()).await;
             shutdown.cancel();
             ended.cancel();
+            traces::stop();
             serving.await?.context("metrics")?;
             result
         })

@@ -7,6 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use pmpo_service::announce::Announcement;
+use pmpo_service::grpc;
+use pmpo_service::security::Credentials;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
@@ -268,8 +270,8 @@ fn reflected(address: &str) -> Vec<String> {
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
     let answer = runtime.block_on(async {
-        let server = format!("http://{address}");
-        let mut client = ServerReflectionClient::connect(server).await.unwrap();
+        let channel = grpc::connect_lazy(&address.to_string(), &Credentials::default()).unwrap();
+        let mut client = ServerReflectionClient::new(channel);
         let requests = tokio_stream::once(request);
         let answers = client.server_reflection_info(requests).await.unwrap();
         answers.into_inner().message().await.unwrap().unwrap()

@@ -1,6 +1,6 @@
 //! What a sampler hands out.
 
-use pmpo_types::{ColumnBatch, SampledItems, TableCounters};
+use pmpo_types::{ColumnBatch, SampledItems, TableCounters, TraceContext};
 
 /// Items drawn from one shard of a table.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,10 +13,16 @@ pub struct SampledBatch {
     pub items: SampledItems,
     /// Position of the shard in the sampler's list of addresses.
     pub shard: usize,
+    /// The trace of one of its items, which whoever learns from the batch continues.
+    pub trace: Option<TraceContext>,
 }
 
 impl SampledBatch {
-    pub(crate) fn new(batch: pmpo_types::SampledBatch, shard: usize) -> Self {
+    pub(crate) fn new(
+        batch: pmpo_types::SampledBatch,
+        shard: usize,
+        trace: Option<TraceContext>,
+    ) -> Self {
         let pmpo_types::SampledBatch {
             columns,
             counters,
@@ -27,6 +33,7 @@ impl SampledBatch {
             counters,
             items,
             shard,
+            trace,
         }
     }
 
@@ -73,6 +80,7 @@ mod tests {
                 ..SampledItems::default()
             },
             shard: 0,
+            trace: None,
         }
     }
 

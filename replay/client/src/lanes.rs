@@ -1,5 +1,6 @@
 //! The lanes of one writer: an outbox and, once it is needed, a task for each shard.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use pmpo_proto::v1::{self, insert_request, replay_client::ReplayClient};
 use pmpo_proto::{signature_to_wire, steps_to_wire, writer_id_to_wire};
 use pmpo_service::grpc::Channel;
 use pmpo_service::identity;
+use pmpo_service::traces::{self, Kind, Span};
 use pmpo_types::{Signature, StepBatch, WriterId};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
@@ -222,6 +224,12 @@ impl Drop for EndOnDrop {
     }
 }
 
+/// A traced batch on its way, of steps below this number.
+struct Sent {
+    below: u64,
+    _span: Span,
+}
+
 /// One shard's side.
 struct Lane {
     lanes: Arc<Lanes>,
@@ -271,16 +279,21 @@ impl Lane {
         let shard = self.shard;
         self.lanes.health(|dispatch| dispatch.opened(shard));
         self.lanes.opened.send_replace(true);
+        // Until what they sent is acknowledged.
+        let mut spans = VecDeque::new();
         loop {
             let unsent = self.lanes.lock().dispatch.outbox(shard).has_unsent();
             tokio::select! {
                 response = responses.message() => match response? {
-                    Some(response) => self.acknowledge(response.next_sequence)?,
+                    Some(response) => {
+                        self.acknowledge(response.next_sequence)?;
+                        while spans.pop_front_if(|sent: &mut Sent| sent.below <= response.next_sequence).is_some() {}
+                    }
                     None => return Ok(()),
                 },
                 // Closed with the connection; the responses then say why.
                 Ok(permit) = requests.reserve(), if unsent => {
-                    if let Some(items) = self.next_items() {
+                    if let Some(items) = self.next_items(&mut spans) {
                         permit.send(items);
                     }
                 }
@@ -317,8 +330,17 @@ impl Lane {
         Ok(())
     }
 
-    fn next_items(&self) -> Option<v1::InsertRequest> {
-        let (first_sequence, batch) = self.lanes.lock().dispatch.outbox(self.shard).send_next()?;
+    fn next_items(&self, spans: &mut VecDeque<Sent>) -> Option<v1::InsertRequest> {
+        let (first_sequence, mut batch) =
+            self.lanes.lock().dispatch.outbox(self.shard).send_next()?;
+        let trace = batch.trace();
+        if let Some(span) =
+            trace.and_then(|trace| traces::child("insert batch", Kind::Client, trace))
+        {
+            let below = first_sequence + batch.len() as u64;
+            batch = batch.with_trace(Some(span.context()));
+            spans.push_back(Sent { below, _span: span });
+        }
         let items = steps_to_wire(&self.lanes.signature, first_sequence, &batch);
         Some(v1::InsertRequest {
             request: Some(insert_request::Request::Items(items)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ::metrics::counter;
 use pmpo_proto::v1::{self, replay_client::ReplayClient, sample_request};
-use pmpo_proto::{SampledParts, counters_from_wire, signature_to_wire};
+use pmpo_proto::{SampledParts, counters_from_wire, signature_to_wire, trace_from_wire};
 use pmpo_service::grpc::Channel;
 use pmpo_service::identity;
 use pmpo_types::Signature;
@@ -117,6 +117,7 @@ impl SamplerSession {
     }
 
     fn deliver(&mut self, response: v1::SampleResponse) -> Result<(), String> {
+        let trace = trace_from_wire(&response.traceparent);
         let batch = self
             .parts
             .push(&self.signature, self.rows, response)
@@ -126,7 +127,7 @@ impl SamplerSession {
             .asked
             .checked_sub(1)
             .ok_or("a batch that was not asked for")?;
-        let batch = SampledBatch::new(batch, self.shard);
+        let batch = SampledBatch::new(batch, self.shard, trace);
         self.draws.deliver(self.shard, batch);
         Ok(())
     }

@@ -138,6 +138,12 @@ fn key(ordinal: u64, slot: Slot) -> u64 {
     ordinal << 32 | u64::from(slot)
 }
 
+/// The lower half of the ordinal of the item that samplers know by `key`: how many items had been
+/// inserted before it.
+pub fn key_ordinal(key: u64) -> u32 {
+    (key >> 32) as u32
+}
+
 /// Sets a value; slots are used for the first time in their order.
 fn put<T>(column: &mut Vec<T>, slot: Slot, value: T) {
     match column.get_mut(slot as usize) {

@@ -25,6 +25,7 @@ mod writers;
 pub use config::TableConfig;
 pub use configure::Changes;
 pub use error::Error;
+pub use items::key_ordinal;
 pub use log::Run;
 pub use rate_limiter::{Blocked, Hold, LimiterKind, LimiterState, RateLimiter};
 pub use restore::{Found, Loader, Restorer};

@@ -6,20 +6,23 @@
 mod stats;
 #[cfg(test)]
 mod tests;
+mod traced;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::time::Instant;
 
-use pmpo_replay_core::{Blocked, Error, Hold, Table};
-use pmpo_types::{SampledBatch, WriterId};
+use pmpo_replay_core::{Blocked, Error, Hold, Table, key_ordinal};
+use pmpo_types::WriterId;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::disk::Disk;
 use crate::table::{
-    BlockedCalls, Command, Description, ItemKind, PendingInsert, PendingSample, WriterSession,
+    BlockedCalls, Command, Description, Drawn, ItemKind, PendingInsert, PendingSample,
+    WriterSession,
 };
 use stats::{Activity, Stats};
+use traced::Traced;
 
 /// Commands executed before what they did is written and answered.
 const COMMANDS_A_TURN: usize = 64;
@@ -29,7 +32,7 @@ const COMMANDS_A_TURN: usize = 64;
 pub(crate) enum Release {
     Inserted(oneshot::Sender<Result<u64, Error>>, Result<u64, Error>),
     Opened(oneshot::Sender<Result<u64, Error>>, Result<u64, Error>),
-    Sampled(oneshot::Sender<SampledBatch>, SampledBatch),
+    Sampled(oneshot::Sender<Drawn>, Drawn),
     Updated(
         oneshot::Sender<Result<(u64, u64), Error>>,
         Result<(u64, u64), Error>,
@@ -65,6 +68,7 @@ pub(crate) struct Owner {
     /// What the first insert and the first sample in the rooms wait for.
     holds: [Option<Hold>; 2],
     stats: Stats,
+    traced: Traced,
 }
 
 impl Owner {
@@ -79,6 +83,7 @@ impl Owner {
             ready: Vec::new(),
             holds: [None; 2],
             stats: Stats::new(inserts, Instant::now()),
+            traced: Traced::default(),
         }
     }
 
@@ -254,9 +259,14 @@ impl Owner {
             let end = insert
                 .first_sequence
                 .saturating_add(insert.batch.steps().len() as u64);
+            let first_ordinal = self.table.counters().inserts;
             let stored =
                 self.table
                     .insert(insert.session.writer, insert.first_sequence, &insert.batch);
+            if let Some(trace) = insert.batch.trace() {
+                let items = first_ordinal..self.table.counters().inserts;
+                self.traced.inserted(items, trace);
+            }
             self.stats.removed(&self.table, insert.since);
             if stored
                 .as_ref()
@@ -284,7 +294,10 @@ impl Owner {
             match self.table.sample(sample.batch_size) {
                 Ok(batch) => {
                     self.stats.removed(&self.table, sample.since);
-                    self.ready.push(Release::Sampled(sample.reply, batch));
+                    let ordinals = batch.items.keys.iter().copied().map(key_ordinal);
+                    let traces = self.traced.drawn(batch.counters.inserts, ordinals);
+                    let drawn = Drawn { batch, traces };
+                    self.ready.push(Release::Sampled(sample.reply, drawn));
                 }
                 Err(hold) => {
                     self.samples.push_front(sample);
