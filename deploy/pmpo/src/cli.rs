@@ -88,8 +88,6 @@ pub(crate) enum Command {
     Certs(CertsArgs),
     /// Ask a service whether it can do its work: exits 0 if so.
     Health(HealthArgs),
-    /// Make a CA, and each role's certificate and token, for a lab.
-    Certs(CertsArgs),
     /// Measure one station on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),

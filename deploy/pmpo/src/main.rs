@@ -73,7 +73,6 @@ fn run(cli: Cli) -> Result<()> {
         Command::Tables(args) => commands::tables(&args),
         Command::Certs(args) => commands::certs(&args),
         Command::Health(args) => commands::health(&args),
-        Command::Certs(args) => commands::certs(&args),
         Command::Bench(command) => commands::bench(command),
         Command::Config(ConfigCommand::Print(args)) => {
             print!("{}", Config::load(&args)?.to_toml()?);
