@@ -270,7 +270,7 @@ fn reflected(address: &str) -> Vec<String> {
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
     let answer = runtime.block_on(async {
-        let channel = grpc::connect_lazy(&address.to_string(), &Credentials::default()).unwrap();
+        let channel = grpc::connect_lazy(address, &Credentials::default()).unwrap();
         let mut client = ServerReflectionClient::new(channel);
         let requests = tokio_stream::once(request);
         let answers = client.server_reflection_info(requests).await.unwrap();
