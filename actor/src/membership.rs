@@ -79,14 +79,21 @@ impl Membership {
     }
 
     /// Keeps the place until `shutdown`, and takes it again after it was lost.
-    pub(crate) async fn keep(mut self, shutdown: CancellationToken) -> Result<(), ActorError> {
-        let index = self.stream.index;
+    pub(crate) async fn keep(self, shutdown: CancellationToken) -> Result<(), ActorError> {
+        let Self {
+            client,
+            role,
+            mut stream,
+        } = self;
+        let index = stream.index;
         loop {
             let status = tokio::select! {
                 // Dropping the stream's requests says good-bye.
                 () = shutdown.cancelled() => return Ok(()),
-                status = self.stream.hold() => status,
+                status = stream.hold() => status,
             };
+            // Before asking again: a learner that was frozen itself still takes it for alive.
+            drop(stream);
             counter!(metrics::LEASES_LOST).increment(1);
             let (code, message) = (status.code(), status.message());
             tracing::warn!(
@@ -97,9 +104,9 @@ impl Membership {
             );
             let opened = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                opened = open_patiently(&self.client, self.role, Some(index)) => opened,
+                opened = open_patiently(&client, role, Some(index)) => opened,
             };
-            self.stream = match opened {
+            stream = match opened {
                 Err(ActorError::Refused {
                     code: Code::AlreadyExists,
                     ..

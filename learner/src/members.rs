@@ -155,9 +155,14 @@ impl Members {
         self.lease
     }
 
-    /// Takes a place. Where the one asked for is held, waits for as long as its holder can be silent.
+    /// How much longer a member is listened to, should it be this process that was frozen.
+    pub(crate) fn respite(&self) -> Duration {
+        self.lease / 10
+    }
+
+    /// Takes a place. Where the one asked for is held, waits for longer than its holder can be silent.
     pub(crate) async fn join(&self, role: Role, index: Option<u64>) -> Result<Membership, Refused> {
-        let deadline = tokio::time::Instant::now() + self.lease;
+        let deadline = tokio::time::Instant::now() + self.lease + 2 * self.respite();
         let mut freed = self.freed.subscribe();
         loop {
             let joined = self.try_join(role, index);

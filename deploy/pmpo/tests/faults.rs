@@ -305,8 +305,9 @@ fn exit_codes_tell_causes_apart() {
     let nothing = [&learner[..], &["--resume"]].concat();
     let cases: [(&str, &[&str], i32, &str); 4] = [
         ("replay", &flags, 5, "another process is using it"),
-        ("learner", &gpu, 4, "device cuda:63"),
+        // In this order: the second leaves its configuration behind.
         ("learner", &nothing, 2, "no such file"),
+        ("learner", &gpu, 4, "device cuda:63"),
         (
             "actor",
             &["--index", "first"],

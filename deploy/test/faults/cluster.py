@@ -220,9 +220,9 @@ def account(verdict, actors, stored, inserts):
     verdict.check("writers that ended: acknowledged and lost", lost == 0,
                   f"{acknowledged:,} acknowledged, {lost} lost")
     verdict.check("writers that ended: stored and never sent", extra == 0, f"{extra} too many")
-    verdict.check("writers that ended with nothing open: acknowledged = stored",
-                  exact == sum(e["unacknowledged_steps"] == 0 for e in ended.values()),
-                  f"{exact} of {len(ended)} writers to the item")
+    whole = sum(event["unacknowledged_steps"] == 0 for event in ended.values())
+    verdict.check("writers that ended with nothing open: acknowledged = stored", exact == whole,
+                  f"{exact} of {whole} writers to the item")
     # A process that was killed: what it was last seen to have acknowledged, over its writers.
     killed = last = 0
     for actor in actors:

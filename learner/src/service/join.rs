@@ -53,7 +53,7 @@ async fn hold(
         let mut heard = tokio::time::timeout(lease, &mut next).await;
         if heard.is_err() {
             // Where this process was the frozen one, what came meanwhile is still to be read.
-            heard = tokio::time::timeout(lease / 10, &mut next).await;
+            heard = tokio::time::timeout(members.respite(), &mut next).await;
         }
         match heard {
             Ok(Ok(Some(_))) => {}
