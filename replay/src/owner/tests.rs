@@ -94,7 +94,7 @@ fn insert(
     answer
 }
 
-fn sample(owner: &mut Owner, batch_size: usize) -> oneshot::Receiver<SampledBatch> {
+fn sample(owner: &mut Owner, batch_size: usize) -> oneshot::Receiver<Drawn> {
     let (reply, answer) = oneshot::channel();
     run(
         owner,
