@@ -88,7 +88,10 @@ def serve_gpu_page():
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.end_headers()
-            self.wfile.write(GPU_PAGE.encode())
+            try:
+                self.wfile.write(GPU_PAGE.encode())
+            except ConnectionError:
+                pass  # a busy machine: Prometheus has not waited, and comes again
 
         def log_message(self, *_):
             pass
