@@ -81,7 +81,9 @@ def alert_problems():
     """Every alert says what is wrong and what to do, and has a case where it fires and one where not."""
     problems = []
     tests = "\n".join(path.read_text(encoding="utf-8") for path in RULE_TESTS)
-    cases = re.findall(r"alertname: (\S+)\n\s*exp_alerts: *(\[\])?", tests)
+    cases = re.findall(r"alertname: (.+)\n\s*exp_alerts: *(\[\])?", tests)
+    names = {name for path in RULES for name in re.findall(r"- alert: (\S+)", path.read_text())}
+    problems += [f"{alert}: tested, but no alert" for alert in {alert for alert, _ in cases} - names]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in RULES:
         for block in path.read_text(encoding="utf-8").split("- alert: ")[1:]:
