@@ -21,10 +21,12 @@ use tonic::{Status, Streaming};
 use crate::service::Stream;
 use crate::table::{Drawn, ItemKind, TableHandle, WriterSession};
 
-/// Messages of a writer that are on their way into the table at a time: enough that what goes to the
-/// disk together is large, and few enough that a writer which the limiter holds back takes little
-/// memory.
-const INSERTS_AT_ONCE: usize = 4;
+/// Messages of a writer that are on their way into the table at a time: enough that the next are read
+/// while some go to the disk together, and few enough that a writer which the limiter holds back takes
+/// little memory. Beyond the first few they count by their bytes.
+const INSERTS_AT_ONCE: usize = 12;
+const FEW_INSERTS: usize = 4;
+const BYTES_AT_ONCE: usize = 1 << 20;
 
 /// What every stream needs: the tables, and how long to wait for the first message.
 #[derive(Clone)]
@@ -84,10 +86,22 @@ async fn respond<T>(responses: &Sender<Result<T, Status>>, response: T) -> Resul
         .map_err(|_| Status::cancelled("the client is gone"))
 }
 
+/// A message on its way into the table.
+struct Pending {
+    bytes: usize,
+    /// The number of the step that comes next, once the message is stored.
+    answer: Pin<Box<dyn Future<Output = Result<u64, Status>> + Send>>,
+}
+
+fn has_room(queue: &VecDeque<Pending>) -> bool {
+    let bytes: usize = queue.iter().map(|pending| pending.bytes).sum();
+    queue.len() < FEW_INSERTS || (queue.len() < INSERTS_AT_ONCE && bytes < BYTES_AT_ONCE)
+}
+
 /// The answer of the first in the queue, if it is there; takes it out.
-async fn ready<F: Future + Unpin>(queue: &mut VecDeque<F>) -> Option<F::Output> {
+async fn ready(queue: &mut VecDeque<Pending>) -> Option<Result<u64, Status>> {
     let first = queue.front_mut()?;
-    let answer = poll_fn(|context| Poll::Ready(Pin::new(&mut *first).poll(context))).await;
+    let answer = poll_fn(|context| Poll::Ready(first.answer.as_mut().poll(context))).await;
     match answer {
         Poll::Ready(answer) => {
             queue.pop_front();
@@ -165,10 +179,10 @@ impl Stream<v1::InsertResponse> for Insert {
         // How the client's part ends: it has no more to say, or has said what cannot be.
         let mut ended = None;
         while ended.is_none() || !stored.is_empty() {
-            let reads = ended.is_none() && stored.len() < INSERTS_AT_ONCE;
+            let reads = ended.is_none() && has_room(&stored);
             let oldest = async {
                 match stored.front_mut() {
-                    Some(stored) => Pin::new(stored).await,
+                    Some(stored) => stored.answer.as_mut().await,
                     None => std::future::pending().await,
                 }
             };
@@ -194,7 +208,7 @@ impl Stream<v1::InsertResponse> for Insert {
                         Err(status) => Err(status),
                     };
                     match handed_over {
-                        Ok(Some(answer)) => stored.push_back(Box::pin(answer)),
+                        Ok(Some(pending)) => stored.push_back(pending),
                         Ok(None) => ended = Some(Ok(())),
                         Err(status) => ended = Some(Err(status)),
                     }
@@ -212,11 +226,8 @@ impl Stream<v1::InsertResponse> for Insert {
 }
 
 impl Writer {
-    /// Checks the items of a message and hands them over; answers a future of their being stored.
-    async fn insert(
-        &self,
-        request: v1::InsertRequest,
-    ) -> Result<impl Future<Output = Result<u64, Status>> + Send + use<>, Status> {
+    /// Checks the items of a message and hands them over.
+    async fn insert(&self, request: v1::InsertRequest) -> Result<Pending, Status> {
         let items = match request.request {
             Some(insert_request::Request::Items(items)) => items,
             Some(insert_request::Request::Open(_)) => return Err(unexpected("`items`", "`open`")),
@@ -229,6 +240,7 @@ impl Writer {
             items,
             MAX_MESSAGE_BYTES,
         )?;
+        let bytes = batch.steps().len() * self.signature.item_bytes();
         let span = batch
             .trace()
             .and_then(|trace| traces::child("store batch", Kind::Server, trace));
@@ -240,11 +252,13 @@ impl Writer {
             .table
             .insert(self.session, first_sequence, batch, self.timeout)
             .await?;
-        Ok(async move {
+        let answer = async move {
             let next_sequence = stored.await;
             drop(span);
             next_sequence
-        })
+        };
+        let answer = Box::pin(answer);
+        Ok(Pending { bytes, answer })
     }
 }
 
