@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use http::{Request, Response, Uri};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tonic::body::Body;
-use tonic::transport::channel::ResponseFuture;
 use tonic::transport::{Endpoint, Server};
+use tonic::{Code, Status};
 use tower::Service;
 use tower::layer::util::{Identity, Stack};
 
@@ -44,18 +45,38 @@ pub struct Channel {
 
 impl Service<Request<Body>> for Channel {
     type Response = Response<Body>;
-    type Error = tonic::transport::Error;
-    type Future = ResponseFuture;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(context)
+        self.inner.poll_ready(context).map_err(unavailable)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> ResponseFuture {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         if let Some(token) = &self.credentials.material().authorization {
             request.headers_mut().insert(AUTHORIZATION, token.clone());
         }
-        self.inner.call(request)
+        let call = self.inner.call(request);
+        Box::pin(async move { call.await.map_err(unavailable) })
+    }
+}
+
+/// A connection that cannot be made or is lost, and why: the reason is among the causes, and what it
+/// comes as depends on how far the connection had got.
+fn unavailable(error: tonic::transport::Error) -> Status {
+    let mut reason = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !reason.ends_with(&text) {
+            reason = format!("{reason}: {text}");
+        }
+        cause = next.source();
+    }
+    let status = Status::from_error(Box::new(error));
+    match status.code() {
+        Code::Unknown | Code::Internal | Code::Unavailable => Status::unavailable(reason),
+        _ => status,
     }
 }
 

@@ -37,6 +37,11 @@ const TOKEN_BYTES: usize = 32;
 
 /// Makes what is missing or no longer good, and says what that was.
 pub(crate) fn certs(args: &CertsArgs) -> Result<()> {
+    for host in &args.host {
+        ServerName::try_from(host.as_str())
+            .map_err(|_| anyhow::anyhow!("--host {host}: expected a name or an IP address"))
+            .map_err(Usage::new)?;
+    }
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("--out {}", args.out.display()))
         .map_err(Usage::new)?;
