@@ -95,11 +95,11 @@ impl Membership {
             // Before asking again: a learner that was frozen itself still takes it for alive.
             drop(stream);
             counter!(metrics::LEASES_LOST).increment(1);
-            let (code, message) = (status.code(), status.message());
+            let (code, reason) = (status.code(), status.message());
             tracing::warn!(
                 index,
                 ?code,
-                message,
+                reason,
                 "lost the place in the run; joining again"
             );
             let opened = tokio::select! {
@@ -133,7 +133,7 @@ async fn open_patiently(
         if let Some(refusal) = ActorError::refusal("Run.Join", &status) {
             return Err(refusal);
         }
-        tracing::debug!(message = status.message(), "not in the run yet");
+        tracing::debug!(reason = status.message(), "not in the run yet");
         tokio::time::sleep(delays.next().expect("the backoff has no end")).await;
     }
 }

@@ -84,7 +84,7 @@ where
             .retry(backoff::exponential())
             .when(|status| ActorError::refusal(name, status).is_none())
             .notify(|status, delay| {
-                tracing::debug!(message = status.message(), ?delay, "{name}: trying again");
+                tracing::debug!(reason = status.message(), ?delay, "{name}: trying again");
             });
         let result = tokio::select! {
             result = delivery => result,

@@ -53,7 +53,7 @@ impl RunInfo {
             .when(|status| ActorError::refusal("Run.GetRun", status).is_none())
             .notify(|status, delay| {
                 tracing::info!(
-                    message = status.message(),
+                    reason = status.message(),
                     ?delay,
                     "waiting for the learner"
                 );

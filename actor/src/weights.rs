@@ -152,7 +152,7 @@ impl Subscription {
             counter!(metrics::SUBSCRIPTION_FAILURES).increment(1);
             tracing::warn!(
                 code = ?status.code(),
-                message = status.message(),
+                reason = status.message(),
                 "no connection to the learner's weights; trying again"
             );
             let delay = delays.next().expect("the backoff has no end");

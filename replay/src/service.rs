@@ -85,15 +85,15 @@ pub(crate) trait Stream<T>: Send + 'static {
 
 /// One line for each stream that was refused for what it sent; lost connections are routine.
 fn note(status: &Status) {
-    let (code, message) = (status.code(), status.message());
+    let (code, reason) = (status.code(), status.message());
     match code {
         Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Aborted => {
-            tracing::debug!(?code, message, "stream ended");
+            tracing::debug!(?code, reason, "stream ended");
         }
         _ => {
             ::metrics::counter!(metrics::REFUSED_STREAMS, "code" => format!("{code:?}"))
                 .increment(1);
-            tracing::warn!(?code, message, "stream refused");
+            tracing::warn!(?code, reason, "stream refused");
         }
     }
 }

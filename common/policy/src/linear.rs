@@ -1,5 +1,7 @@
 //! A linear layer at batch 1: `y = x W + b`.
 
+use std::sync::Arc;
+
 use crate::NamedTensor;
 use crate::simd::multiply_add;
 
@@ -8,12 +10,12 @@ use crate::simd::multiply_add;
 const PANEL: usize = 16;
 
 /// Weights in panels of [`PANEL`] columns, `[panels, inputs, PANEL]`, the last filled with zeros: read
-/// from the first byte to the last, once a call.
+/// from the first byte to the last, once a call. Clones, one for each thread that acts, share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Linear {
     inputs: usize,
-    weights: Vec<f32>,
-    bias: Vec<f32>,
+    weights: Arc<Vec<f32>>,
+    bias: Arc<Vec<f32>>,
 }
 
 impl Linear {
@@ -22,29 +24,31 @@ impl Linear {
         let inputs = parts[0].0.shape[0];
         let outputs: usize = parts.iter().map(|(_, bias)| bias.values.len()).sum();
         let padded = outputs.next_multiple_of(PANEL);
-        let mut layer = Self {
-            inputs,
-            weights: vec![0.0; inputs * padded],
-            bias: vec![0.0; padded],
-        };
-        let mut column = 0;
-        for (weight, bias) in parts {
-            let outputs = bias.values.len();
-            layer.bias[column..column + outputs].copy_from_slice(&bias.values);
-            // Row by row, as they lie in memory: a snapshot is decoded by every actor.
-            for (i, row) in weight.values.chunks_exact(outputs).enumerate() {
-                let mut done = 0;
-                while done < outputs {
-                    let (panel, lane) = ((column + done) / PANEL, (column + done) % PANEL);
-                    let run = (PANEL - lane).min(outputs - done);
-                    let start = (panel * inputs + i) * PANEL + lane;
-                    layer.weights[start..start + run].copy_from_slice(&row[done..done + run]);
-                    done += run;
+        let mut weights = Vec::with_capacity(inputs * padded);
+        // In the order of the result, a row's share of a panel at a time: every actor decodes every
+        // snapshot, so nothing is written twice.
+        for panel in (0..padded).step_by(PANEL) {
+            for i in 0..inputs {
+                let end = weights.len() + PANEL;
+                let mut first = 0;
+                for (weight, bias) in parts {
+                    let outputs = bias.values.len();
+                    let within = |column: usize| column.clamp(first, first + outputs) - first;
+                    let row = &weight.values[i * outputs..][..outputs];
+                    weights.extend_from_slice(&row[within(panel)..within(panel + PANEL)]);
+                    first += outputs;
                 }
+                weights.resize(end, 0.0);
             }
-            column += outputs;
         }
-        layer
+        let mut bias: Vec<f32> = Vec::with_capacity(padded);
+        bias.extend(parts.iter().flat_map(|(_, bias)| &bias.values));
+        bias.resize(padded, 0.0);
+        Self {
+            inputs,
+            weights: Arc::new(weights),
+            bias: Arc::new(bias),
+        }
     }
 
     /// Length of the output with its padding, which is always zero.

@@ -89,12 +89,10 @@ struct TextFields {
 }
 
 impl Visit for TextFields {
+    /// What an event says comes as format arguments; a string called `message` is a field like others.
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
-            self.message.push_str(value);
-        } else {
-            self.record_debug(field, &value);
-        }
+        // A string takes whatever is written.
+        let _: fmt::Result = write!(self.others, " {}={value:?}", field.name());
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
@@ -172,7 +170,10 @@ impl Visit for JsonFields {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value);
+        match field.name() {
+            "message" => drop(self.0.insert("event.message".to_owned(), value.into())),
+            _ => self.put(field, value),
+        }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {

@@ -46,6 +46,7 @@ fn json_lines_name_role_index_and_run_and_libraries_are_quiet() {
             for key in ["timestamp", "level", "message", "target"] {
                 assert!(event[key].is_string(), "{line}");
             }
+            assert_eq!(event.get("event.message"), None, "two messages: {line}");
             run_known |= event["run"] == "walk";
             assert_eq!(event["run"], if run_known { "walk" } else { "" }, "{line}");
             let target = event["target"].as_str().unwrap();
