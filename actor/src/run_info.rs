@@ -52,11 +52,7 @@ impl RunInfo {
             .retry(backoff::exponential())
             .when(|status| ActorError::refusal("Run.GetRun", status).is_none())
             .notify(|status, delay| {
-                tracing::info!(
-                    reason = status.message(),
-                    ?delay,
-                    "waiting for the learner"
-                );
+                tracing::info!(reason = status.message(), ?delay, "waiting for the learner");
             });
         let response = tokio::select! {
             () = shutdown.cancelled() => return Ok(None),
