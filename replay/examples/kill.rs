@@ -22,7 +22,7 @@ use pmpo_replay_client::{Sampler, SamplerConfig, Writer, WriterConfig};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use support::{AnyError, Part, batch, ids, serve, signature};
+use support::{AnyError, Part, batch, counters, ids, serve, signature};
 
 /// Ids of a writer begin at its number times this.
 const IDS: i64 = 1 << 40;
@@ -209,8 +209,10 @@ fn check(
     copy_folder(Path::new(data), &PathBuf::from(&copy))?;
     let start = Instant::now();
     let (server, address) = Part::serve(&["empty", &copy])?;
+    let runtime = Runtime::new()?;
+    let held = counters(&runtime, &address)?.size;
     let recovery = start.elapsed().as_secs_f64();
-    let found = empty(&address)?;
+    let found = empty(&runtime, &address, held)?;
     server.stop()?;
     std::fs::remove_dir_all(&copy)?;
 
@@ -238,11 +240,10 @@ fn check(
     Ok(())
 }
 
-/// Takes every item out of a table that gives each once; how often each was in it.
-fn empty(address: &str) -> Result<BTreeMap<i64, usize>, AnyError> {
-    let runtime = Runtime::new()?;
+/// Takes all items out of a table that gives each once and holds `held`; how often each was in it.
+fn empty(runtime: &Runtime, address: &str, held: u64) -> Result<BTreeMap<i64, usize>, AnyError> {
     let (addresses, shutdown) = ([address.to_owned()], CancellationToken::new());
-    let mut found = BTreeMap::new();
+    let (mut found, mut left) = (BTreeMap::new(), held);
     // The last items are fewer than a large batch.
     for batch_size in [1_000, 1] {
         let config = SamplerConfig {
@@ -252,7 +253,10 @@ fn empty(address: &str) -> Result<BTreeMap<i64, usize>, AnyError> {
         };
         let (handle, signature) = (runtime.handle(), signature());
         let mut sampler = Sampler::new(&addresses, config, signature, handle, &shutdown)?;
-        while let Some(batch) = sampler.next_timeout(Duration::from_millis(500))? {
+        while left >= batch_size as u64 {
+            let batch = sampler.next_timeout(PATIENCE)?;
+            let batch = batch.ok_or("a table that holds items gives none")?;
+            left -= batch.columns.len() as u64;
             for id in ids(&batch.columns)? {
                 *found.entry(id).or_default() += 1;
             }

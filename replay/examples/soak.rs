@@ -12,17 +12,13 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use pmpo_proto::v1::ListTablesRequest;
-use pmpo_proto::v1::replay_client::ReplayClient;
 use pmpo_replay::{LimiterKind, TableConfig};
 use pmpo_replay_client::{Sampler, SamplerConfig, Writer, WriterConfig};
-use pmpo_service::grpc;
 use pmpo_service::process::resident_bytes;
-use pmpo_service::security::Credentials;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use support::{AnyError, Part, batch, serve, signature};
+use support::{AnyError, Part, batch, counters, serve, signature};
 
 const PROCESSES: usize = 4;
 const BATCH: i64 = 32;
@@ -124,10 +120,10 @@ fn run(minutes: &str, writers: &str) -> Result<(), AnyError> {
     }
     let runtime = Runtime::new()?;
     let mut past = Vec::new();
-    let mut before = (Instant::now(), inserts(&runtime, &address)?);
+    let mut before = (Instant::now(), counters(&runtime, &address)?.inserts);
     for minute in 1..=minutes {
         std::thread::sleep(Duration::from_secs(60));
-        let now = (Instant::now(), inserts(&runtime, &address)?);
+        let now = (Instant::now(), counters(&runtime, &address)?.inserts);
         let seconds = now.0.duration_since(before.0).as_secs_f64();
         let resident = |part: &Part| resident_bytes(part.process.id());
         let measured = Minute {
@@ -161,13 +157,4 @@ fn judge(second: &Minute, last: &Minute) -> Result<(), AnyError> {
         return Err("the rate fell or memory grew".into());
     }
     Ok(())
-}
-
-fn inserts(runtime: &Runtime, address: &str) -> Result<u64, AnyError> {
-    runtime.block_on(async {
-        let mut client = ReplayClient::new(grpc::connect_lazy(address, &Credentials::default())?);
-        let tables = client.list_tables(ListTablesRequest {}).await?.into_inner();
-        let table = tables.tables.first().ok_or("no table")?;
-        Ok(table.counters.ok_or("no counters")?.inserts)
-    })
 }

@@ -8,8 +8,12 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use bytes::Bytes;
+use pmpo_proto::counters_from_wire;
+use pmpo_proto::v1::{ListTablesRequest, replay_client::ReplayClient};
 use pmpo_replay::{ReplayConfig, TableConfig};
-use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature};
+use pmpo_service::grpc;
+use pmpo_service::security::Credentials;
+use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature, TableCounters};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -119,6 +123,18 @@ impl Drop for Part {
             eprintln!("{error}");
         }
     }
+}
+
+/// What the table of a service says of itself, once it serves.
+pub fn counters(runtime: &Runtime, address: &str) -> Result<TableCounters, AnyError> {
+    runtime.block_on(async {
+        let channel = grpc::connect_lazy(address, &Credentials::default())?;
+        let mut client = ReplayClient::new(channel);
+        // It listens before it has recovered, and answers then.
+        let tables = client.list_tables(ListTablesRequest {}).await?.into_inner();
+        let table = tables.tables.first().ok_or("no table")?;
+        Ok(counters_from_wire(table.counters)?)
+    })
 }
 
 /// Serves at an address until standard input closes; prints the address.
