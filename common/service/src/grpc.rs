@@ -1,5 +1,5 @@
 //! gRPC defaults, the same for every server and client: keepalive finds dead peers, windows fit a
-//! batch of experience, small messages are not delayed, and [`security`](crate::security) decides who
+//! batch of experience, small messages are not delayed, and [`security`] decides who
 //! talks to whom.
 
 use std::io;
