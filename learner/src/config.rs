@@ -2,7 +2,7 @@
 
 use pmpo_losses::{CriticLoss, Family, PolicyLoss};
 use pmpo_policy::HeadConfig;
-use pmpo_replay_client::SamplerConfig;
+use pmpo_replay_client::{Compression, SamplerConfig};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -72,6 +72,8 @@ pub struct LearnerConfig {
     pub table: String,
     /// Batches asked for ahead of their use.
     pub prefetch_batches: usize,
+    /// How batches come over the network.
+    pub batch_compression: Compression,
     /// Learner steps between publications of the policy.
     pub publish_period_steps: u64,
     /// Learner steps between readings of the losses, for metrics and for the check that all is
@@ -109,6 +111,7 @@ impl Default for LearnerConfig {
             priorities: Priorities::default(),
             table: "replay".to_owned(),
             prefetch_batches: 2,
+            batch_compression: Compression::default(),
             publish_period_steps: 100,
             stats_period_steps: 100,
             checkpoint_period_s: 60.0,
@@ -212,6 +215,7 @@ impl LearnerConfig {
             table: self.table.clone(),
             batch_size: self.batch_size,
             prefetch_batches: self.prefetch_batches,
+            compression: self.batch_compression,
             sequence_length: self.targets.steps_per_item(),
             ..SamplerConfig::default()
         }

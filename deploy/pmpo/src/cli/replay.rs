@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use pmpo_replay_client::Compression;
 
 use super::SecurityArgs;
 
@@ -52,6 +53,27 @@ pub(crate) enum BenchItem {
     Seq64Overlapping,
 }
 
+/// How the columns of sampled batches come over the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchCompression {
+    /// As they are.
+    None,
+    /// LZ4.
+    Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+impl From<BenchCompression> for Compression {
+    fn from(compression: BenchCompression) -> Self {
+        match compression {
+            BenchCompression::None => Self::None,
+            BenchCompression::Lz4 => Self::Lz4,
+            BenchCompression::Zstd => Self::Zstd,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ReplayBenchArgs {
     /// What is inserted.
@@ -72,6 +94,9 @@ pub(crate) struct ReplayBenchArgs {
     /// Steps a writer may have in flight.
     #[arg(long, default_value_t = 1024)]
     pub(crate) in_flight_steps: usize,
+    /// Compression of sampled batches.
+    #[arg(long, value_enum, default_value = "none")]
+    pub(crate) compression: BenchCompression,
     /// Keep the table in this folder, which must be empty or absent.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -103,6 +128,8 @@ pub(crate) struct ReplayClientArgs {
     pub(crate) replay: String,
     #[arg(long, value_enum)]
     pub(crate) item: BenchItem,
+    #[arg(long, value_enum)]
+    pub(crate) compression: BenchCompression,
     #[arg(long)]
     pub(crate) seconds: f64,
     /// Seed of the data.

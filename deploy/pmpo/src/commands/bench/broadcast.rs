@@ -127,6 +127,9 @@ impl std::fmt::Display for Report {
     }
 }
 
+/// Publications that are not timed: the first few find connections and allocators cold.
+const WARM_UP: usize = 5;
+
 /// What was published: versions, and the nanoseconds at which it began.
 #[derive(Debug, Deserialize, Serialize)]
 struct Published {
@@ -175,6 +178,12 @@ pub(super) fn run(args: &BroadcastBenchArgs) -> Result<Report> {
     server.tell("end")?;
     let published: Published = server.figures()?;
     let milliseconds = |seconds: f64| seconds * 1e3 / published.publications.len() as f64;
+    ensure!(
+        published.publications.len() > WARM_UP,
+        Usage::new(anyhow!(
+            "--seconds: expected time for more than {WARM_UP} publications"
+        ))
+    );
     let times = times(&published, &applied)?;
     let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
     Ok(Report {
@@ -184,7 +193,7 @@ pub(super) fn run(args: &BroadcastBenchArgs) -> Result<Report> {
         bytes_per_snapshot: published.bytes,
         subscribers: args.subscribers,
         publications: published.publications.len(),
-        skipped: published.publications.len() * args.subscribers - times.len(),
+        skipped: (published.publications.len() - WARM_UP) * args.subscribers - times.len(),
         encodings: published.encodings,
         server_cpu_ms_per_publication: milliseconds(after.0 - before.0),
         subscribers_cpu_ms_per_publication: milliseconds(clients_after.0 - clients_before.0),
@@ -194,7 +203,8 @@ pub(super) fn run(args: &BroadcastBenchArgs) -> Result<Report> {
 
 /// Milliseconds from each publication to its applications, ascending.
 fn times(published: &Published, applied: &Applied) -> Result<Vec<f64>> {
-    let begun: HashMap<u64, u64> = published.publications.iter().copied().collect();
+    let measured = published.publications.iter().skip(WARM_UP);
+    let begun: HashMap<u64, u64> = measured.copied().collect();
     // The first version was there before the measurement.
     let counted = applied
         .iter()

@@ -254,11 +254,13 @@ fn assignments(args: &ReplayBenchArgs) -> Result<Vec<String>> {
 
 fn client(args: &ReplayBenchArgs, role: &str, address: &str, seed: usize) -> Result<Partner> {
     let item = clap::ValueEnum::to_possible_value(&args.item).context("a hidden item")?;
+    let compression = clap::ValueEnum::to_possible_value(&args.compression).context("hidden")?;
     Partner::start(&[
         "replay-client",
         role,
         &format!("--replay={address}"),
         &format!("--item={}", item.get_name()),
+        &format!("--compression={}", compression.get_name()),
         &format!("--seed={seed}"),
         &format!("--seconds={}", args.seconds),
         &format!("--batch-steps={}", args.batch_steps),

@@ -108,6 +108,7 @@ fn sample(args: &ReplayClientArgs, runtime: &Runtime) -> Result<Figures> {
         batch_size: BATCH,
         prefetch_batches: 4,
         sequence_length: args.item.sequence_length(),
+        compression: args.compression.into(),
         ..SamplerConfig::default()
     };
     let (addresses, shutdown) = ([args.replay.clone()], CancellationToken::new());
