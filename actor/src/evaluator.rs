@@ -6,10 +6,10 @@ use std::time::Instant;
 use ::metrics::{counter, gauge};
 use pmpo_policy::PolicyNetwork;
 use pmpo_proto::v1::{self, MemberRole};
+use pmpo_service::grpc;
 use pmpo_service::metrics::unix_seconds;
 use pmpo_service::readiness::Readiness;
 use pmpo_service::security::Credentials;
-use pmpo_service::{grpc, identity, traces};
 use pmpo_suite::Environment;
 use pmpo_types::{Role, derive_seed};
 use tokio::sync::mpsc;
@@ -17,11 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::canonical::ActionScale;
 use crate::environment_loop::valid;
-use crate::membership::Membership;
+use crate::membership::Place;
 use crate::reports::report_evaluations;
 use crate::run::{POLICY, until};
-use crate::run_info::RunInfo;
-use crate::threads::Crew;
 use crate::weights::{Policy, WeightsSource, subscribe};
 use crate::{ActorError, EvaluatorConfig, metrics};
 
@@ -199,22 +197,17 @@ pub async fn run(
     config.validate()?;
     let channel = grpc::connect_lazy(learner, credentials)?;
     let readiness = Readiness::new(&[POLICY], &shutdown);
-    let Some(run) = RunInfo::get(&channel, &shutdown).await? else {
+    let taken = Place::take(&channel, MemberRole::Evaluator, index.into(), &shutdown).await?;
+    let Some(place) = taken else {
         return Ok(());
     };
-    identity::set_run(&run.run_id);
-    let joined = Membership::join(&channel, MemberRole::Evaluator, index.into(), &shutdown).await?;
-    let Some(membership) = joined else {
-        return Ok(());
-    };
-    let shutdown = shutdown.child_token();
+    let Place {
+        run,
+        index,
+        mut crew,
+        shutdown,
+    } = place;
     let _stop = shutdown.clone().drop_guard();
-    let mut crew = Crew::new(shutdown.clone());
-    let index = membership.index();
-    identity::set_index(index);
-    traces::start();
-    // From now on, also while the environments load.
-    crew.task(membership.keep(shutdown.clone()));
     let count = config.threads as u64;
     let seeds = (index * count..(index + 1) * count)
         .map(|number| derive_seed(run.seed, Role::Evaluator, number));

@@ -10,12 +10,14 @@ use ::metrics::counter;
 use backon::BackoffBuilder;
 use pmpo_proto::v1::{self, MemberRole, run_client::RunClient};
 use pmpo_service::grpc::Channel;
-use pmpo_service::{backoff, grpc};
+use pmpo_service::{backoff, grpc, identity, traces};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
+use crate::run_info::RunInfo;
+use crate::threads::Crew;
 use crate::{ActorError, metrics};
 
 /// Signs of life in the time of a lease.
@@ -24,8 +26,50 @@ const SIGNS_PER_LEASE: u32 = 3;
 /// Largest index: so many environments of so many actors have numbers that fit.
 const MAX_INDEX: u64 = u32::MAX as u64;
 
+/// What a process has once it takes part in a run.
+pub(crate) struct Place {
+    pub(crate) run: RunInfo,
+    pub(crate) index: u64,
+    /// It keeps the place; the role's work joins it.
+    pub(crate) crew: Crew,
+    /// Of the crew.
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Place {
+    /// Asks the learner for the run and takes the place with `index`, or the lowest that is free, which the
+    /// process's logs and traces then name. `None` when told to stop before.
+    pub(crate) async fn take(
+        learner: &Channel,
+        role: MemberRole,
+        index: Option<u64>,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Self>, ActorError> {
+        let Some(run) = RunInfo::get(learner, shutdown).await? else {
+            return Ok(None);
+        };
+        identity::set_run(&run.run_id);
+        let Some(membership) = Membership::join(learner, role, index, shutdown).await? else {
+            return Ok(None);
+        };
+        let index = membership.stream.index;
+        identity::set_index(index);
+        traces::start();
+        let shutdown = shutdown.child_token();
+        let mut crew = Crew::new(shutdown.clone());
+        // From now on, also while the environments load.
+        crew.task(membership.keep(shutdown.clone()));
+        Ok(Some(Self {
+            run,
+            index,
+            crew,
+            shutdown,
+        }))
+    }
+}
+
 /// A place that was taken.
-pub(crate) struct Membership {
+struct Membership {
     client: RunClient<Channel>,
     role: MemberRole,
     stream: Stream,
@@ -42,7 +86,7 @@ struct Stream {
 impl Membership {
     /// Takes the place with `index`, or the lowest that is free; waits for an absent learner. `None` when
     /// told to stop before.
-    pub(crate) async fn join(
+    async fn join(
         learner: &Channel,
         role: MemberRole,
         index: Option<u64>,
@@ -74,12 +118,8 @@ impl Membership {
         }))
     }
 
-    pub(crate) fn index(&self) -> u64 {
-        self.stream.index
-    }
-
     /// Keeps the place until `shutdown`, and takes it again after it was lost.
-    pub(crate) async fn keep(self, shutdown: CancellationToken) -> Result<(), ActorError> {
+    async fn keep(self, shutdown: CancellationToken) -> Result<(), ActorError> {
         let Self {
             client,
             role,

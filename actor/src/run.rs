@@ -6,10 +6,9 @@ use std::time::Duration;
 use ::metrics::gauge;
 use pmpo_proto::v1::MemberRole;
 use pmpo_replay_client::{Writer, WriterConfig, preference};
-use pmpo_service::grpc::Channel;
+use pmpo_service::grpc::{self, Channel};
 use pmpo_service::readiness::Readiness;
 use pmpo_service::security::Credentials;
-use pmpo_service::{grpc, identity, traces};
 use pmpo_types::{EnvironmentSpec, Role, derive_seed};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -20,10 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::collector::Collector;
 use crate::environment_loop::EnvironmentLoop;
 use crate::experience::{Experience, Gatherer};
-use crate::membership::Membership;
+use crate::membership::Place;
 use crate::reports::{EpisodeReports, report_episodes};
-use crate::run_info::RunInfo;
-use crate::threads::Crew;
 use crate::weights::{Newest, subscribe};
 use crate::{ActorConfig, ActorError, metrics};
 
@@ -59,98 +56,71 @@ pub async fn run(
     config.writer.credentials = addresses.credentials.clone();
     let learner = grpc::connect_lazy(&addresses.learner, &addresses.credentials)?;
     let readiness = Readiness::new(&[POLICY, WRITER], &shutdown);
-    let Some(run) = RunInfo::get(&learner, &shutdown).await? else {
-        return Ok(());
-    };
-    identity::set_run(&run.run_id);
-    let joined = Membership::join(&learner, MemberRole::Actor, index.into(), &shutdown).await?;
-    let Some(membership) = joined else {
-        return Ok(());
-    };
-    let shutdown = shutdown.child_token();
-    let _stop = shutdown.clone().drop_guard();
-    let mut crew = Crew::new(shutdown.clone());
-    let index = membership.index();
-    identity::set_index(index);
-    traces::start();
-    // From now on, also while the environments load.
-    crew.task(membership.keep(shutdown.clone()));
-    let actor = Actor {
-        config,
+    let taken = Place::take(&learner, MemberRole::Actor, index.into(), &shutdown).await?;
+    match taken {
+        Some(place) => act(place, config, learner, &addresses.replay, readiness).await,
+        None => Ok(()),
+    }
+}
+
+/// The work of an actor that has its place in the run.
+async fn act(
+    place: Place,
+    config: ActorConfig,
+    learner: Channel,
+    replay: &[String],
+    readiness: Readiness,
+) -> Result<(), ActorError> {
+    let Place {
         run,
         index,
+        mut crew,
         shutdown,
-    };
-    actor.act(learner, &addresses.replay, readiness, crew).await
-}
-
-/// An actor that has its place in the run.
-struct Actor {
-    config: ActorConfig,
-    run: RunInfo,
-    index: u64,
-    shutdown: CancellationToken,
-}
-
-impl Actor {
-    async fn act(
-        self,
-        learner: Channel,
-        replay: &[String],
-        readiness: Readiness,
-        mut crew: Crew,
-    ) -> Result<(), ActorError> {
-        let Self {
-            config,
-            run,
-            index,
-            shutdown,
-        } = self;
-        let count = config.environments as u64;
-        gauge!(metrics::ENVIRONMENTS).set(count as f64);
-        let numbers = index * count..(index + 1) * count;
-        let seeds = numbers
-            .clone()
-            .map(|number| derive_seed(run.seed, Role::Environment, number));
-        let environments = run.environments(seeds.collect()).await?;
-        let spec = environments[0].spec().clone();
-        // Before any thread runs: an error here leaves nothing behind.
-        let writers_end = CancellationToken::new();
-        let _end_writers = writers_end.clone().drop_guard();
-        // All environments of an actor share a first shard, so that its death stops whole actors' worth.
-        let shards = preference(replay, index);
-        let experience = (run.experience, run.discount);
-        let collectors = environments
-            .iter()
-            .map(|_| collector(&config, &shards, experience, &spec, &writers_end))
-            .collect::<Result<Vec<_>, _>>()?;
-        let actor = format!("actor-{index}");
-        tracing::info!(task = run.task, environments = count, "acting");
-        end_after(config.shutdown_grace(), &shutdown, writers_end);
-        let (weights, subscription) =
-            subscribe(learner.clone(), actor.clone(), &run, &spec, &shutdown);
-        crew.task(subscription);
-        let writers = collectors.iter().map(|collector| collector.sink().opened());
-        let waiting = become_ready(readiness, weights.clone(), writers.collect());
-        crew.task(until(shutdown.clone(), waiting));
-        let (episodes, queue) = EpisodeReports::new(config.report_queue_episodes);
-        crew.task(report_episodes(learner, queue, shutdown.clone()));
-        for ((number, environment), collector) in numbers.zip(environments).zip(collectors) {
-            let work = EnvironmentLoop {
-                actor: actor.clone(),
-                environment,
-                weights: weights.clone(),
-                collector,
-                rng: ChaCha8Rng::seed_from_u64(derive_seed(run.seed, Role::ActorPolicy, number)),
-                episodes: episodes.clone(),
-                shutdown: shutdown.clone(),
-                grace: config.shutdown_grace(),
-            };
-            crew.thread(format!("environment-{number}"), move || work.run());
-        }
-        drop(episodes);
-        crew.join().await
+    } = place;
+    let _stop = shutdown.clone().drop_guard();
+    let count = config.environments as u64;
+    gauge!(metrics::ENVIRONMENTS).set(count as f64);
+    let numbers = index * count..(index + 1) * count;
+    let seeds = numbers
+        .clone()
+        .map(|number| derive_seed(run.seed, Role::Environment, number));
+    let environments = run.environments(seeds.collect()).await?;
+    let spec = environments[0].spec().clone();
+    // Before any thread runs: an error here leaves nothing behind.
+    let writers_end = CancellationToken::new();
+    let _end_writers = writers_end.clone().drop_guard();
+    // All environments of an actor share a first shard, so that its death stops whole actors' worth.
+    let shards = preference(replay, index);
+    let experience = (run.experience, run.discount);
+    let collectors = environments
+        .iter()
+        .map(|_| collector(&config, &shards, experience, &spec, &writers_end))
+        .collect::<Result<Vec<_>, _>>()?;
+    let actor = format!("actor-{index}");
+    tracing::info!(task = run.task, environments = count, "acting");
+    end_after(config.shutdown_grace(), &shutdown, writers_end);
+    let (weights, subscription) = subscribe(learner.clone(), actor.clone(), &run, &spec, &shutdown);
+    crew.task(subscription);
+    let writers = collectors.iter().map(|collector| collector.sink().opened());
+    let waiting = become_ready(readiness, weights.clone(), writers.collect());
+    crew.task(until(shutdown.clone(), waiting));
+    let (episodes, queue) = EpisodeReports::new(config.report_queue_episodes);
+    crew.task(report_episodes(learner, queue, shutdown.clone()));
+    for ((number, environment), collector) in numbers.zip(environments).zip(collectors) {
+        let work = EnvironmentLoop {
+            actor: actor.clone(),
+            environment,
+            weights: weights.clone(),
+            collector,
+            rng: ChaCha8Rng::seed_from_u64(derive_seed(run.seed, Role::ActorPolicy, number)),
+            episodes: episodes.clone(),
+            shutdown: shutdown.clone(),
+            grace: config.shutdown_grace(),
+        };
+        crew.thread(format!("environment-{number}"), move || work.run());
     }
+    drop(episodes);
+    crew.join().await
 }
 
 /// A member of a crew that does `work`, unless told to stop before its end.

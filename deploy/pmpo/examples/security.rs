@@ -11,6 +11,8 @@
 
 #[path = "../tests/security/attempts.rs"]
 mod attempts;
+#[path = "../tests/common/mod.rs"]
+mod common;
 #[path = "../tests/security/lab.rs"]
 mod lab;
 
@@ -30,7 +32,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use attempts::Doors;
-use lab::{metrics, wait_for};
+use common::{metrics, wait_for};
 
 const IDLE: usize = 10_000;
 const SLOW: usize = 500;

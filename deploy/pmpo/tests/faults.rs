@@ -1,12 +1,10 @@
 //! Roles as separate services that are frozen, killed, stopped and asked how they are.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+mod common;
 
-use pmpo_service::announce::Announcement;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
 use pmpo_service::grpc;
 use pmpo_service::security::Credentials;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
@@ -14,8 +12,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-const LIMIT: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(50);
+use common::{Process, wait_for};
 
 /// Small networks and batches, and short leases and signs of life.
 const SETTINGS: [&str; 11] = [
@@ -32,13 +29,6 @@ const SETTINGS: [&str; 11] = [
     "actor.environments=2",
 ];
 
-/// A role as a process, killed with the test.
-struct Service {
-    name: String,
-    process: Child,
-    announcement: Announcement,
-}
-
 fn command(role: &str, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pmpo"));
     command.arg(role).args(flags);
@@ -49,96 +39,8 @@ fn command(role: &str, flags: &[&str]) -> Command {
     command
 }
 
-impl Service {
-    fn start(folder: &Path, name: &str, role: &str, flags: &[&str]) -> Self {
-        let file = folder.join(format!("{name}.json"));
-        drop(std::fs::remove_file(&file));
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(folder.join(format!("{name}.log")))
-            .unwrap();
-        let mut command = command(role, flags);
-        let process = command.arg("--announce").arg(&file).stderr(log).spawn();
-        let announcement = wait_for(name, || Announcement::read(&file).unwrap());
-        Self {
-            name: name.to_owned(),
-            process: process.unwrap(),
-            announcement,
-        }
-    }
-
-    fn listen(&self) -> String {
-        self.announcement.listen.unwrap().to_string()
-    }
-
-    fn metrics(&self) -> String {
-        self.announcement.metrics.unwrap().to_string()
-    }
-
-    /// The sum of a metric's series whose labels hold `label`; 0 where there is none.
-    fn metric(&self, name: &str, label: &str) -> f64 {
-        let mut stream = TcpStream::connect(self.metrics()).unwrap();
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            .unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        let series = text.lines().filter_map(|line| {
-            let rest = line.strip_prefix(name)?;
-            let (labels, value) = rest.rsplit_once(' ')?;
-            let whole = labels.is_empty() || labels.starts_with('{');
-            (whole && labels.contains(label)).then(|| value.parse::<f64>().unwrap())
-        });
-        series.sum()
-    }
-
-    fn wait_metric(&self, name: &str, label: &str, holds: impl Fn(f64) -> bool) -> f64 {
-        wait_for(&format!("{name} of {}", self.name), || {
-            Some(self.metric(name, label)).filter(|&value| holds(value))
-        })
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.process.id().to_string();
-        let status = Command::new("kill")
-            .args([&format!("-{name}"), &pid])
-            .status();
-        assert!(status.unwrap().success());
-    }
-
-    /// Its exit code after SIGTERM.
-    fn stop(mut self) -> Option<i32> {
-        self.signal("TERM");
-        wait_for("the end", || self.process.try_wait().unwrap()).code()
-    }
-
-    fn kill(mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // It may be over; a frozen one is killed all the same.
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-}
-
-fn wait_for<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = poll() {
-            return found;
-        }
-        assert!(
-            start.elapsed() < LIMIT,
-            "{what} did not happen within {LIMIT:?}"
-        );
-        std::thread::sleep(POLL);
-    }
+fn start(folder: &Path, name: &str, role: &str, flags: &[&str]) -> Process {
+    Process::start(command(role, flags), folder, name)
 }
 
 fn health(address: &str, flags: &[&str]) -> Output {
@@ -147,9 +49,9 @@ fn health(address: &str, flags: &[&str]) -> Output {
     output.unwrap()
 }
 
-fn wait_ready(service: &Service) {
+fn wait_ready(service: &Process) {
     wait_for(&format!("{} ready", service.name), || {
-        health(&service.metrics(), &["--http"])
+        health(&service.metrics().to_string(), &["--http"])
             .status
             .success()
             .then_some(())
@@ -166,17 +68,17 @@ fn members_are_noticed_when_they_freeze_die_and_return() {
     let data_dir = folder.join("data").display().to_string();
     let any = ["--listen", "127.0.0.1:0"];
     let replay_flags = [&any[..], &["--data-dir", &data_dir]].concat();
-    let replay = Service::start(folder, "replay", "replay", &replay_flags);
+    let replay = start(folder, "replay", "replay", &replay_flags);
     wait_ready(&replay);
-    let (r, listen) = (replay.listen(), "127.0.0.1:0");
+    let (r, listen) = (replay.address().to_string(), "127.0.0.1:0");
     let learner_flags = |listen| {
         let run = ["cartpole-swingup", "--run-dir", &run_dir, "--resume=auto"];
         [&run[..], &["--replay", &r, "--listen", listen]].concat()
     };
-    let learner = Service::start(folder, "learner", "learner", &learner_flags(listen));
-    let l = learner.listen();
+    let learner = start(folder, "learner", "learner", &learner_flags(listen));
+    let l = learner.address().to_string();
     let actor_flags = |index| vec!["--replay", &r, "--learner", &l, "--index", index];
-    let first = Service::start(folder, "actor-0", "actor", &actor_flags("0"));
+    let first = start(folder, "actor-0", "actor", &actor_flags("0"));
     wait_ready(&first);
     wait_ready(&learner);
     assert!(health(&r, &[]).status.success());
@@ -201,7 +103,7 @@ fn members_are_noticed_when_they_freeze_die_and_return() {
         stderr.contains("actor-0 is in the run and alive"),
         "{stderr}"
     );
-    let auto = Service::start(folder, "actor-auto", "actor", &actor_flags("auto"));
+    let auto = start(folder, "actor-auto", "actor", &actor_flags("auto"));
     learner.wait_metric("pmpo_learner_members", ACTORS, |members| members == 2.0);
     wait_ready(&auto);
 
@@ -215,7 +117,7 @@ fn members_are_noticed_when_they_freeze_die_and_return() {
     first.signal("CONT");
     learner.wait_metric("pmpo_learner_members", ACTORS, |members| members == 2.0);
     replay.wait_metric("pmpo_replay_open_streams", "", |streams| streams == 5.0);
-    let log = std::fs::read_to_string(folder.join("learner.log")).unwrap();
+    let log = learner.log();
     let lines = log
         .lines()
         .filter(|line| line.contains("its lease ran out"));
@@ -225,7 +127,7 @@ fn members_are_noticed_when_they_freeze_die_and_return() {
     let version = "pmpo_learner_policy_version";
     let before = learner.wait_metric(version, "", |version| version > 5.0);
     learner.kill();
-    let learner = Service::start(folder, "learner", "learner", &learner_flags(&l));
+    let learner = start(folder, "learner", "learner", &learner_flags(&l));
     let after = learner.wait_metric(version, "", |version| version > 0.0);
     assert!(after > before, "{after} after {before}");
     for actor in [&first, &auto] {
@@ -239,7 +141,7 @@ fn members_are_noticed_when_they_freeze_die_and_return() {
     let inserts = replay.metric("pmpo_replay_inserts_total", "");
     replay.kill();
     let replay_flags = ["--listen", &r, "--data-dir", &data_dir];
-    let replay = Service::start(folder, "replay", "replay", &replay_flags);
+    let replay = start(folder, "replay", "replay", &replay_flags);
     replay.wait_metric("pmpo_replay_inserts_total", "", |now| now > inserts);
     let writers = Command::new(env!("CARGO_BIN_EXE_pmpo"))
         .args(["tables", "--writers", "--replay", &r])
@@ -250,7 +152,7 @@ fn members_are_noticed_when_they_freeze_die_and_return() {
     assert_eq!(listed.count(), 4, "{writers}");
 
     for service in [first, auto, learner, replay] {
-        let (name, address) = (service.name.clone(), service.metrics());
+        let (name, address) = (service.name.clone(), service.metrics().to_string());
         assert_eq!(service.stop(), Some(0), "{name}");
         assert_eq!(health(&address, &["--http"]).status.code(), Some(1));
     }
@@ -291,7 +193,7 @@ fn exit_codes_tell_causes_apart() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data").display().to_string();
     let flags = ["--listen", "127.0.0.1:0", "--data-dir", &data_dir];
-    let replay = Service::start(folder.path(), "replay", "replay", &flags);
+    let replay = start(folder.path(), "replay", "replay", &flags);
     wait_ready(&replay);
     let run_dir = folder.path().join("run").display().to_string();
     let learner = [

@@ -1,13 +1,13 @@
 //! `pmpo train` as a user runs it: real processes, real gRPC on loopback, killed and resumed.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use pmpo_service::announce::Announcement;
 
-const LIMIT: Duration = Duration::from_secs(120);
-const POLL: Duration = Duration::from_millis(20);
+use common::wait_for;
 
 /// Small networks and batches, so that a run of hundreds of steps takes seconds.
 const SMALL: [&str; 7] = [
@@ -30,20 +30,6 @@ fn train(run_dir: &Path, flags: &[&str]) -> Command {
     command.args(flags);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
-}
-
-fn wait_for<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = poll() {
-            return found;
-        }
-        assert!(
-            start.elapsed() < LIMIT,
-            "{what} did not happen within {LIMIT:?}"
-        );
-        std::thread::sleep(POLL);
-    }
 }
 
 fn finish(mut child: Child) -> Output {

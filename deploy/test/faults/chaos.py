@@ -231,18 +231,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.keep or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        proof = Proof(args, folder)
-        try:
-            proof.prove()
-        except (TimeoutError, subprocess.SubprocessError) as error:
-            proof.verdict.check("the proof ran to its end", False, error)
-        finally:
-            proof.end()
-        proof.verdict.show()
-        if not proof.verdict.good():
-            for role in proof.roles.values():
-                print(f"--- {role.name}", *role.log.read_text().splitlines()[-5:], sep="\n")
-    return 0 if proof.verdict.good() else 1
+        return cluster.carry_out(Proof(args, folder))
 
 
 if __name__ == "__main__":

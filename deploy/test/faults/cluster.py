@@ -195,6 +195,21 @@ class Verdict:
         print("all hold" if self.good() else "VIOLATED")
 
 
+def carry_out(proof):
+    """Runs a proof to its end, shows what it found, and answers the exit code."""
+    try:
+        proof.prove()
+    except (TimeoutError, subprocess.SubprocessError) as error:
+        proof.verdict.check("the proof ran to its end", False, error)
+    finally:
+        proof.end()
+    proof.verdict.show()
+    if not proof.verdict.good():
+        for role in proof.roles.values():
+            print(f"--- {role.name}", *role.log.read_text().splitlines()[-5:], sep="\n")
+    return 0 if proof.verdict.good() else 1
+
+
 def account(verdict, actors, stored, inserts):
     """Acknowledged against stored. Call it once the actors have ended."""
     owner, ended = {}, {}

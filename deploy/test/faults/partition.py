@@ -70,12 +70,8 @@ def command(pmpo, folder, role):
         "actor": ["--replay", replay, "--learner", learner, "--index", role.split("-")[-1]],
     }[kind]
     # Namespaces without a way out; on real hosts: certificates.
-    security = ["--insecure"] if "--insecure" in usage(pmpo, kind) else []
-    return [pmpo, kind, *flags, "--metrics", f"{HOSTS[role]}:9000", *security, *cluster.settings()]
-
-
-def usage(pmpo, kind):
-    return subprocess.run([pmpo, kind, "--help"], capture_output=True, text=True, check=True).stdout
+    return [pmpo, kind, *flags, "--metrics", f"{HOSTS[role]}:9000", "--insecure",
+            *cluster.settings()]
 
 
 class Proof:
@@ -124,6 +120,7 @@ class Proof:
         time.sleep(10)
 
     def prove(self):
+        lay_cables()
         for role in self.roles.values():
             role.start()
         self.sampler.start()
@@ -169,19 +166,7 @@ def main():
         os.environ[INSIDE] = "1"
         os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv])
     with tempfile.TemporaryDirectory() as folder:
-        proof = Proof(args.pmpo, Path(folder), args.seconds)
-        try:
-            lay_cables()
-            proof.prove()
-        except (TimeoutError, subprocess.SubprocessError) as error:
-            proof.verdict.check("the proof ran to its end", False, error)
-        finally:
-            proof.end()
-        proof.verdict.show()
-        if not proof.verdict.good():
-            for role in proof.roles.values():
-                print(f"--- {role.name}", *role.log.read_text().splitlines()[-5:], sep="\n")
-    return 0 if proof.verdict.good() else 1
+        return cluster.carry_out(Proof(args.pmpo, Path(folder), args.seconds))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 
 use pmpo_proto::v1::replay_client::ReplayClient;
 use pmpo_proto::v1::run_client::RunClient;
@@ -14,7 +15,8 @@ use pmpo_service::grpc::{self, Channel};
 use pmpo_service::security::{Credentials, Role, SecurityConfig};
 use tonic::{Code, Status};
 
-use crate::lab::{Lab, Process, wait_for};
+use crate::common::{LIMIT, Process, wait_for};
+use crate::lab::Lab;
 
 /// A call, of which only matters whether it gets through.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +118,12 @@ pub fn print(outcomes: &[Outcome]) {
     }
 }
 
+/// Refusals that a service has counted for this reason.
+fn refusals(door: &Process, reason: &str) -> f64 {
+    let label = format!("reason=\"{reason}\"");
+    door.metric("pmpo_security_refusals_total", &label)
+}
+
 /// The doors that are tried: a replay and a learner with mutual TLS and tokens, a replay with tokens
 /// alone, and one with nothing but small limits.
 pub struct Doors {
@@ -134,12 +142,9 @@ impl Doors {
         let other = Lab::new(pmpo, &folder.join("other"));
         let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
         let start = |name: &str, role, flags: &[String]| {
-            Process::start(
-                pmpo,
-                &folder.join(name),
-                role,
-                &[&listen[..], flags].concat(),
-            )
+            let mut command = Command::new(pmpo);
+            command.arg(role).args(&listen).args(flags);
+            Process::start(command, folder, name)
         };
         let replay = start("replay", "replay", &lab.server_flags(Role::Replay));
         let mut flags = lab.server_flags(Role::Learner);
@@ -187,7 +192,7 @@ impl Doors {
             let credentials = Credentials::load(config, role).expect("credentials");
             let address = door.address().to_string();
             let channel = grpc::connect_lazy(&address, &credentials).expect("an address");
-            let made = tokio::time::timeout(crate::lab::LIMIT, call.make(channel)).await;
+            let made = tokio::time::timeout(LIMIT, call.make(channel)).await;
             match made.expect("an answer in time") {
                 Ok(()) => "let through".to_owned(),
                 Err(status) if is_the_services(&status) => "let through".to_owned(),
@@ -203,7 +208,7 @@ impl Doors {
         call: Call,
         (expected, reason): (&'static str, Option<&'static str>),
     ) -> Outcome {
-        let before = reason.map(|reason| door.refusals(reason));
+        let before = reason.map(|reason| refusals(door, reason));
         let got = self.call(door, config, role, call);
         let what = format!("{call:?}");
         Outcome {
@@ -214,7 +219,7 @@ impl Doors {
             counted: reason.zip(before).map(|(reason, before)| {
                 // A server says so before or after it counts.
                 let grown = wait_for("the count", || {
-                    let grown = door.refusals(reason) - before;
+                    let grown = refusals(door, reason) - before;
                     (grown > 0.0).then_some(grown)
                 });
                 (reason, grown)
@@ -407,14 +412,14 @@ impl Doors {
         ));
         drop(held);
         wait_for("the connections' end", || {
-            (open.metric("pmpo_security_connections") == 0.0).then_some(())
+            (open.metric("pmpo_security_connections", "") == 0.0).then_some(())
         });
         outcomes.push(self.too_fast());
         outcomes
     }
 
     fn too_fast(&self) -> Outcome {
-        let before = self.open.refusals("rate");
+        let before = refusals(&self.open, "rate");
         let got = self.runtime.block_on(async {
             let address = self.open.address().to_string();
             let channel = grpc::connect_lazy(&address, &Credentials::default()).expect("address");
@@ -430,7 +435,7 @@ impl Doors {
             what: "ListTables".to_owned(),
             expected: "ResourceExhausted",
             got,
-            counted: Some(("rate", self.open.refusals("rate") - before)),
+            counted: Some(("rate", refusals(&self.open, "rate") - before)),
         }
     }
 }
@@ -441,11 +446,9 @@ fn connect(address: SocketAddr) -> TcpStream {
 
 /// Sends `bytes` and waits until the server hangs up.
 fn raw(who: &str, door: &Process, bytes: &[u8], reason: &'static str) -> Outcome {
-    let before = door.refusals(reason);
+    let before = refusals(door, reason);
     let mut socket = connect(door.address());
-    socket
-        .set_read_timeout(Some(crate::lab::LIMIT))
-        .expect("a timeout");
+    socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
     // Either may fail, where the server has hung up already.
     let mut answer = Vec::new();
     let ended = socket
@@ -453,7 +456,7 @@ fn raw(who: &str, door: &Process, bytes: &[u8], reason: &'static str) -> Outcome
         .and_then(|()| socket.read_to_end(&mut answer));
     let timed_out = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
     let grown = wait_for("the count", || {
-        let grown = door.refusals(reason) - before;
+        let grown = refusals(door, reason) - before;
         (grown > 0.0).then_some(grown)
     });
     Outcome {

@@ -2,6 +2,8 @@
 #![allow(unreachable_pub, reason = "shared with the example of the same name")]
 
 mod attempts;
+#[path = "../common/mod.rs"]
+mod common;
 mod lab;
 
 use std::os::unix::fs::PermissionsExt;
@@ -14,10 +16,17 @@ use pmpo_service::security::{Credentials, Role};
 use tonic::Code;
 
 use attempts::{Call, Doors};
-use lab::{Lab, Process, wait_for};
+use common::{Process, wait_for};
+use lab::Lab;
 
 fn pmpo() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_pmpo"))
+}
+
+fn start(folder: &Path, name: &str, flags: &[String]) -> Process {
+    let mut command = Command::new(pmpo());
+    command.arg("replay").args(flags);
+    Process::start(command, folder, name)
 }
 
 fn run(args: &[&str]) -> Output {
@@ -59,7 +68,7 @@ fn new_credentials_are_in_force_without_a_restart() {
     switch_to(&old);
     let mut flags = current.server_flags(Role::Replay);
     flags.extend(["--listen", "127.0.0.1:0"].map(str::to_owned));
-    let mut replay = Process::start(pmpo(), &folder.path().join("replay"), "replay", &flags);
+    let mut replay = start(folder.path(), "replay", &flags);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _context = runtime.enter();
     let connect = |credentials: &Credentials| {
@@ -84,7 +93,7 @@ fn new_credentials_are_in_force_without_a_restart() {
         (call(&followed) == Ok(())).then_some(())
     });
     assert_eq!(call(&connect(&new.credentials(Role::Learner))), Ok(()));
-    assert!(replay.metric("pmpo_security_reloads_total") >= 1.0);
+    assert!(replay.metric("pmpo_security_reloads_total", "") >= 1.0);
     assert!(replay.is_alive());
 }
 
@@ -123,8 +132,7 @@ fn nobody_listens_beyond_this_machine_without_a_door() {
     ];
     for (i, (mut flags, warning)) in cases.into_iter().enumerate() {
         flags.extend(everywhere.map(str::to_owned));
-        let folder = folder.path().join(i.to_string());
-        let log = Process::start(pmpo(), &folder, "replay", &flags).log();
+        let log = start(folder.path(), &format!("replay-{i}"), &flags).log();
         assert_eq!(log.contains("WARN"), warning.is_some(), "{log}");
         assert!(warning.is_none_or(|warning| log.contains(warning)), "{log}");
     }
