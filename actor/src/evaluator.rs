@@ -220,8 +220,9 @@ pub async fn run(
     crew.task(subscription);
     let first = weights.clone().first();
     let waiting = async move {
-        first.await;
-        readiness.met(POLICY);
+        if first.await {
+            readiness.met(POLICY);
+        }
     };
     crew.task(until(shutdown.clone(), waiting));
     let (reports, queue) = mpsc::channel(REPORT_QUEUE_EVALUATIONS);

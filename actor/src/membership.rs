@@ -20,6 +20,9 @@ use crate::run_info::RunInfo;
 use crate::threads::Crew;
 use crate::{ActorError, metrics};
 
+/// How long an ending process waits for a learner that may be gone itself.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// Signs of life in the time of a lease.
 const SIGNS_PER_LEASE: u32 = 3;
 
@@ -128,8 +131,10 @@ impl Membership {
         let index = stream.index;
         loop {
             let status = tokio::select! {
-                // Dropping the stream's requests says good-bye.
-                () = shutdown.cancelled() => return Ok(()),
+                () = shutdown.cancelled() => {
+                    stream.leave().await;
+                    return Ok(());
+                }
                 status = stream.hold() => status,
             };
             // Before asking again: a learner that was frozen itself still takes it for alive.
@@ -190,6 +195,7 @@ impl Stream {
         let first = v1::JoinRequest {
             role: role.into(),
             index,
+            leaving: false,
         };
         requests.try_send(first).expect("the queue is new");
         let opening = client.join(ReceiverStream::new(stream));
@@ -199,12 +205,16 @@ impl Stream {
             .into_inner();
         let answer = responses.message().await?;
         let answer = answer.ok_or_else(|| Status::unavailable("the learner ended the stream"))?;
-        let impossible = |what: &str| Status::invalid_argument(format!("the learner's {what}"));
+        let impossible = |what: &str, expected: String, got: u64| {
+            let message = format!("the learner's {what}: expected {expected}, got {got}");
+            Err(Status::invalid_argument(message))
+        };
         if answer.index > MAX_INDEX || index.is_some_and(|index| index != answer.index) {
-            return Err(impossible("index"));
+            let expected = index.map_or(format!("at most {MAX_INDEX}"), |index| index.to_string());
+            return impossible("index", expected, answer.index);
         }
         if answer.lease_ms == 0 {
-            return Err(impossible("lease"));
+            return impossible("lease_ms", "at least 1".to_owned(), 0);
         }
         Ok(Self {
             index: answer.index,
@@ -212,6 +222,23 @@ impl Stream {
             requests,
             responses,
         })
+    }
+
+    /// Says good-bye, and waits a moment for it to be heard.
+    async fn leave(&mut self) {
+        let leaving = v1::JoinRequest {
+            leaving: true,
+            ..v1::JoinRequest::default()
+        };
+        let heard = async {
+            if self.requests.send(leaving).await.is_ok() {
+                // Answers to signs of life, until the learner ends the stream.
+                while let Ok(Some(_)) = self.responses.message().await {}
+            }
+        };
+        if tokio::time::timeout(GOODBYE, heard).await.is_err() {
+            tracing::debug!("left without a word");
+        }
     }
 
     /// Gives signs of life until the place is lost; answers how.

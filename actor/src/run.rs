@@ -160,7 +160,9 @@ pub(crate) fn collector(
 
 /// Waits for a policy, and for all writers.
 async fn become_ready(readiness: Readiness, weights: Newest, writers: Vec<watch::Receiver<bool>>) {
-    weights.first().await;
+    if !weights.first().await {
+        return;
+    }
     readiness.met(POLICY);
     for mut writer in writers {
         if writer.wait_for(|opened| *opened).await.is_err() {

@@ -64,11 +64,9 @@ pub struct Newest {
 }
 
 impl Newest {
-    /// Waits until there is a policy, without taking it.
-    pub(crate) async fn first(mut self) {
-        if self.receiver.wait_for(Option::is_some).await.is_err() {
-            tracing::debug!("the subscription has ended without a policy");
-        }
+    /// Waits until there is a policy, without taking it; `false` if the subscription ends without one.
+    pub(crate) async fn first(mut self) -> bool {
+        self.receiver.wait_for(Option::is_some).await.is_ok()
     }
 }
 

@@ -330,7 +330,9 @@ ACTORS = dashboard(
                   (f"pmpo_actor_policy_delay_seconds{{{A}}}", "{{instance}}"), width=6),
             graph("Refused or older snapshots", "none", "In the last ten minutes.",
                   (f"increase(pmpo_actor_snapshots_refused_total{{{A}}}[10m])", "refused ({{instance}})"),
-                  (f"increase(pmpo_actor_policy_regressions_total{{{A}}}[10m])", "older ({{instance}})"),
+                  (f"increase(pmpo_actor_version_regressions_total{{{A}}}[10m])", "older ({{instance}})"),
+                  (f"increase(pmpo_actor_policy_regressions_total{{{A}}}[10m])",
+                   "of fewer learner steps ({{instance}})"),
                   width=6),
         ]),
         ("To the replay", [

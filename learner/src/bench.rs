@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pmpo_policy::NetworkConfig;
-use pmpo_types::{ColumnBatch, DType, transition};
+use pmpo_types::{ColumnBatch, DType, Signature, transition};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -137,7 +137,8 @@ pub fn run(
     };
     config.validate(&network.head)?;
     threads::pool(threads)?.install(|| {
-        let columns = random_batch(observation_size, action_size, batch_size);
+        let signature = transition::signature(observation_size, action_size);
+        let columns = random_batch(&signature, batch_size);
         let sizes = [observation_size, action_size];
         let mut state = TrainState::new(&network, &config, sizes, 1, &device);
         let mut statistics = Statistics::default();
@@ -201,21 +202,14 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Transitions of standard normal numbers; episodes never end.
-pub(crate) fn random_batch(
-    observation_size: usize,
-    action_size: usize,
-    batch_size: usize,
-) -> ColumnBatch {
+/// Rows of standard normal numbers, transitions or steps by their `signature`; episodes never end.
+pub(crate) fn random_batch(signature: &Signature, rows: usize) -> ColumnBatch {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
-    let signature = transition::signature(observation_size, action_size);
-    let columns = signature.columns.iter().enumerate().map(|(index, spec)| {
-        let count = spec.elements() * batch_size;
-        match (spec.dtype, index) {
+    let columns = signature.columns.iter().map(|spec| {
+        let count = spec.elements() * rows;
+        match (spec.dtype, spec.name.as_str()) {
             (DType::I64, _) => Bytes::from(vec![0; count * 8]),
-            (DType::F32, transition::DISCOUNT) => {
-                (0..count).flat_map(|_| 0.95f32.to_le_bytes()).collect()
-            }
+            (DType::F32, "discount") => (0..count).flat_map(|_| 0.95f32.to_le_bytes()).collect(),
             (DType::F32, _) => StandardNormal
                 .sample_iter(&mut rng)
                 .take(count)
@@ -223,7 +217,7 @@ pub(crate) fn random_batch(
                 .collect(),
         }
     });
-    ColumnBatch::new(&signature, batch_size, columns.collect()).expect("made to the signature")
+    ColumnBatch::new(signature, rows, columns.collect()).expect("made to the signature")
 }
 
 #[cfg(test)]

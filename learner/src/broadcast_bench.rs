@@ -51,7 +51,8 @@ impl Broadcaster {
         // Nobody evaluates.
         let (rows, _) = mpsc::channel(1);
         let stop = CancellationToken::new();
-        let service = Service::new(&options, board, publisher.subscribe(), rows, stop.clone());
+        let (newest, rows) = (publisher.subscribe(), rows.downgrade());
+        let service = Service::new(&options, board, newest, rows, stop.clone());
         let listener = listener.into();
         let server = grpc::server(&listener)
             .add_service(Broadcast::new(service.clone()))

@@ -172,20 +172,21 @@ impl Checkpoints {
         Ok((checkpoints, state, totals))
     }
 
-    /// Writes a checkpoint, unless there is one of this step, and removes the oldest ones.
+    /// Writes a checkpoint, unless there is one of this step, and removes the oldest ones. Answers whether it
+    /// was written.
     pub(crate) fn save(
         &self,
         options: &LearnerOptions,
         state: &TrainState,
         policy: &Bytes,
         totals: &Totals,
-    ) -> Result<(), LearnerError> {
+    ) -> Result<bool, LearnerError> {
         let name = format!("{PREFIX}{:09}", state.step());
         let path = self.folder.join(&name);
         if let Ok(found) = fs::metadata(&path) {
             let complete = found.modified().map_or(0.0, metrics::seconds_of);
             gauge!(crate::metrics::LAST_CHECKPOINT).set(complete);
-            return Ok(());
+            return Ok(false);
         }
         let file = state_file::encode(state);
         let meta = Meta {
@@ -217,7 +218,8 @@ impl Checkpoints {
         let bytes = policy.len() + file.len() + meta.len();
         gauge!(crate::metrics::CHECKPOINT_BYTES).set(bytes as f64);
         gauge!(crate::metrics::LAST_CHECKPOINT).set(metrics::unix_seconds());
-        self.prune()
+        self.prune()?;
+        Ok(true)
     }
 
     fn prune(&self) -> Result<(), LearnerError> {

@@ -85,8 +85,8 @@ fn gpu() -> Device {
 
 /// [`STEPS`] batches.
 fn batches(device: &Device) -> Vec<Batch> {
-    let all = random_batch(SIZES[0], SIZES[1], STEPS * BATCH);
     let signature = transition::signature(SIZES[0], SIZES[1]);
+    let all = random_batch(&signature, STEPS * BATCH);
     let part = |step: usize| {
         let columns = all.columns().iter().map(|column| {
             let size = column.len() / STEPS;

@@ -25,7 +25,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    const ALL: [Self; 2] = [Self::Actor, Self::Evaluator];
+    pub(crate) const ALL: [Self; 2] = [Self::Actor, Self::Evaluator];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {

@@ -95,8 +95,8 @@ pub fn describe() {
     ] {
         describe_counter!(name, Count, description);
     }
-    for role in ["actor", "evaluator"] {
-        counter!(LEASES_EXPIRED, "role" => role).absolute(0);
+    for role in crate::members::Role::ALL {
+        counter!(LEASES_EXPIRED, "role" => role.as_str()).absolute(0);
     }
     for name in [UPDATES, SNAPSHOTS_SENT, SUBSCRIPTIONS, EPISODES] {
         counter!(name).absolute(0);

@@ -1,7 +1,8 @@
 //! Prioritized replay (Schaul et al. 2016): what surprised the critic is drawn more often, and counts
 //! less in its loss to make up for it.
 //!
-//! An item's priority is the size of its temporal-difference error; of a sequence, most of its largest
+//! An item's priority is the size of its temporal-difference error, for a distributional critic the KL
+//! divergence of its distribution from the target's (Hessel et al. 2018); of a sequence, most of its largest
 //! and a little of its mean error (Kapturowski et al. 2019, section 2.3). How priorities become
 //! probabilities is the table's business (`priority_exponent`).
 
@@ -99,8 +100,8 @@ impl TdErrorPriorities {
     }
 }
 
-/// The newest step's errors, on their way to the table. They are read back when the next step begins,
-/// so that a GPU is not waited for.
+/// The newest step's errors, on their way to the table. They are read back when the next step begins: a
+/// GPU works while the next batch is waited for, and no longer ahead than that.
 #[derive(Debug, Default)]
 pub(crate) struct PriorityUpdates {
     pending: Option<Pending>,

@@ -82,10 +82,14 @@ impl Publisher {
         }
     }
 
-    /// The newest publication is in a checkpoint and is the last of this process.
-    pub(crate) fn settle(&mut self) -> Result<(), LearnerError> {
+    /// The newest publication is the last of this process: where it is `saved` in a checkpoint, the run goes
+    /// on with its number.
+    pub(crate) fn settle(&mut self, saved: Option<u64>) -> Result<(), LearnerError> {
         let version = self.newest.borrow().version;
-        self.versions.settle(version)
+        if saved == Some(version) {
+            self.versions.settle(version)?;
+        }
+        Ok(())
     }
 
     /// Publishes the policy as `version`.

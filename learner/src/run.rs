@@ -18,7 +18,7 @@ use crate::bench::random_batch;
 use crate::board::{Board, Totals};
 use crate::broadcast::Broadcast;
 use crate::checkpoint::Checkpoints;
-use crate::priorities::PriorityUpdates;
+use crate::priorities::{Priorities, PriorityUpdates};
 use crate::progress::Progress;
 use crate::publisher::Publisher;
 use crate::service::Service;
@@ -79,6 +79,7 @@ pub async fn run(
         board,
         publisher,
         progress,
+        mut stops,
     } = prepared;
 
     let (rows, records) = records::spawn(progress, options.run_dir.clone())?;
@@ -87,7 +88,7 @@ pub async fn run(
         &options,
         board.clone(),
         publisher.subscribe(),
-        rows,
+        rows.downgrade(),
         stop_serving.clone(),
     );
     let readiness = Readiness::new(&[REPLAY], &shutdown);
@@ -112,7 +113,6 @@ pub async fn run(
             table::watch(shard, channel, config, board.clone(), readiness.clone())
         })
         .collect();
-    let mut stops = Stops::read(&options.run_dir);
     let _host = host::watch(&options.run_dir, options.device != DeviceChoice::Cpu)?;
     let trainer = Trainer {
         options,
@@ -120,6 +120,7 @@ pub async fn run(
         statistics: Statistics::default(),
         sampler,
         priorities: PriorityUpdates::default(),
+        saved_version: None,
         publisher,
         checkpoints,
         board: board.clone(),
@@ -133,14 +134,15 @@ pub async fn run(
         stop_serving,
     };
     let ended = serve_and_train(served, trainer, &board, &shutdown).await;
-    stops.note(&ended);
     drop(watching);
-    // The service is gone, and with it the last sender of rows.
-    spawn_blocking(|| records.join())
-        .await
-        .ok()
-        .and_then(Result::ok)
-        .ok_or(LearnerError::Panicked("the records thread"))?;
+    // Evaluations that were accepted are written before the thread ends.
+    drop(rows);
+    let ended = spawn_blocking(move || {
+        stops.note(&ended);
+        records.join().map(|()| ended)
+    });
+    let ended = ended.await.ok().and_then(Result::ok);
+    let ended = ended.ok_or(LearnerError::Panicked("the records thread"))?;
     let outcome = outcome(ended?, &board);
     tracing::info!(%outcome, "ended");
     Ok(outcome)
@@ -153,6 +155,7 @@ struct Prepared {
     board: Board,
     publisher: Publisher,
     progress: Progress,
+    stops: Stops,
 }
 
 fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
@@ -197,6 +200,7 @@ fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
         board,
         publisher,
         progress,
+        stops: Stops::read(run_dir),
     })
 }
 
@@ -209,9 +213,15 @@ pub(crate) fn warm_up(
 ) {
     let start = Instant::now();
     let mut state = state.clone();
-    let columns = random_batch(observation_size, action_size, config.batch_size);
+    let signature = config.targets.signature(observation_size, action_size);
+    let items = config.batch_size;
+    let columns = random_batch(&signature, items * config.targets.steps_per_item());
+    let weights = matches!(config.priorities, Priorities::TdError(_)).then(|| vec![1.0; items]);
     for _ in 0..WARM_UP_STEPS {
-        let batch = Batch::new(&columns, state.device());
+        let mut batch = Batch::sampled(&config.targets, &columns, state.device());
+        if let Some(weights) = &weights {
+            batch = batch.weighted(weights, state.device());
+        }
         // Read, so that the step has run when the next begins.
         drop(state.update(config, &batch).read());
     }
@@ -266,7 +276,7 @@ async fn serve_and_train(
     let ended = tokio::select! {
         ended = training => {
             stop_serving.cancel();
-            // Connections that outlive the grace period are cut.
+            // Connections that outlive the grace period end with the process.
             if let Ok(Err(error)) = tokio::time::timeout(grace, server).await {
                 tracing::warn!(%error, "server");
             }
@@ -311,5 +321,40 @@ fn outcome(reason: EndReason, board: &Board) -> RunOutcome {
         policy_version: totals.policy_version,
         training_seconds: totals.training_seconds,
         last_return_mean: board.last_return_mean(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use pmpo_policy::NetworkConfig;
+
+    use super::*;
+    use crate::{RetraceTargets, Targets, TdErrorPriorities};
+
+    /// What a GPU is warmed up with has the form of what will come.
+    #[test]
+    fn the_warm_up_fits_every_kind_of_experience() {
+        let network = NetworkConfig {
+            hidden_sizes: vec![8, 8],
+            ..NetworkConfig::default()
+        };
+        let retrace = Targets::Retrace(RetraceTargets::default());
+        for targets in [Targets::default(), retrace] {
+            for priorities in [
+                Priorities::default(),
+                Priorities::TdError(TdErrorPriorities::default()),
+            ] {
+                let config = LearnerConfig {
+                    batch_size: 4,
+                    targets: targets.clone(),
+                    priorities,
+                    ..LearnerConfig::default()
+                };
+                let state = TrainState::new(&network, &config, [3, 2], 1, &Device::flex());
+                warm_up(&config, [3, 2], &state);
+                assert_eq!(state.step(), 0, "it is thrown away");
+            }
+        }
     }
 }

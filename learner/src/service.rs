@@ -29,7 +29,8 @@ pub(crate) struct Service {
     digest: SpecDigest,
     board: Board,
     publications: watch::Receiver<Publication>,
-    records: mpsc::Sender<Row>,
+    /// Weak: the handlers of a connection that nobody ends must not keep the records from ending.
+    records: mpsc::WeakSender<Row>,
     members: Members,
     /// Cancelled when the learner stops serving.
     ending: CancellationToken,
@@ -40,7 +41,7 @@ impl Service {
         options: &LearnerOptions,
         board: Board,
         publications: watch::Receiver<Publication>,
-        records: mpsc::Sender<Row>,
+        records: mpsc::WeakSender<Row>,
         ending: CancellationToken,
     ) -> Self {
         let (digest, learner) = (options.spec.digest(), &options.learner);
@@ -184,10 +185,9 @@ impl run_server::Run for Service {
                 gauge!(metrics::EVALUATION_RETURN).set(mean);
                 gauge!(metrics::EVALUATION_STD).set(evaluation.return_std);
                 gauge!(metrics::LAST_EVALUATION).set(unix_seconds());
-                self.records
-                    .send(row)
-                    .await
-                    .map_err(|_| Status::unavailable("the run is ending"))?;
+                let ending = || Status::unavailable("the run is ending");
+                let records = self.records.upgrade().ok_or_else(ending)?;
+                records.send(row).await.map_err(|_| ending())?;
             }
             None => tracing::warn!(
                 evaluator,

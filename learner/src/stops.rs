@@ -1,6 +1,7 @@
 //! Stops because of numbers that are not finite, kept in the run's folder: a process that ends that way
 //! is gone before anyone reads its metrics, so the one that resumes the run tells.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use ::metrics::counter;
@@ -25,7 +26,12 @@ impl Stops {
                 tracing::warn!(path = %path.display(), %error, "not a list of stops; begun anew");
                 Vec::new()
             }),
-            Err(_) => Vec::new(),
+            Err(error) => {
+                if error.kind() != ErrorKind::NotFound {
+                    tracing::warn!(path = %path.display(), %error, "stops of before are not known");
+                }
+                Vec::new()
+            }
         };
         let stops = Self { path, messages };
         stops.tell();

@@ -40,6 +40,8 @@ pub(crate) struct Trainer {
     pub(crate) statistics: Statistics,
     pub(crate) sampler: Sampler,
     pub(crate) priorities: PriorityUpdates,
+    /// The newest version that a checkpoint names, of this process.
+    pub(crate) saved_version: Option<u64>,
     pub(crate) publisher: Publisher,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) board: Board,
@@ -74,7 +76,7 @@ impl Trainer {
             }
         };
         self.checkpoint()?;
-        self.publisher.settle()?;
+        self.publisher.settle(self.saved_version)?;
         Ok(reason)
     }
 
@@ -167,14 +169,20 @@ impl Trainer {
         Ok(())
     }
 
-    /// Publishes first, so that the checkpoint's policy is exactly the version it names.
+    /// Publishes first, so that the checkpoint's policy is exactly the version it names; where there is one
+    /// of this step from before a resumption, that one stays.
     fn checkpoint(&mut self) -> Result<(), LearnerError> {
         let start = Instant::now();
         self.read_statistics()?;
         self.publisher.publish(&self.state)?;
         let policy = self.publisher.newest_policy();
-        self.checkpoints
-            .save(&self.options, &self.state, &policy, &self.board.totals())?;
+        let totals = self.board.totals();
+        if self
+            .checkpoints
+            .save(&self.options, &self.state, &policy, &totals)?
+        {
+            self.saved_version = Some(totals.policy_version);
+        }
         histogram!(metrics::CHECKPOINT_SECONDS).record(start.elapsed());
         Ok(())
     }

@@ -319,3 +319,32 @@ async fn a_folder_with_a_run_in_it_is_not_begun_again() {
         "{error}"
     );
 }
+
+/// A subscriber that never reads holds its connection, which must hold neither the records nor the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_nobody_reads_does_not_keep_the_run_from_ending() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = FakeTable::new(0);
+    let mut options = options(folder.path(), table.serve().await, Limits::default());
+    options.learner.shutdown_grace_s = 0.1;
+    let digest = options.spec.digest();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(pmpo_learner::run(options, listener, shutdown.clone()));
+
+    // Room for a byte: the first policy is never wholly sent.
+    let endpoint = tonic::transport::Endpoint::from_shared(server).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(1);
+    let mut client = WeightsClient::new(endpoint.connect().await.unwrap());
+    let request = v1::SubscribeRequest {
+        subscriber: "unread".to_owned(),
+        spec_digest: digest.0.to_vec().into(),
+    };
+    let _unread = client.subscribe(request).await.unwrap().into_inner();
+
+    shutdown.cancel();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), running);
+    let outcome = ended.await.expect("it ends").unwrap().unwrap();
+    assert_eq!(outcome.reason, EndReason::Shutdown);
+}

@@ -155,12 +155,12 @@ impl Insert {
             timeout: timeout_from_wire(open.timeout_ms),
         };
         self.opened = Some(writer.clone());
-        note_run(&open.run);
         let kind = ItemKind {
             signature,
             sequence_length,
         };
         let next_sequence = writer.table.open_writer(writer.session, kind).await?;
+        note_run(&open.run);
         Ok((writer, next_sequence))
     }
 }
@@ -320,12 +320,12 @@ impl Sample {
             compression,
         };
         self.opened = Some(sampler.clone());
-        note_run(&open.run);
         let kind = ItemKind {
             signature,
             sequence_length,
         };
         sampler.table.open_sampler(batch_size, kind).await?;
+        note_run(&open.run);
         Ok(sampler)
     }
 }

@@ -108,8 +108,10 @@ async fn watch_space(data_dir: PathBuf) {
     let mut ticks = tokio::time::interval(SPACE_INTERVAL);
     loop {
         ticks.tick().await;
+        let folder = data_dir.clone();
+        let asked = tokio::task::spawn_blocking(move || files::space(&folder)).await;
         // Where the system does not say, the last answer stands; writing would fail soon enough.
-        if let Ok(space) = files::space(&data_dir) {
+        if let Ok(Ok(space)) = asked {
             gauge!(metrics::FREE_BYTES).set(space.free_bytes as f64);
             gauge!(metrics::SIZE_BYTES).set(space.size_bytes as f64);
         }

@@ -13,12 +13,11 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$packages" ]; then
   exit 0
 fi
 rm -rf "$environment"
-if ! python3 -m venv "$environment"; then
-  echo "parity_env: python3 -m venv failed; on Debian install python3-venv" >&2
-  exit 1
-fi
+# Without pip of its own, which Debian has in another package: the system's pip installs into it.
+python3 -m venv --without-pip "$environment"
 # shellcheck disable=SC2086 # one argument a package
-if ! "$environment/bin/python" -m pip install --quiet --disable-pip-version-check $packages; then
+if ! python3 -m pip --python "$environment/bin/python" install --quiet --disable-pip-version-check \
+  $packages; then
   echo "parity_env: pip could not install $packages" >&2
   exit 1
 fi

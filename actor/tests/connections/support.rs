@@ -140,6 +140,9 @@ impl v1::run_server::Run for Learner {
         tokio::spawn(async move {
             let mut index = None;
             while let Ok(Some(request)) = requests.message().await {
+                if request.leaving {
+                    break;
+                }
                 let index = *index.get_or_insert(request.index.unwrap_or(0));
                 let answer = v1::JoinResponse {
                     index,

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::files::write_atomically;
+use crate::identity::instance;
 
 /// A process that serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,15 +27,14 @@ pub struct Announcement {
 
 impl Announcement {
     /// Writes the announcement atomically, and beside it, as `*.targets.json`, what Prometheus' file
-    /// discovery reads: the job is the role, and the instance keeps its name over restarts.
+    /// discovery reads: the job is the role, and the instance keeps its name over restarts where it
+    /// has a number of its own.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         if let Some(metrics) = self.metrics {
-            // Without a number of its own it is told apart by its process.
-            let number = self.index.unwrap_or(self.pid.into());
-            let instance = format!("{}-{number}", self.role);
+            let instance = instance(&self.role, self.index, self.pid);
             let targets = serde_json::json!([{
                 "targets": [metrics.to_string()],
                 "labels": { "job": self.role, "instance": instance },

@@ -106,6 +106,8 @@ pub fn connect_lazy(address: &str, credentials: &Credentials) -> Result<Channel,
     let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else {
         return Err(error("no port".to_owned()));
     };
+    // An address of IPv6 comes in brackets.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
     credentials.warn_of_plaintext(host);
     let inner = if credentials.use_tls() {
         let connector = security::connector(credentials, host, port).map_err(error)?;

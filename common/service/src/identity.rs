@@ -28,6 +28,12 @@ pub fn get() -> Identity {
     with(Clone::clone)
 }
 
+/// What a process is called among those of a run: its role and its number, or that of the process where
+/// it has none of its own.
+pub fn instance(role: &str, index: Option<u64>, pid: u32) -> String {
+    format!("{role}-{}", index.unwrap_or(pid.into()))
+}
+
 /// Sets role and number.
 pub fn set_role(role: &'static str, index: Option<u64>) {
     change(|identity| (identity.role, identity.index) = (role, index));

@@ -1,5 +1,5 @@
-//! The shell every process wears: configuration, logs, metrics, gRPC defaults, backoff, shutdown and
-//! files. No role's logic is here.
+//! The shell every process wears: configuration, identity, logs, metrics, traces, gRPC defaults, security,
+//! health, readiness, backoff, shutdown and files. No role's logic is here.
 
 pub mod announce;
 pub mod backoff;

@@ -40,7 +40,9 @@ const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,ru
 /// them, each as one line that names this process, see [`identity`](crate::identity). Does nothing
 /// where a subscriber is already installed, as in tests that run several roles.
 pub fn init_logging(format: LogFormat) {
-    let said = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| "info".to_owned());
+    let said = std::env::var(EnvFilter::DEFAULT_ENV).ok();
+    let said = said.filter(|said| !said.is_empty());
+    let said = said.unwrap_or_else(|| "info".to_owned());
     let filter = EnvFilter::try_new(format!("{QUIET},{said}"));
     let refused = filter.as_ref().err().map(ToString::to_string);
     let installed = tracing_subscriber::fmt()

@@ -66,8 +66,12 @@ pub fn stop() {
     }
 }
 
+/// A variable's value; by the standard an empty one counts as absent.
+fn set(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 fn wanted() -> bool {
-    let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     if set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
         return false;
     }
@@ -85,11 +89,15 @@ fn wanted() -> bool {
             false
         }
     };
-    let protocol = set("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or(set("OTEL_EXPORTER_OTLP_PROTOCOL"));
-    match protocol.filter(|protocol| wanted && protocol != "grpc") {
+    let variables = [
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+    ];
+    let protocol = variables.iter().find_map(|name| Some((name, set(name)?)));
+    match protocol.filter(|(_, protocol)| wanted && protocol != "grpc") {
         None => wanted,
-        Some(other) => {
-            tracing::warn!("OTEL_EXPORTER_OTLP_PROTOCOL: expected grpc, got {other}; no traces");
+        Some((name, other)) => {
+            tracing::warn!("{name}: expected grpc, got {other}; no traces");
             false
         }
     }
@@ -100,28 +108,36 @@ fn provider() -> Result<SdkTracerProvider, opentelemetry_otlp::ExporterBuildErro
     let builder = SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
         .with_resource(resource());
-    let builder = match env::var_os("OTEL_TRACES_SAMPLER") {
+    let builder = match set("OTEL_TRACES_SAMPLER") {
         Some(_) => builder,
         None => {
-            let ratio = env::var("OTEL_TRACES_SAMPLER_ARG").ok();
-            let ratio = ratio
-                .and_then(|ratio| ratio.parse().ok())
-                .unwrap_or(DEFAULT_RATIO);
-            let sampler = Sampler::TraceIdRatioBased(ratio);
+            let sampler = Sampler::TraceIdRatioBased(ratio());
             builder.with_sampler(Sampler::ParentBased(Box::new(sampler)))
         }
     };
     Ok(builder.build())
 }
 
+/// Share of the batches that are traced where no sampler is chosen.
+fn ratio() -> f64 {
+    let Some(said) = set("OTEL_TRACES_SAMPLER_ARG") else {
+        return DEFAULT_RATIO;
+    };
+    said.parse().unwrap_or_else(|_| {
+        tracing::warn!(
+            "OTEL_TRACES_SAMPLER_ARG: expected a number, got {said}; {DEFAULT_RATIO} it is"
+        );
+        DEFAULT_RATIO
+    })
+}
+
 /// Who this process is; what `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` say comes with it.
 fn resource() -> Resource {
     let identity = identity::get();
     let role = identity.role;
-    // Without a number of its own it is told apart by its process.
-    let number = identity.index.unwrap_or(std::process::id().into());
+    let instance = identity::instance(role, identity.index, std::process::id());
     let mut attributes = vec![
-        KeyValue::new("service.instance.id", format!("{role}-{number}")),
+        KeyValue::new("service.instance.id", instance),
         KeyValue::new("pmpo.run.id", identity.run),
     ];
     attributes.extend(
@@ -130,7 +146,7 @@ fn resource() -> Resource {
             .map(|index| KeyValue::new("pmpo.index", index as i64)),
     );
     let builder = Resource::builder().with_attributes(attributes);
-    match env::var_os("OTEL_SERVICE_NAME") {
+    match set("OTEL_SERVICE_NAME") {
         Some(_) => builder.build(),
         None => builder.with_service_name(format!("pmpo-{role}")).build(),
     }

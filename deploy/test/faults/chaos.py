@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import cluster
+import roles
 
 REPLAY, LEARNER = "127.0.0.1:17001", "127.0.0.1:17002"
 KINDS = ["kill", "freeze", "reset"]
@@ -35,7 +35,7 @@ def command(pmpo, folder, name):
         "actor": ["--replay", REPLAY, "--learner", LEARNER, "--index", name.split("-")[-1]],
         "evaluator": ["--learner", LEARNER],
     }[kind]
-    return [pmpo, kind, *flags, *cluster.settings()]
+    return [pmpo, kind, *flags, *roles.settings()]
 
 
 def schedule(rng, events):
@@ -67,10 +67,10 @@ class Proof:
         self.args, self.folder = args, folder
         self.rng = random.Random(args.seed)
         names = ["replay", "learner", *ACTORS, "evaluator"]
-        self.roles = {n: cluster.Role(folder, n, command(args.pmpo, folder, n)) for n in names}
+        self.roles = {n: roles.Role(folder, n, command(args.pmpo, folder, n)) for n in names}
         self.actors = [self.roles[name] for name in ACTORS]
-        self.verdict = cluster.Verdict()
-        self.sampler = cluster.Sampler(self.roles.values(), self.look)
+        self.verdict = roles.Verdict()
+        self.sampler = roles.Sampler(self.roles.values(), self.look)
         self.newest = 0.0
         self.went_back = []
         self.regressions = Counter()
@@ -83,8 +83,8 @@ class Proof:
 
     def look(self, role, series):
         """At every scrape: numbers of policies only grow, and a number means one policy."""
-        if role.name == "learner" and cluster.VERSION in series:
-            version = series[cluster.VERSION]
+        if role.name == "learner" and roles.VERSION in series:
+            version = series[roles.VERSION]
             if version < self.newest:
                 self.went_back.append((self.newest, version))
             self.newest = max(self.newest, version)
@@ -92,13 +92,13 @@ class Proof:
         if role.name == "learner" or not pair or self.policy(role.now.scrape() or {}) != pair:
             return
         version, step = pair
-        self.regressions[role.name, role.now.pid] = cluster.total(series, cluster.REGRESSIONS)
+        self.regressions[role.name, role.now.pid] = roles.total(series, roles.REGRESSIONS)
         if self.steps_of.setdefault(version, step) != step:
             self.two_policies.append((version, self.steps_of[version], step))
 
     @staticmethod
     def policy(series):
-        pair = (series.get(cluster.ACTOR_VERSION), series.get(cluster.ACTOR_STEPS))
+        pair = (series.get(roles.ACTOR_VERSION), series.get(roles.ACTOR_STEPS))
         return pair if None not in pair else None
 
     def supervise(self, until):
@@ -171,14 +171,14 @@ class Proof:
         def same():
             before = self.roles["learner"].now.scrape() or {}
             for name in [*ACTORS, "evaluator"]:
-                versions[name] = (self.roles[name].now.scrape() or {}).get(cluster.ACTOR_VERSION)
+                versions[name] = (self.roles[name].now.scrape() or {}).get(roles.ACTOR_VERSION)
             after = self.roles["learner"].now.scrape() or {}
-            versions["learner"] = before.get(cluster.VERSION)
-            still = versions["learner"] == after.get(cluster.VERSION)
+            versions["learner"] = before.get(roles.VERSION)
+            still = versions["learner"] == after.get(roles.VERSION)
             return still and versions["learner"] and len(set(versions.values())) == 1
 
         try:
-            cluster.wait_until("one policy everywhere", same, 60)
+            roles.wait_until("one policy everywhere", same, 60)
             good = True
         except TimeoutError:
             good = False
@@ -193,15 +193,15 @@ class Proof:
     def check_end(self, first):
         self.sampler.stop()
         codes = {name: self.roles[name].stop() for name in [*ACTORS, "evaluator"]}
-        stored, inserts = cluster.writers_of(self.args.pmpo, REPLAY)
-        cluster.account(self.verdict, self.actors, stored, inserts)
+        stored, inserts = roles.writers_of(self.args.pmpo, REPLAY)
+        roles.account(self.verdict, self.actors, stored, inserts)
         for name in ["learner", "replay"]:
             codes[name] = self.roles[name].stop()
         self.verdict.check("all end with code 0 at SIGTERM", set(codes.values()) == {0}, codes)
         replay = self.roles["replay"]
         replay.start()
-        cluster.wait_until("the replay's return", lambda: replay.now.scrape() is not None, 30)
-        again = cluster.writers_of(self.args.pmpo, REPLAY)
+        roles.wait_until("the replay's return", lambda: replay.now.scrape() is not None, 30)
+        again = roles.writers_of(self.args.pmpo, REPLAY)
         self.verdict.check("a replay that starts again has the same numbers",
                            again == (stored, inserts), f"{again[1]:,} inserts")
         replay.stop()
@@ -231,7 +231,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.keep or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        return cluster.carry_out(Proof(args, folder))
+        return roles.carry_out(Proof(args, folder))
 
 
 if __name__ == "__main__":

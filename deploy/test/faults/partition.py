@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import cluster
+import roles
 
 HOSTS = {"replay": "10.77.0.1", "learner": "10.77.0.2", "actor-0": "10.77.0.3", "actor-1": "10.77.0.4"}
 HARNESS = "10.77.0.254"
@@ -71,7 +71,7 @@ def command(pmpo, folder, role):
     }[kind]
     # Namespaces without a way out; on real hosts: certificates.
     return [pmpo, kind, *flags, "--metrics", f"{HOSTS[role]}:9000", "--insecure",
-            *cluster.settings()]
+            *roles.settings()]
 
 
 class Proof:
@@ -80,21 +80,21 @@ class Proof:
         self.pmpo = pmpo
         self.folder = folder
         self.roles = {
-            name: cluster.Role(folder, name, command(pmpo, folder, name), inside(name))
+            name: roles.Role(folder, name, command(pmpo, folder, name), inside(name))
             for name in HOSTS
         }
         self.actors = [self.roles["actor-0"], self.roles["actor-1"]]
-        self.verdict = cluster.Verdict()
-        self.sampler = cluster.Sampler(self.roles.values())
+        self.verdict = roles.Verdict()
+        self.sampler = roles.Sampler(self.roles.values())
 
     def updates(self):
-        return cluster.total(self.roles["learner"].now.seen, cluster.UPDATES)
+        return roles.total(self.roles["learner"].now.seen, roles.UPDATES)
 
     def acknowledged(self):
-        return [cluster.total(actor.now.seen, cluster.ACKNOWLEDGED) for actor in self.actors]
+        return [roles.total(actor.now.seen, roles.ACKNOWLEDGED) for actor in self.actors]
 
     def items(self):
-        return cluster.total(self.roles["replay"].now.seen, "pmpo_replay_table_items")
+        return roles.total(self.roles["replay"].now.seen, "pmpo_replay_table_items")
 
     def memory(self):
         return {name: role.now.rss_mb() for name, role in self.roles.items()}
@@ -115,7 +115,7 @@ class Proof:
         passed = stands_still() - start
         self.verdict.check(f"{what}: nothing passes meanwhile", passed == 0, f"{passed:.0f}")
         partition(host, others, "-D")
-        took = cluster.wait_until("training goes on", lambda: self.goes_on(since), 60)
+        took = roles.wait_until("training goes on", lambda: self.goes_on(since), 60)
         self.verdict.check(f"{what}: all goes on", True, f"{took:.1f} s after the cable was back")
         time.sleep(10)
 
@@ -124,8 +124,8 @@ class Proof:
         for role in self.roles.values():
             role.start()
         self.sampler.start()
-        cluster.wait_until("training", lambda: self.updates() > 500, 120)
-        cluster.wait_until("a full table", lambda: self.items() >= 20_000, 120)
+        roles.wait_until("training", lambda: self.updates() > 500, 120)
+        roles.wait_until("a full table", lambda: self.items() >= 20_000, 120)
         before = self.memory()
         for role in self.roles.values():
             role.peak_mb = 0.0
@@ -135,8 +135,8 @@ class Proof:
         after = self.memory()
         codes = {actor.name: actor.stop() for actor in self.actors}
         address = f"{HOSTS['replay']}:7001"
-        stored, inserts = cluster.writers_of(self.pmpo, address, inside("replay"))
-        cluster.account(self.verdict, self.actors, stored, inserts)
+        stored, inserts = roles.writers_of(self.pmpo, address, inside("replay"))
+        roles.account(self.verdict, self.actors, stored, inserts)
         self.sampler.stop()
         for name in ["learner", "replay"]:
             codes[name] = self.roles[name].stop()
@@ -166,7 +166,7 @@ def main():
         os.environ[INSIDE] = "1"
         os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv])
     with tempfile.TemporaryDirectory() as folder:
-        return cluster.carry_out(Proof(args.pmpo, Path(folder), args.seconds))
+        return roles.carry_out(Proof(args.pmpo, Path(folder), args.seconds))
 
 
 if __name__ == "__main__":

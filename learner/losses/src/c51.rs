@@ -111,6 +111,17 @@ impl C51Config {
             .scatter(1, lower + 1, upper_mass, IndexingUpdateOp::Add)
     }
 
+    /// Entropy of distributions `[B, K]`, for each: `[B]`.
+    pub(crate) fn entropy(distribution: Tensor<2>) -> Tensor<1> {
+        let [batch, _] = distribution.dims();
+        // 0 ln 0 is 0.
+        let logarithm = distribution
+            .clone()
+            .clamp_min(f64::from(f32::MIN_POSITIVE))
+            .log();
+        -(distribution * logarithm).sum_dim(1).reshape([batch])
+    }
+
     /// Cross-entropy of the logits `[B, K]` under the target `[B, K]`, for each state: `[B]`.
     pub(crate) fn cross_entropy(logits: Tensor<2>, target: Tensor<2>) -> Tensor<1> {
         let [batch, _] = logits.dims();

@@ -106,8 +106,13 @@ impl CriticLoss {
             (Self::Categorical(config), CriticTarget::Distribution(target)) => {
                 assert_eq!(outputs.dims(), target.dims(), "targets must be [B, K]");
                 let mean = config.mean(target.clone());
-                let losses = C51Config::cross_entropy(outputs, target);
-                (losses.clone(), losses, mean)
+                let losses = C51Config::cross_entropy(outputs, target.clone());
+                // Without weights nobody reads it.
+                let divergence = match &weights {
+                    Some(_) => losses.clone() - C51Config::entropy(target),
+                    None => losses.clone(),
+                };
+                (losses, divergence, mean)
             }
             (Self::Mse {} | Self::Huber { .. }, CriticTarget::Values(target)) => {
                 assert_eq!(target.dims(), value.dims(), "targets must be [B]");
@@ -173,7 +178,7 @@ pub struct CriticLossOutput {
     /// To minimise: `[1]`.
     pub loss: Tensor<1>,
     /// How wrong the critic was, `[B]`, where weights were given: the size of the difference, or for a
-    /// distribution the cross entropy (Hessel et al. 2018); a constant.
+    /// distribution the KL divergence from the target (Hessel et al. 2018); a constant.
     pub errors: Option<Tensor<1>>,
     /// Its parts.
     pub stats: CriticStats,
@@ -235,6 +240,24 @@ mod tests {
         assert_close(&values(output.errors.unwrap()), &[0.5, 3.0], 1e-12);
         let gradient = gradient_check(&[0.5, 1.0], |q| weighted(q).loss);
         assert_close(&gradient, &[-0.25, 0.75], 1e-9);
+    }
+
+    /// Hessel et al. 2018: what the critic has learned exactly has no priority, however wide it is. The
+    /// other says a half each where the target is (3/4, 1/4): `3/4 ln 3/2 + 1/4 ln 1/2`.
+    #[test]
+    fn a_distribution_that_is_right_has_no_error() {
+        let config = CriticLoss::Categorical(C51Config {
+            atoms: 2,
+            min_value: 0.0,
+            max_value: 1.0,
+        });
+        let target =
+            CriticTarget::Distribution(constant(&[0.75, 0.25, 0.75, 0.25, 1.0, 0.0], [3, 2]));
+        let logits = [0.75f64.ln(), 0.25f64.ln(), 0.0, 0.0, 40.0, 0.0];
+        let weights = constant(&[1.0, 1.0, 1.0], [3]);
+        let output = config.loss(constant(&logits, [3, 2]), target, Some(weights));
+        let half = 0.75 * 1.5f64.ln() + 0.25 * 0.5f64.ln();
+        assert_close(&values(output.errors.unwrap()), &[0.0, half, 0.0], 1e-12);
     }
 
     /// Two atoms, 0 and 1; the critic says a half each, the target is 0.25: `ln 2`, and the gradient of

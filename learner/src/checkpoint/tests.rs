@@ -4,7 +4,7 @@ use burn::tensor::Device;
 use pmpo_losses::{C51Config, CriticLoss, MpoConfig, PolicyLoss};
 use pmpo_policy::{CategoricalHead, GaussianHead, HeadConfig, snapshot};
 use pmpo_service::security::Credentials;
-use pmpo_types::{ActionSpec, EnvironmentSpec, ObservationField};
+use pmpo_types::{ActionSpec, EnvironmentSpec, ObservationField, transition};
 
 use super::*;
 use crate::bench::random_batch;
@@ -72,7 +72,10 @@ fn save(checkpoints: &Checkpoints, options: &LearnerOptions, state: &TrainState)
 }
 
 fn advance(state: &mut TrainState, options: &LearnerOptions, steps: usize) {
-    let batch = Batch::new(&random_batch(3, 2, 16), &Device::flex());
+    let batch = Batch::new(
+        &random_batch(&transition::signature(3, 2), 16),
+        &Device::flex(),
+    );
     for _ in 0..steps {
         state.update(&options.learner, &batch);
     }

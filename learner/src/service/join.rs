@@ -56,12 +56,13 @@ async fn hold(
             heard = tokio::time::timeout(members.respite(), &mut next).await;
         }
         match heard {
-            Ok(Ok(Some(_))) => {}
-            Ok(Ok(None)) => {
+            Ok(Ok(Some(request))) if request.leaving => {
                 membership.end(End::Left);
                 return Ok(());
             }
-            Ok(Err(_)) => {
+            Ok(Ok(Some(_))) => {}
+            // A stream that was cancelled looks like one that has ended.
+            Ok(Ok(None) | Err(_)) => {
                 membership.end(End::Lost);
                 return Ok(());
             }

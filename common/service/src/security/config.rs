@@ -28,7 +28,7 @@ pub struct SecurityConfig {
     pub max_connections_per_peer: usize,
     /// Calls at once on one connection.
     pub max_streams_per_connection: u32,
-    /// Calls a second from one address, streams not counted.
+    /// Calls a second from one address, each stream counted once.
     pub max_requests_per_second_per_peer: u32,
     /// Seconds that a connection may take to become one: TLS and the first bytes of HTTP/2.
     pub handshake_timeout_s: f64,

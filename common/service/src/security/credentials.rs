@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use ::metrics::counter;
@@ -16,8 +16,8 @@ use rustls::{ClientConfig, ServerConfig};
 use super::tokens::Tokens;
 use super::{Role, SecurityConfig, SecurityError, metrics, tls};
 
-/// How old what is known of the files may be. Looking takes a few microseconds, so that callers do it
-/// where they are.
+/// How old what is known of the files may be. Looking takes a few microseconds, and reading them once they
+/// have changed a millisecond, so that a caller does it where it is; the others do not wait for it.
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// The same where something unknown was shown, which the files may have come to know.
@@ -112,6 +112,14 @@ impl Credentials {
     /// The configuration contradicts itself, or a file cannot be used.
     pub fn load(config: &SecurityConfig, role: Role) -> Result<Self, SecurityError> {
         config.validate()?;
+        let serves = !matches!(role, Role::Actor | Role::Evaluator);
+        if config.tls_cert.is_some() && config.tls_ca.is_none() && !serves {
+            return Err(SecurityError::Config {
+                field: "tls_ca",
+                expected: "a file, as tls_cert is given and this process only connects",
+                got: "none".to_owned(),
+            });
+        }
         let stamps = stamps(config);
         Ok(Self(Arc::new(Store {
             state: Mutex::new(State {
@@ -192,30 +200,55 @@ impl Credentials {
 
 impl Store {
     fn material(&self, period: Duration) -> Arc<Material> {
-        let mut state = self.state.lock().expect("holders of the lock do not panic");
-        if state.checked.elapsed() < period {
-            return Arc::clone(&state.material);
-        }
+        let former = {
+            let mut state = self.lock();
+            if state.checked.elapsed() < period {
+                return Arc::clone(&state.material);
+            }
+            // Whoever comes while the files are looked at goes on with what there is.
+            state.checked = Instant::now();
+            Arc::clone(&state.material)
+        };
         let stamps = stamps(&self.config);
-        if stamps != state.stamps && state.failed.as_ref() != Some(&stamps) {
-            match Material::read(&self.config, self.role) {
-                Ok(material) => {
-                    state.material = Arc::new(material);
-                    state.stamps = stamps;
-                    state.failed = None;
-                    counter!(metrics::RELOADS).increment(1);
-                    tracing::info!("credentials have changed and are in force");
-                }
-                Err(error) => {
-                    // A certificate may be there before its key: the next change tries again.
-                    counter!(metrics::RELOAD_FAILURES).increment(1);
-                    tracing::warn!(%error, "changed credentials cannot be used, the former stay");
-                    state.failed = Some(stamps);
-                }
+        let is_news =
+            |state: &State| stamps != state.stamps && state.failed.as_ref() != Some(&stamps);
+        if !is_news(&self.lock()) {
+            return former;
+        }
+        let read = Material::read(&self.config, self.role)
+            .and_then(|material| self.still_serves(&former, material));
+        let mut state = self.lock();
+        match read {
+            Ok(material) => {
+                state.material = Arc::new(material);
+                state.stamps = stamps;
+                state.failed = None;
+                counter!(metrics::RELOADS).increment(1);
+                tracing::info!("credentials have changed and are in force");
+            }
+            Err(error) => {
+                // A certificate may be there before its key: the next change tries again.
+                counter!(metrics::RELOAD_FAILURES).increment(1);
+                tracing::warn!(%error, "changed credentials cannot be used, the former stay");
+                state.failed = Some(stamps);
             }
         }
-        state.checked = Instant::now();
         Arc::clone(&state.material)
+    }
+
+    /// A server's tokens go on naming roles, or nobody would have one.
+    fn still_serves(&self, former: &Material, new: Material) -> Result<Material, SecurityError> {
+        let names = |material: &Material| material.tokens.as_ref().is_some_and(Tokens::name_roles);
+        match &self.config.token_file {
+            Some(path) if names(former) && !names(&new) => {
+                Err(token_file(path, "expected lines `role token`, as before"))
+            }
+            _ => Ok(new),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("holders of the lock do not panic")
     }
 }
 

@@ -52,7 +52,10 @@ impl Guard {
         let peer = request.extensions().get::<Peer>();
         let refused = match self.decide(method, peer, request.headers().get(AUTHORIZATION)) {
             Ok(()) => {
-                if let Some(peer) = peer {
+                // What a stranger may ask gives its connection no right to stay.
+                let known = !self.0.credentials.config().keeps_strangers_out()
+                    || method.is_some_and(|method| method.callers != Callers::Anybody);
+                if let Some(peer) = peer.filter(|_| known) {
                     peer.called.store(true, Ordering::Relaxed);
                 }
                 let unary = method.is_some_and(|method| method.unary);
@@ -74,7 +77,6 @@ impl Guard {
         authorization: Option<&HeaderValue>,
     ) -> Result<(), Refused> {
         if let Some(peer) = peer
-            && method.is_none_or(|method| method.unary)
             && !self.0.limits.request(peer.address, Instant::now())
         {
             return Err(Refused::new(Reason::Rate, "too many calls a second"));

@@ -7,13 +7,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::metrics::gauge;
 use tokio_util::sync::CancellationToken;
 
 use super::refusals::Reason;
 use super::{SecurityConfig, metrics};
+
+/// How long a peer's allowance of calls takes to be whole again.
+const ALLOWANCE_PERIOD: Duration = Duration::from_secs(1);
 
 /// The counts of one server.
 pub(crate) struct Limits {
@@ -30,9 +33,12 @@ struct Peers {
     /// Connections that have not made a call, by their number.
     waiting: BTreeMap<u64, CancellationToken>,
     next_number: u64,
+    /// When addresses without a connection were last forgotten.
+    pruned: Option<Instant>,
 }
 
-/// An address with at least one connection; so there are never more than connections.
+/// An address with a connection, or that had one a moment ago: calling again on a new connection earns
+/// nothing.
 struct PeerState {
     connections: usize,
     /// Calls that it may make now; grows with time up to a second's worth.
@@ -57,6 +63,13 @@ impl Limits {
         let is_full = peers.connections >= self.max_connections;
         if is_full && peers.waiting.is_empty() {
             return Err(Reason::Connections);
+        }
+        // After so long the allowance of one that calls nothing is whole again.
+        let idle = |since: Instant| now.duration_since(since) >= ALLOWANCE_PERIOD;
+        if peers.pruned.is_none_or(idle) {
+            peers.pruned = Some(now);
+            let by_address = &mut peers.by_address;
+            by_address.retain(|_, state| state.connections > 0 || !idle(state.since));
         }
         let state = peers.by_address.entry(peer).or_insert(PeerState {
             connections: 0,
@@ -134,17 +147,12 @@ impl Drop for Place {
         peers.waiting.remove(&self.number);
         if let Some(state) = peers.by_address.get_mut(&self.peer) {
             state.connections -= 1;
-            if state.connections == 0 {
-                peers.by_address.remove(&self.peer);
-            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn limits(all: usize, one: usize, rate: u32) -> Arc<Limits> {
@@ -177,7 +185,13 @@ mod tests {
         drop(first);
         assert_eq!(refused(1), None);
         let peers = limits.lock();
-        assert_eq!((peers.by_address.len(), peers.waiting.len()), (1, 0));
+        assert_eq!(peers.waiting.len(), 0);
+        let held: usize = peers
+            .by_address
+            .values()
+            .map(|state| state.connections)
+            .sum();
+        assert_eq!(held, peers.connections);
     }
 
     #[test]
@@ -203,5 +217,21 @@ mod tests {
         assert_eq!(allowed(Duration::ZERO), 10);
         assert_eq!(allowed(Duration::from_millis(500)), 5);
         assert_eq!(allowed(Duration::from_secs(60)), 10);
+    }
+
+    #[test]
+    fn a_new_connection_earns_no_calls_and_who_has_gone_is_forgotten() {
+        let (limits, start) = (limits(3, 2, 10), Instant::now());
+        let admit = |last, at| limits.admit(address(last), start + at).ok().unwrap();
+        for _ in 0..10 {
+            let place = admit(1, Duration::ZERO);
+            assert!(limits.request(address(1), start));
+            drop(place);
+        }
+        let _again = admit(1, Duration::ZERO);
+        assert!(!limits.request(address(1), start));
+        drop(admit(2, Duration::ZERO));
+        let _later = admit(3, 2 * ALLOWANCE_PERIOD);
+        assert!(!limits.lock().by_address.contains_key(&address(2)));
     }
 }

@@ -4,7 +4,7 @@
 //! [`Credentials`] is what a process shows and what it asks for. Servers take it through
 //! [`grpc::Listener`](crate::grpc::Listener), clients through
 //! [`grpc::connect_lazy`](crate::grpc::connect_lazy). Nothing that a peer sent gets into a log, except
-//! its address and the names of methods and roles that we know.
+//! its address, the names of methods and roles that we know, and the cleaned name of its run.
 
 mod accept;
 mod config;

@@ -66,7 +66,7 @@ const METHODS: [Method; 17] = [
     unary("/pmpo.v1.Run/ReportEvaluation", Roles(&[Evaluator])),
     unary("/grpc.health.v1.Health/Check", Anybody),
     unary("/grpc.health.v1.Health/List", Anybody),
-    stream("/grpc.health.v1.Health/Watch", Anybody),
+    stream("/grpc.health.v1.Health/Watch", EveryRole),
     stream(
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         EveryRole,

@@ -165,10 +165,7 @@ pub(crate) fn connector(
     host: &str,
     port: u16,
 ) -> Result<Connector, String> {
-    let host = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
+    let host = host.to_owned();
     let name = ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
     Ok(Connector {
         credentials: credentials.clone(),

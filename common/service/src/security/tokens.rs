@@ -49,6 +49,13 @@ impl Tokens {
                     "line {number}: expected a token of at least {MIN_LENGTH} visible ASCII characters"
                 ));
             }
+            let twice =
+                |(other, known): &(Option<Role>, Box<str>)| **known == *token && *other != role;
+            if tokens.iter().any(twice) {
+                return Err(format!(
+                    "line {number}: an earlier line has this token with another role"
+                ));
+            }
             tokens.push((role, token.into()));
         }
         if tokens.is_empty() {
@@ -124,6 +131,10 @@ mod tests {
             (
                 "pilot aaaaaaaaaaaaaaaaaaaa",
                 "line 1: first word: expected replay",
+            ),
+            (
+                "actor aaaaaaaaaaaaaaaaaaaa\nadmin aaaaaaaaaaaaaaaaaaaa",
+                "line 2: an earlier line has this token",
             ),
             (
                 "actor a b",

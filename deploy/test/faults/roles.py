@@ -158,13 +158,9 @@ def events(role):
         return
     for line in role.log.read_text(errors="replace").splitlines():
         try:
-            event = json.loads(line)
+            yield json.loads(line)
         except ValueError:
             continue
-        fields = event.get("fields")
-        if isinstance(fields, dict):
-            event = {**event, **fields}
-        yield event
 
 
 def writers_of(pmpo, replay, prefix=()):
