@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::transport::{Endpoint, Server};
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 use tower::Service;
 use tower::layer::util::{Identity, Stack};
 
@@ -49,7 +49,7 @@ impl Service<Request<Body>> for Channel {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(context).map_err(unavailable)
+        self.inner.poll_ready(context).map_err(lost)
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
@@ -57,16 +57,20 @@ impl Service<Request<Body>> for Channel {
             request.headers_mut().insert(AUTHORIZATION, token.clone());
         }
         let call = self.inner.call(request);
-        Box::pin(async move { call.await.map_err(unavailable) })
+        Box::pin(async move { call.await.map_err(lost) })
     }
 }
 
-/// A connection that cannot be made or is lost, and why: the reason is among the causes, and what it
-/// comes as depends on how far the connection had got.
-fn unavailable(error: tonic::transport::Error) -> Status {
+/// What the loss of a connection is to a call, and why it was lost: the reason is among the causes, and
+/// what it comes as depends on how far the connection had got. A call that was on its way when a peer
+/// closed comes as cancelled, as does one whose deadline passed, and neither is the caller's doing.
+fn lost(error: tonic::transport::Error) -> Status {
     let mut reason = error.to_string();
     let mut cause = std::error::Error::source(&error);
     while let Some(next) = cause {
+        if next.is::<TimeoutExpired>() {
+            return Status::deadline_exceeded("no answer within the deadline");
+        }
         let text = next.to_string();
         if !reason.ends_with(&text) {
             reason = format!("{reason}: {text}");
@@ -75,7 +79,9 @@ fn unavailable(error: tonic::transport::Error) -> Status {
     }
     let status = Status::from_error(Box::new(error));
     match status.code() {
-        Code::Unknown | Code::Internal | Code::Unavailable => Status::unavailable(reason),
+        Code::Unknown | Code::Internal | Code::Unavailable | Code::Cancelled => {
+            Status::unavailable(reason)
+        }
         _ => status,
     }
 }
@@ -191,6 +197,11 @@ pub fn incoming(listener: Listener) -> Incoming {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpStream;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+
     use super::*;
 
     #[tokio::test]
@@ -202,5 +213,45 @@ mod tests {
             let message = connect_lazy(bad, &none).unwrap_err().to_string();
             assert!(message.contains("expected host:port"), "{message}");
         }
+    }
+
+    /// Calls a peer that treats each connection like this.
+    async fn call<F: Future<Output = ()> + Send>(peer: fn(TcpStream) -> F, limit: Duration) -> Code
+    where
+        F: 'static,
+    {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = socket.accept().await {
+                tokio::spawn(peer(stream));
+            }
+        });
+        let channel = connect_lazy(&address, &Credentials::default()).unwrap();
+        let mut request = tonic::Request::new(HealthCheckRequest::default());
+        request.set_timeout(limit);
+        let answer = HealthClient::new(channel).check(request).await;
+        answer.unwrap_err().code()
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_closes_is_away_however_far_the_call_had_got() {
+        for _ in 0..20 {
+            let closes = |stream: TcpStream| async move { drop(stream) };
+            assert_eq!(call(closes, CALL_TIMEOUT).await, Code::Unavailable);
+            let reads_first = |mut stream: TcpStream| async move {
+                let _ = stream.read(&mut [0; 64]).await;
+            };
+            assert_eq!(call(reads_first, CALL_TIMEOUT).await, Code::Unavailable);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_says_nothing_is_past_the_deadline() {
+        let silent = |mut stream: TcpStream| async move {
+            while stream.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {}
+        };
+        let limit = Duration::from_millis(50);
+        assert_eq!(call(silent, limit).await, Code::DeadlineExceeded);
     }
 }
