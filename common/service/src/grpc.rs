@@ -19,6 +19,7 @@ use tower::Service;
 use tower::layer::util::{Identity, Stack};
 
 use crate::security::{self, Credentials, Guard, Incoming, SecurityError};
+use crate::tcp;
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -27,6 +28,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Frames of HTTP/2 that we take. A snapshot or a batch is one or a few of them, read in as many calls
+/// of the system; of the default, 16 KiB, it would be dozens.
+const FRAME_BYTES: u32 = 1 << 18;
 
 /// An address that is not `host:port`.
 #[derive(Debug, Error)]
@@ -102,28 +106,28 @@ pub fn connect_lazy(address: &str, credentials: &Credentials) -> Result<Channel,
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|invalid| error(invalid.to_string()))?
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES);
     let uri = endpoint.uri().clone();
-    let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else {
+    let (Some(host), Some(_)) = (uri.host(), uri.port_u16()) else {
         return Err(error("no port".to_owned()));
     };
     // An address of IPv6 comes in brackets.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     credentials.warn_of_plaintext(host);
     let inner = if credentials.use_tls() {
-        let connector = security::connector(credentials, host, port).map_err(error)?;
+        let connector = security::connector(credentials, host).map_err(error)?;
         let origin = Uri::try_from(format!("https://{address}"))
             .map_err(|invalid| error(invalid.to_string()))?;
         endpoint
             .origin(origin)
             .connect_with_connector_lazy(connector)
     } else {
-        endpoint.connect_lazy()
+        endpoint.connect_with_connector_lazy(tcp::Connector::new())
     };
     Ok(Channel {
         inner,
@@ -187,6 +191,7 @@ pub fn server(listener: &Listener) -> Server<Stack<Guard, Identity>> {
         .max_concurrent_streams(Some(listener.guard.max_streams_per_connection()))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
         .layer(listener.guard.clone())
 }
 
@@ -216,9 +221,9 @@ mod tests {
     }
 
     /// Calls a peer that treats each connection like this.
-    async fn call<F: Future<Output = ()> + Send>(peer: fn(TcpStream) -> F, limit: Duration) -> Code
+    async fn call<F>(peer: fn(TcpStream) -> F, limit: Duration) -> Code
     where
-        F: 'static,
+        F: Future<Output = ()> + Send + 'static,
     {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap().to_string();

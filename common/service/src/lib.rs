@@ -14,6 +14,7 @@ pub mod process;
 pub mod readiness;
 pub mod security;
 pub mod shutdown;
+mod tcp;
 pub mod telemetry;
 pub mod traces;
 pub mod worker_time;

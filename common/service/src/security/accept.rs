@@ -24,6 +24,7 @@ use super::guard::{Guard, Shared};
 use super::limits::Place;
 use super::refusals::Reason;
 use super::{Role, tls};
+use crate::tcp;
 
 /// What a client of HTTP/2 sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -173,7 +174,7 @@ async fn handshake(
     socket: TcpStream,
     guard: &Guard,
 ) -> Result<(Box<dyn Duplex>, Option<Role>), Option<(Reason, String)>> {
-    socket.set_nodelay(true).map_err(|_| None)?;
+    tcp::tune(&socket).map_err(|_| None)?;
     let tls = guard.0.credentials.material().server.clone();
     let (mut io, role): (Box<dyn Duplex>, _) = match tls {
         None => (Box::new(socket), None),

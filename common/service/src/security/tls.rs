@@ -3,7 +3,6 @@
 
 use std::io;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -24,6 +23,7 @@ use webpki::EndEntityCert;
 
 use super::refusals::Reason;
 use super::{Credentials, Role, SecurityConfig, SecurityError};
+use crate::tcp::{self, BoxError, Connecting};
 
 const ALPN: &[u8] = b"h2";
 
@@ -153,47 +153,40 @@ pub(crate) fn failure(error: &io::Error) -> Reason {
 /// Connects with TLS, with the credentials of that moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Connector {
+    tcp: tcp::Connector,
     credentials: Credentials,
     name: ServerName<'static>,
-    host: String,
-    port: u16,
 }
 
 /// A connector to `host`, whose certificate must name it; an error says what a host is.
-pub(crate) fn connector(
-    credentials: &Credentials,
-    host: &str,
-    port: u16,
-) -> Result<Connector, String> {
-    let host = host.to_owned();
-    let name = ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
+pub(crate) fn connector(credentials: &Credentials, host: &str) -> Result<Connector, String> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
     Ok(Connector {
+        tcp: tcp::Connector::new(),
         credentials: credentials.clone(),
         name,
-        host,
-        port,
     })
 }
 
 impl Service<Uri> for Connector {
     type Response = TokioIo<TlsStream<TcpStream>>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+    type Error = BoxError;
+    type Future = Connecting<Self::Response>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.tcp.poll_ready(context)
     }
 
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let connector = self.clone();
+    fn call(&mut self, address: Uri) -> Self::Future {
+        let connecting = self.tcp.call(address);
+        let client = self.credentials.material().client.clone();
+        let name = self.name.clone();
         Box::pin(async move {
-            let client = connector.credentials.material().client.clone();
             // The files that say so are the configuration's, which does not change.
-            let client = client.ok_or(io::ErrorKind::Unsupported)?;
-            let socket = TcpStream::connect((connector.host.as_str(), connector.port)).await?;
-            socket.set_nodelay(true)?;
+            let client = client.ok_or(io::Error::from(io::ErrorKind::Unsupported))?;
+            let socket = connecting.await?.into_inner();
             let tls = TlsConnector::from(client);
-            Ok(TokioIo::new(tls.connect(connector.name, socket).await?))
+            Ok(TokioIo::new(tls.connect(name, socket).await?))
         })
     }
 }
