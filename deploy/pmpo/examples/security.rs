@@ -71,7 +71,7 @@ fn main() -> Result<()> {
     );
     under_siege(
         &pmpo,
-        &folder.path().join("run"),
+        &folder.path().join("siege"),
         Duration::from_secs(seconds),
     )
 }
