@@ -28,9 +28,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-/// Frames of HTTP/2 that we take. A snapshot or a batch is one or a few of them, read in as many calls
-/// of the system; of the default, 16 KiB, it would be dozens.
-const FRAME_BYTES: u32 = 1 << 18;
+/// The largest frame of HTTP/2 that a client takes: a snapshot or a batch is one or a few, read in as many
+/// calls of the system, where it would be dozens of the default, 16 KiB.
+const CLIENT_FRAME_BYTES: u32 = 1 << 18;
+/// That of a server, where a stranger may leave one unfinished on each connection; what writers send is
+/// taken as fast as with larger ones.
+const SERVER_FRAME_BYTES: u32 = 1 << 16;
 
 /// An address that is not `host:port`.
 #[derive(Debug, Error)]
@@ -111,7 +114,7 @@ pub fn connect_lazy(address: &str, credentials: &Credentials) -> Result<Channel,
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES);
+        .max_frame_size(CLIENT_FRAME_BYTES);
     let uri = endpoint.uri().clone();
     let (Some(host), Some(_)) = (uri.host(), uri.port_u16()) else {
         return Err(error("no port".to_owned()));
@@ -191,7 +194,7 @@ pub fn server(listener: &Listener) -> Server<Stack<Guard, Identity>> {
         .max_concurrent_streams(Some(listener.guard.max_streams_per_connection()))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES)
+        .max_frame_size(SERVER_FRAME_BYTES)
         .layer(listener.guard.clone())
 }
 
