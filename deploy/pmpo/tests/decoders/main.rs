@@ -1,7 +1,7 @@
 //! Every decoder over its corpus: the files as they are, cut at every byte, and damaged at random. The
 //! coverage-guided version of this is `deploy/fuzz`.
 //!
-//! Files named `valid-*` must be accepted as they are. `cargo test --release -p pmpo --test decoders --
+//! Files named `valid-*` must be accepted as they are. `cargo test --release --workspace --test decoders --
 //! --ignored` writes today's into the corpus, for the fuzzer to start from; what it finds is kept there.
 
 use std::collections::BTreeMap;
