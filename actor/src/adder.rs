@@ -1,54 +1,38 @@
-//! The n-step adder: steps of an episode in, transitions out. Follows Acme's `NStepTransitionAdder`
-//! (`acme/adders/reverb/transition.py`), with two differences: the discount of a transition holds
-//! gamma^n entirely (Acme leaves one factor to the learner), and nothing is emitted until a transition
-//! is complete.
+//! The adder: steps of an episode in, rows to store and the windows over them out. Follows Acme's
+//! `SequenceAdder` (`acme/adders/reverb/sequence.py`), whose windows share their steps too and whose ends
+//! are padded; here windows are counted over episodes, so that their number times their period is the
+//! number of steps taken, which is how the learner counts the environment's steps.
 //!
 //! Let step `t` lead from `s_t` with action `a_t` to `s_{t+1}` with reward `r_t` and the environment's
-//! discount `d_t` (0 on termination, 1 at a time limit). In an episode of `N` steps the transition
-//! that starts at `t` spans `m = min(n, N - t)` steps and holds
+//! discount `d_t` (0 on termination, 1 at a time limit). It is stored as one row, everything as the
+//! environment and the policy had it:
 //!
 //! ```text
-//! observation       s_t
-//! action            a_t
-//! reward            sum over k < m of  gamma^k (product over j < k of d_{t+j})  r_{t+k}
-//! discount          gamma^m (product over j < m of d_{t+j})
-//! next_observation  s_{t+m}
+//! observation     s_t
+//! action          a_t, as drawn
+//! reward          r_t
+//! discount        d_t
+//! log_prob        of a_t, by the policy that drew it
+//! policy_version  of that policy
+//! step_type       FIRST for t = 0, else MID
 //! ```
 //!
-//! so that `reward + discount * V(next_observation)` is the n-step target. Every step starts exactly
-//! one transition: an episode of `N` steps gives `N`, in order; the last `n - 1` are shorter and end
-//! in the episode's last observation. After a termination their discount is 0; after a time limit
-//! they bootstrap.
+//! A window of `L` steps is the rows `t` to `t + L`: those of its steps, and the one after them, of which
+//! only the observation is used. Windows begin every `period` steps, and the count goes on from one
+//! episode to the next. An episode of `N` steps ends in rows with `step_type` LAST, `s_N`, and nothing
+//! else, as many as its last windows want: windows that begin near the end are learned from as far as
+//! they go. An n-step transition is a window of `n` steps with period 1.
 
 use std::collections::VecDeque;
 
-use pmpo_types::PolicyVersion;
-
-/// A finished transition, borrowed from the adder.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Transition<'a> {
-    /// `s_t`.
-    pub observation: &'a [f32],
-    /// `a_t`, canonical.
-    pub action: &'a [f32],
-    /// Discounted sum of the spanned rewards.
-    pub reward: f32,
-    /// Factor of the value of `next_observation`.
-    pub discount: f32,
-    /// `s_{t+m}`.
-    pub next_observation: &'a [f32],
-    /// The policy that chose `a_t`.
-    pub policy_version: PolicyVersion,
-}
+use pmpo_types::{PolicyVersion, StepType};
 
 /// One step of an environment: what was done in the present state, and what came of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step<'a> {
-    /// Canonical action, as it was carried out.
-    pub action: &'a [f32],
-    /// The same as the policy drew it, before clipping.
+    /// Canonical action as the policy drew it, before clipping.
     pub drawn: &'a [f32],
-    /// Logarithm of the density or probability that the policy gave `drawn`.
+    /// Logarithm of the density or probability that the policy gave it.
     pub log_prob: f32,
     /// The policy that chose it.
     pub policy_version: PolicyVersion,
@@ -62,42 +46,62 @@ pub struct Step<'a> {
     pub last: bool,
 }
 
-/// Turns the steps of one environment into n-step transitions.
+/// A row to store, borrowed from the adder.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Row<'a> {
+    /// `s_t`.
+    pub observation: &'a [f32],
+    /// `a_t`, canonical, before clipping.
+    pub action: &'a [f32],
+    /// `r_t`.
+    pub reward: f32,
+    /// `d_t`.
+    pub discount: f32,
+    /// Of the action; finite.
+    pub log_prob: f32,
+    /// The policy that drew the action.
+    pub policy_version: PolicyVersion,
+    /// Of `s_t`.
+    pub step_type: StepType,
+    /// Whether a window ends with this row.
+    pub ends_window: bool,
+}
+
+/// Turns the steps of one environment into rows and windows.
 #[derive(Clone, Debug)]
-pub struct NStepAdder {
-    n_step: usize,
-    gamma: f64,
+pub struct Adder {
+    /// `L`.
+    steps: usize,
+    period: usize,
     /// The present state; empty between episodes.
     observation: Vec<f32>,
-    /// Steps whose transitions are not complete, the oldest first; at most `n_step`.
-    pending: VecDeque<Pending>,
-    /// Buffers to use again.
-    spare: Vec<Pending>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Pending {
-    observation: Vec<f32>,
-    action: Vec<f32>,
+    /// Zeros, the action of an episode's last rows.
+    no_action: Vec<f32>,
     policy_version: PolicyVersion,
-    reward: f64,
-    discount: f64,
+    /// Rows of the episode so far.
+    rows: usize,
+    /// Steps until a window begins.
+    until_next: usize,
+    /// The rows that windows which have begun end with.
+    open: VecDeque<usize>,
 }
 
-impl NStepAdder {
-    /// An adder of transitions over `n_step` steps, discounted by `gamma` a step.
+impl Adder {
+    /// An adder of windows over `steps` steps, one for `period` steps.
     ///
     /// # Panics
-    /// If `n_step` is 0.
-    pub fn new(n_step: usize, gamma: f64) -> Self {
-        assert!(n_step > 0, "n_step is at least 1");
-        let pending = VecDeque::with_capacity(n_step);
+    /// If `steps` or `period` is 0.
+    pub fn new(steps: usize, period: usize) -> Self {
+        assert!(steps > 0 && period > 0, "steps and period are at least 1");
         Self {
-            n_step,
-            gamma,
+            steps,
+            period,
             observation: Vec::new(),
-            pending,
-            spare: Vec::new(),
+            no_action: Vec::new(),
+            policy_version: PolicyVersion::default(),
+            rows: 0,
+            until_next: 0,
+            open: VecDeque::with_capacity(steps / period + 1),
         }
     }
 
@@ -105,73 +109,88 @@ impl NStepAdder {
     ///
     /// # Panics
     /// If the last one was neither ended by its last step, nor by [`truncate`](Self::truncate), nor
-    /// [discarded](Self::discard): its open steps would be lost.
+    /// [discarded](Self::discard): its windows would be lost.
     pub fn first(&mut self, observation: &[f32]) {
-        assert!(self.pending.is_empty(), "the last episode has open steps");
+        assert!(self.open.is_empty(), "the last episode has open windows");
+        self.rows = 0;
         self.observation.clear();
         self.observation.extend_from_slice(observation);
     }
 
-    /// Adds a step, and hands over the transitions that it completes.
+    /// Adds a step, and hands over its row, and the last ones if the episode ends.
     ///
     /// # Panics
     /// If no episode was started.
-    pub fn add(&mut self, step: Step<'_>, mut emit: impl FnMut(Transition<'_>)) {
+    pub fn add(&mut self, step: Step<'_>, mut emit: impl FnMut(Row<'_>)) {
         assert!(
             !self.observation.is_empty(),
             "an episode starts with its first observation"
         );
-        let mut new = self.spare.pop().unwrap_or_default();
-        // The present observation and the buffer change places; then comes the next observation.
-        std::mem::swap(&mut new.observation, &mut self.observation);
-        new.action.clear();
-        new.action.extend_from_slice(step.action);
-        new.policy_version = step.policy_version;
-        (new.reward, new.discount) = (0.0, 1.0);
-        self.pending.push_back(new);
+        if self.until_next == 0 {
+            self.open.push_back(self.rows + self.steps);
+            self.until_next = self.period;
+        }
+        self.until_next -= 1;
+        let ends_window = self.next_row_ends_window();
+        emit(Row {
+            observation: &self.observation,
+            action: step.drawn,
+            reward: step.reward as f32,
+            discount: step.discount as f32,
+            // An action of probability 0 is drawn where sums are rounded.
+            log_prob: step.log_prob.max(f32::MIN),
+            policy_version: step.policy_version,
+            step_type: if self.rows == 1 {
+                StepType::First
+            } else {
+                StepType::Mid
+            },
+            ends_window,
+        });
         self.observation.clear();
         self.observation.extend_from_slice(step.next_observation);
-
-        for pending in &mut self.pending {
-            pending.reward += pending.discount * step.reward;
-            pending.discount *= self.gamma * step.discount;
-        }
+        self.no_action.resize(step.drawn.len(), 0.0);
+        self.policy_version = step.policy_version;
         if step.last {
             self.truncate(emit);
-        } else if self.pending.len() == self.n_step {
-            self.emit_oldest(&mut emit);
         }
     }
 
-    /// Ends the episode at the present state as a time limit would, and hands over the transitions of
-    /// all open steps.
-    pub fn truncate(&mut self, mut emit: impl FnMut(Transition<'_>)) {
-        while !self.pending.is_empty() {
-            self.emit_oldest(&mut emit);
-        }
-        self.observation.clear();
-    }
-
-    /// Drops the open steps of an episode that became invalid, and returns how many there were.
-    pub fn discard(&mut self) -> usize {
-        let open = self.pending.len();
-        self.spare.extend(self.pending.drain(..));
-        self.observation.clear();
-        open
-    }
-
-    fn emit_oldest(&mut self, emit: &mut impl FnMut(Transition<'_>)) {
-        if let Some(oldest) = self.pending.pop_front() {
-            emit(Transition {
-                observation: &oldest.observation,
-                action: &oldest.action,
-                reward: oldest.reward as f32,
-                discount: oldest.discount as f32,
-                next_observation: &self.observation,
-                policy_version: oldest.policy_version,
+    /// Ends the episode at the present state as a time limit would, and hands over its last rows.
+    pub fn truncate(&mut self, mut emit: impl FnMut(Row<'_>)) {
+        while !self.open.is_empty() {
+            let ends_window = self.next_row_ends_window();
+            emit(Row {
+                observation: &self.observation,
+                action: &self.no_action,
+                reward: 0.0,
+                discount: 0.0,
+                log_prob: 0.0,
+                policy_version: self.policy_version,
+                step_type: StepType::Last,
+                ends_window,
             });
-            self.spare.push(oldest);
         }
+        self.observation.clear();
+    }
+
+    /// Gives up an episode that became invalid, and returns how many steps will be learned from less:
+    /// those that windows began for which will not be.
+    pub fn discard(&mut self) -> usize {
+        let windows = self.open.len();
+        self.open.clear();
+        self.observation.clear();
+        windows * self.period
+    }
+
+    /// Counts a row; answers whether a window ends with it.
+    fn next_row_ends_window(&mut self) -> bool {
+        let ends = self.open.front() == Some(&self.rows);
+        if ends {
+            self.open.pop_front();
+        }
+        self.rows += 1;
+        ends
     }
 }
 
@@ -179,213 +198,144 @@ impl NStepAdder {
 mod tests {
     use super::*;
 
-    /// (t, m, reward, discount): the transition from observation t to t + m.
-    type Row = (usize, usize, f32, f32);
+    /// What was stored: observation, step type, and whether a window ends.
+    type Stored = (f32, StepType, bool);
 
-    struct Case {
-        name: &'static str,
-        n_step: usize,
-        gamma: f64,
-        /// (reward, discount) of each step; the last one ends the episode.
-        steps: &'static [(f64, f64)],
-        expected: &'static [Row],
-    }
+    use StepType::{First, Last, Mid};
 
-    const CASES: &[Case] = &[
-        Case {
-            name: "one step: gamma times the environment's discount",
-            n_step: 1,
-            gamma: 0.5,
-            steps: &[(1.0, 1.0), (2.0, 1.0), (3.0, 0.0)],
-            expected: &[(0, 1, 1.0, 0.5), (1, 1, 2.0, 0.5), (2, 1, 3.0, 0.0)],
-        },
-        Case {
-            name: "a time limit bootstraps, over fewer steps in the tail",
-            n_step: 3,
-            gamma: 0.5,
-            steps: &[(1.0, 1.0), (2.0, 1.0), (4.0, 1.0), (8.0, 1.0), (16.0, 1.0)],
-            expected: &[
-                (0, 3, 1.0 + 1.0 + 1.0, 0.125),
-                (1, 3, 2.0 + 2.0 + 2.0, 0.125),
-                (2, 3, 4.0 + 4.0 + 4.0, 0.125),
-                (3, 2, 8.0 + 8.0, 0.25),
-                (4, 1, 16.0, 0.5),
-            ],
-        },
-        Case {
-            name: "a termination does not bootstrap, for any transition that reaches it",
-            n_step: 3,
-            gamma: 0.5,
-            steps: &[(1.0, 1.0), (2.0, 1.0), (4.0, 1.0), (8.0, 0.0)],
-            expected: &[
-                (0, 3, 3.0, 0.125),
-                (1, 3, 2.0 + 2.0 + 2.0, 0.0),
-                (2, 2, 4.0 + 4.0, 0.0),
-                (3, 1, 8.0, 0.0),
-            ],
-        },
-        Case {
-            name: "an episode shorter than n",
-            n_step: 5,
-            gamma: 0.5,
-            steps: &[(1.0, 1.0), (2.0, 1.0)],
-            expected: &[(0, 2, 2.0, 0.25), (1, 1, 2.0, 0.5)],
-        },
-        Case {
-            name: "an episode of exactly n steps",
-            n_step: 2,
-            gamma: 0.5,
-            steps: &[(1.0, 1.0), (2.0, 1.0)],
-            expected: &[(0, 2, 2.0, 0.25), (1, 1, 2.0, 0.5)],
-        },
-        Case {
-            name: "an episode of one step",
-            n_step: 3,
-            gamma: 0.9,
-            steps: &[(7.0, 0.0)],
-            expected: &[(0, 1, 7.0, 0.0)],
-        },
-        Case {
-            name: "discount 0 midway cuts rewards and value behind it off",
-            n_step: 3,
-            gamma: 0.5,
-            steps: &[(1.0, 1.0), (2.0, 0.0), (4.0, 1.0), (8.0, 1.0)],
-            expected: &[
-                (0, 3, 1.0 + 1.0, 0.0),
-                (1, 3, 2.0, 0.0),
-                (2, 2, 4.0 + 4.0, 0.25),
-                (3, 1, 8.0, 0.5),
-            ],
-        },
-        Case {
-            name: "discounts between 0 and 1 multiply",
-            n_step: 2,
-            gamma: 0.5,
-            steps: &[(1.0, 0.5), (4.0, 0.25), (8.0, 1.0)],
-            expected: &[
-                (0, 2, 1.0 + 0.25 * 4.0, 0.25 * 0.125),
-                (1, 2, 4.0 + 0.125 * 8.0, 0.125 * 0.5),
-                (2, 1, 8.0, 0.5),
-            ],
-        },
-        Case {
-            name: "gamma 1 sums",
-            n_step: 2,
-            gamma: 1.0,
-            steps: &[(1.0, 1.0), (2.0, 1.0), (3.0, 1.0)],
-            expected: &[(0, 2, 3.0, 1.0), (1, 2, 5.0, 1.0), (2, 1, 3.0, 1.0)],
-        },
-    ];
-
-    /// Observation `t` of an episode is `[base + t]`, action `t` is `[-(base + t)]`, and the policy's
-    /// version is `base + t`.
-    fn steps(
-        adder: &mut NStepAdder,
-        base: usize,
-        steps: &[(f64, f64)],
-        ends: bool,
-        out: &mut Vec<Row>,
-    ) {
-        let value = |t: usize| [(base + t) as f32];
-        for (t, &(reward, discount)) in steps.iter().enumerate() {
+    /// Observation `t` of an episode is `[base + t]`, its action and its log-probability are minus that,
+    /// its reward ten times it, its policy's version itself.
+    fn act(adder: &mut Adder, base: usize, steps: usize, ends: bool, out: &mut Vec<Stored>) {
+        let value = |t: usize| (base + t) as f32;
+        for t in 0..steps {
             let step = Step {
-                action: &value(t).map(|x| -x),
-                drawn: &[],
-                log_prob: 0.0,
+                drawn: &[-value(t)],
+                log_prob: -value(t),
                 policy_version: PolicyVersion((base + t) as u64),
-                reward,
-                discount,
-                next_observation: &value(t + 1),
-                last: ends && t + 1 == steps.len(),
+                reward: f64::from(10.0 * value(t)),
+                discount: 0.5,
+                next_observation: &[value(t + 1)],
+                last: ends && t + 1 == steps,
             };
-            adder.add(step, |transition| out.push(row(base, transition)));
+            adder.add(step, |row| out.push(check(row)));
         }
     }
 
-    fn row(base: usize, transition: Transition<'_>) -> Row {
-        let start = transition.observation[0];
-        assert_eq!(transition.action, [-start]);
-        assert_eq!(transition.policy_version.0, start as u64);
-        let steps = transition.next_observation[0] - start;
-        (
-            start as usize - base,
-            steps as usize,
-            transition.reward,
-            transition.discount,
-        )
+    fn check(row: Row<'_>) -> Stored {
+        let at = row.observation[0];
+        if row.step_type == Last {
+            assert_eq!((row.action, row.reward, row.discount), (&[0.0][..], 0.0, 0.0));
+            assert_eq!((row.log_prob, row.policy_version.0), (0.0, at as u64 - 1));
+        } else {
+            assert_eq!((row.action, row.log_prob), (&[-at][..], -at));
+            assert_eq!((row.reward, row.discount), (10.0 * at, 0.5));
+            assert_eq!(row.policy_version.0, at as u64);
+        }
+        (at, row.step_type, row.ends_window)
     }
 
     #[test]
-    fn episodes_give_the_transitions_of_the_definition() {
-        for case in CASES {
-            let mut adder = NStepAdder::new(case.n_step, case.gamma);
-            // The same adder again: an episode leaves nothing behind for the next.
-            for base in [0, 100, 1000] {
+    fn n_step_windows_begin_at_every_step_and_are_padded_at_the_end() {
+        let mut adder = Adder::new(3, 1);
+        // The same adder again: an episode leaves nothing behind for the next.
+        for base in [0, 100] {
+            let mut out = Vec::new();
+            adder.first(&[base as f32]);
+            act(&mut adder, base, 4, true, &mut out);
+            let b = base as f32;
+            let expected = [
+                (b, First, false),
+                (b + 1.0, Mid, false),
+                (b + 2.0, Mid, false),
+                (b + 3.0, Mid, true),
+                (b + 4.0, Last, true),
+                (b + 4.0, Last, true),
+                (b + 4.0, Last, true),
+            ];
+            assert_eq!(out, expected, "four windows for four steps");
+        }
+    }
+
+    #[test]
+    fn an_episode_shorter_than_a_window_has_windows_too() {
+        let (mut adder, mut out) = (Adder::new(5, 1), Vec::new());
+        adder.first(&[0.0]);
+        act(&mut adder, 0, 2, true, &mut out);
+        let ends: Vec<bool> = out.iter().map(|row| row.2).collect();
+        assert_eq!(ends, [false, false, false, false, false, true, true]);
+        assert!(out[2..].iter().all(|row| (row.0, row.1) == (2.0, Last)));
+    }
+
+    /// Windows times their period are the steps, over episodes of any lengths; each window begins
+    /// `period` steps after the one before.
+    #[test]
+    fn windows_are_counted_over_episodes() {
+        for (length, period) in [(1, 1), (2, 2), (8, 4), (8, 3), (3, 1), (5, 5)] {
+            let mut adder = Adder::new(length, period);
+            let (mut steps, mut windows) = (0, 0);
+            for episode in [3, 1, 7, 20, 2, 2, 11] {
                 let mut out = Vec::new();
-                adder.first(&[base as f32]);
-                steps(&mut adder, base, case.steps, true, &mut out);
-                assert_eq!(out, case.expected, "{} (episode at {base})", case.name);
+                adder.first(&[0.0]);
+                act(&mut adder, 0, episode, true, &mut out);
+                steps += episode;
+                let ends = out.iter().enumerate().filter(|(_, row)| row.2);
+                let begins: Vec<usize> = ends.map(|(end, _)| end - length).collect();
+                assert!(begins.iter().all(|&begin| begin < episode), "{begins:?}");
+                assert!(begins.windows(2).all(|pair| pair[1] - pair[0] == period));
+                windows += begins.len();
+                assert_eq!(windows, steps.div_ceil(period), "{length}, {period}");
             }
         }
     }
 
     #[test]
-    fn transitions_leave_as_soon_as_they_are_complete() {
-        let mut adder = NStepAdder::new(2, 0.5);
-        let mut out = Vec::new();
+    fn windows_leave_as_soon_as_they_are_complete() {
+        let (mut adder, mut out) = (Adder::new(2, 1), Vec::new());
         adder.first(&[0.0]);
-        steps(&mut adder, 0, &[(1.0, 1.0)], false, &mut out);
-        assert_eq!(out, []);
-        let next = Step {
-            action: &[-1.0],
-            drawn: &[],
-            log_prob: 0.0,
-            policy_version: PolicyVersion(1),
-            reward: 2.0,
-            discount: 1.0,
-            next_observation: &[2.0],
-            last: false,
-        };
-        adder.add(next, |transition| out.push(row(0, transition)));
-        assert_eq!(out, [(0, 2, 2.0, 0.25)]);
-    }
-
-    #[test]
-    fn an_interrupted_episode_ends_like_a_time_limit() {
-        let case = &CASES[1];
-        let mut adder = NStepAdder::new(case.n_step, case.gamma);
-        let mut out = Vec::new();
-        adder.first(&[0.0]);
-        steps(&mut adder, 0, case.steps, false, &mut out);
-        assert_eq!(out, case.expected[..3]);
-        adder.truncate(|transition| out.push(row(0, transition)));
-        assert_eq!(out, case.expected);
+        act(&mut adder, 0, 3, false, &mut out);
+        let ends: Vec<bool> = out.iter().map(|row| row.2).collect();
+        assert_eq!(ends, [false, false, true]);
+        adder.truncate(|row| out.push(check(row)));
+        assert_eq!(out[3..], [(3.0, Last, true), (3.0, Last, true)]);
         adder.truncate(|_| panic!("nothing is open"));
     }
 
     #[test]
-    fn a_divergent_episode_leaves_no_transition_that_reaches_its_end() {
-        let mut adder = NStepAdder::new(3, 0.5);
-        let mut out = Vec::new();
+    fn a_divergent_episode_leaves_no_window_that_reaches_its_end() {
+        let (mut adder, mut out) = (Adder::new(3, 1), Vec::new());
         adder.first(&[0.0]);
-        steps(&mut adder, 0, &[(1.0, 1.0); 5], false, &mut out);
-        let starts: Vec<usize> = out.iter().map(|row| row.0).collect();
-        assert_eq!(starts, [0, 1, 2], "complete before the divergence");
-        assert_eq!(adder.discard(), 2);
-
-        out.clear();
-        adder.first(&[50.0]);
-        steps(&mut adder, 50, CASES[3].steps, true, &mut out);
-        assert_eq!(out.len(), 2, "the next episode is whole: {out:?}");
-        assert_eq!(adder.discard(), 0);
+        act(&mut adder, 0, 5, false, &mut out);
+        assert_eq!(out.iter().filter(|row| row.2).count(), 2);
+        assert_eq!(adder.discard(), 3);
+        let mut next = Vec::new();
+        adder.first(&[100.0]);
+        act(&mut adder, 100, 1, true, &mut next);
+        assert_eq!(next[0], (100.0, First, false));
+        assert_eq!(next.iter().filter(|row| row.2).count(), 1);
     }
 
     #[test]
-    #[should_panic(expected = "open steps")]
-    fn a_new_episode_does_not_silently_drop_the_last() {
-        let mut adder = NStepAdder::new(3, 0.5);
+    #[should_panic(expected = "open windows")]
+    fn an_episode_cannot_begin_within_another() {
+        let mut adder = Adder::new(3, 1);
         adder.first(&[0.0]);
-        steps(&mut adder, 0, &[(1.0, 1.0)], false, &mut Vec::new());
-        adder.first(&[9.0]);
+        act(&mut adder, 0, 2, false, &mut Vec::new());
+        adder.first(&[0.0]);
+    }
+
+    #[test]
+    fn an_action_of_probability_zero_stays_finite() {
+        let mut adder = Adder::new(1, 1);
+        adder.first(&[0.0]);
+        let step = Step {
+            drawn: &[0.0],
+            log_prob: f32::NEG_INFINITY,
+            policy_version: PolicyVersion(1),
+            reward: 0.0,
+            discount: 1.0,
+            next_observation: &[0.0],
+            last: false,
+        };
+        adder.add(step, |row| assert_eq!(row.log_prob, f32::MIN));
     }
 }

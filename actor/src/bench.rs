@@ -19,9 +19,10 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio_util::sync::CancellationToken;
 
 use crate::environment_loop::EnvironmentLoop;
-use crate::experience::Experience;
 use crate::reports::EpisodeReports;
 use crate::run::collector;
+use crate::run_info::Window;
+use crate::stepper::Stepper;
 use crate::weights::{Policy, WeightsSource};
 use crate::{ActorConfig, ActorError};
 
@@ -76,7 +77,12 @@ pub async fn run(options: Options, replay: &[String]) -> Result<Report, ActorErr
     let policy_us = time_policy(&mut network, &spec);
     let (shutdown, writers_end) = (CancellationToken::new(), CancellationToken::new());
     let _end_writers = writers_end.clone().drop_guard();
-    let experience = (Experience::NStep(options.n_step), options.discount);
+    let window = Window {
+        steps: options.n_step,
+        period: 1,
+    };
+    let collector = collector(&options.actor, replay, window, &spec, &writers_end)?;
+    let rng = ChaCha8Rng::seed_from_u64(1);
     let (sender, tally) = mpsc::channel();
     let (episodes, _unread) = EpisodeReports::new(options.actor.report_queue_episodes);
     let work = EnvironmentLoop {
@@ -97,9 +103,7 @@ pub async fn run(options: Options, replay: &[String]) -> Result<Report, ActorErr
             finished: sender,
             shutdown: shutdown.clone(),
         },
-        environment,
-        collector: collector(&options.actor, replay, experience, &spec, &writers_end)?,
-        rng: ChaCha8Rng::seed_from_u64(1),
+        stepper: Stepper::new(environment, collector, rng, options.discount),
         episodes,
         shutdown,
         grace: options.actor.shutdown_grace(),
@@ -200,16 +204,18 @@ impl Turns {
 /// A policy as training starts with: its head says mean 0 and the initial standard deviation.
 fn fresh_policy(network: &NetworkConfig, spec: &EnvironmentSpec) -> PolicyNetwork {
     let (observations, actions) = (spec.observation_size(), spec.action_size());
-    let tensors: Vec<NamedTensor> = snapshot::expected_tensors(network, observations, actions)
-        .into_iter()
-        .map(|(name, shape)| {
-            let count = shape.iter().product();
-            let scale = if name.starts_with("head") { 0.0 } else { 0.2 };
-            let values = (0..count).map(|i: usize| scale * ((i * 37 % 101) as f32 / 101.0 - 0.5));
+    let plan = network.plan(observations, actions).expect("a network that was validated");
+    let tensors: Vec<NamedTensor> = plan
+        .network
+        .tensors
+        .iter()
+        .map(|spec| {
+            let scale = if spec.name.starts_with("head") { 0.0 } else { 0.2 };
+            let value = |i: usize| scale * ((i * 37 % 101) as f32 / 101.0 - 0.5);
             NamedTensor {
-                name,
-                values: values.collect(),
-                shape,
+                name: spec.name.clone(),
+                values: (0..spec.elements()).map(value).collect(),
+                shape: spec.shape.clone(),
             }
         })
         .collect();

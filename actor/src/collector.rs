@@ -5,45 +5,55 @@ use std::time::{Duration, SystemTime};
 
 use pmpo_replay_client::ClientError;
 use pmpo_service::traces;
+use pmpo_types::EnvironmentSpec;
 
 use crate::ActorError;
-use crate::adder::Step;
-use crate::experience::Gatherer;
-use crate::insertion::StepSink;
+use crate::adder::{Adder, Step};
+use crate::insertion::{RowBatch, StepSink};
+use crate::run_info::Window;
 
+/// Collects the experience of one environment.
 #[derive(Debug)]
-pub(crate) struct Collector<S> {
-    gatherer: Gatherer,
-    batch_items: usize,
+pub struct Collector<S> {
+    adder: Adder,
+    rows: RowBatch,
+    /// Rows that make a batch full.
+    batch_rows: usize,
     sink: S,
     /// When the batch that is being gathered began, where batches are traced.
     since: Option<SystemTime>,
 }
 
 impl<S: StepSink> Collector<S> {
-    pub(crate) fn new(gatherer: Gatherer, batch_items: usize, sink: S) -> Self {
+    /// Collects windows of an environment of this kind into batches of `batch_rows` rows.
+    pub fn new(window: Window, spec: &EnvironmentSpec, batch_rows: usize, sink: S) -> Self {
+        let (observations, actions) = (spec.observation_size(), spec.action_size());
         Self {
-            gatherer,
-            batch_items,
+            adder: Adder::new(window.steps, window.period),
+            rows: RowBatch::new(observations, actions, window.steps + 1),
+            batch_rows,
             sink,
             since: None,
         }
     }
 
     /// Where the batches go.
-    pub(crate) fn sink(&self) -> &S {
+    pub fn sink(&self) -> &S {
         &self.sink
     }
 
     /// An episode has begun.
-    pub(crate) fn first(&mut self, observation: &[f32]) {
-        self.gatherer.first(observation);
+    pub fn first(&mut self, observation: &[f32]) {
+        self.adder.first(observation);
     }
 
     /// A valid step was taken. May block in the sink.
-    pub(crate) fn step(&mut self, step: Step<'_>) -> Result<(), ActorError> {
-        self.gatherer.add(step);
-        if step.last || self.gatherer.len() >= self.batch_items {
+    ///
+    /// # Errors
+    /// The sink takes no more.
+    pub fn step(&mut self, step: Step<'_>) -> Result<(), ActorError> {
+        self.adder.add(step, |row| self.rows.push(row));
+        if step.last || self.rows.len() >= self.batch_rows {
             self.hand_over()
         } else {
             Ok(())
@@ -51,14 +61,17 @@ impl<S: StepSink> Collector<S> {
     }
 
     /// The episode has diverged; returns how many of its steps are dropped.
-    pub(crate) fn diverged(&mut self) -> usize {
-        self.gatherer.discard()
+    pub fn diverged(&mut self) -> usize {
+        self.adder.discard()
     }
 
     /// No more steps will come: inserts the open ones as if a time limit had ended the episode, and
     /// waits until everything is stored, at most for `grace`.
-    pub(crate) fn finish(mut self, grace: Duration) -> Result<(), ActorError> {
-        self.gatherer.truncate();
+    ///
+    /// # Errors
+    /// The sink has refused.
+    pub fn finish(mut self, grace: Duration) -> Result<(), ActorError> {
+        self.adder.truncate(|row| self.rows.push(row));
         match self.hand_over().and_then(|()| Ok(self.sink.flush(grace)?)) {
             Err(ActorError::Replay(
                 error @ (ClientError::Shutdown | ClientError::Deadline { .. }),
@@ -71,10 +84,10 @@ impl<S: StepSink> Collector<S> {
     }
 
     fn hand_over(&mut self) -> Result<(), ActorError> {
-        if self.gatherer.len() == 0 {
+        if self.rows.is_empty() {
             return Ok(());
         }
-        let mut batch = self.gatherer.take()?;
+        let mut batch = self.rows.take()?;
         let span = self
             .since
             .and_then(|since| traces::root("collect batch", since));
@@ -91,8 +104,7 @@ impl<S: StepSink> Collector<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adder::NStepAdder;
-    use crate::insertion::TransitionBatch;
+    use crate::testing::spec;
     use pmpo_types::{PolicyVersion, StepBatch};
     use std::sync::mpsc;
 
@@ -114,17 +126,17 @@ mod tests {
         flush: Result<(), ClientError>,
     ) -> (Collector<ChannelSink>, mpsc::Receiver<StepBatch>) {
         let (sender, receiver) = mpsc::channel();
-        let gatherer = Gatherer::NStep(NStepAdder::new(3, 0.99), TransitionBatch::new(1, 1));
-        (
-            Collector::new(gatherer, 4, ChannelSink(sender, flush)),
-            receiver,
-        )
+        let window = Window {
+            steps: 3,
+            period: 1,
+        };
+        let sink = ChannelSink(sender, flush);
+        (Collector::new(window, &spec(1, 1), 4, sink), receiver)
     }
 
     fn steps(collector: &mut Collector<ChannelSink>, n: usize, ends: bool) {
         for i in 0..n {
             let step = Step {
-                action: &[0.0],
                 drawn: &[0.0],
                 log_prob: 0.0,
                 policy_version: PolicyVersion(1),
@@ -148,22 +160,22 @@ mod tests {
         steps(&mut collector, 10, true);
         assert_eq!(
             lengths(&receiver),
-            [4, 6],
-            "8 are complete at step 10, and two follow at the end"
+            [4, 4, 5],
+            "two steps are left, and three rows follow the last"
         );
         collector.first(&[0.0]);
         steps(&mut collector, 1, true);
-        assert_eq!(lengths(&receiver), [1]);
+        assert_eq!(lengths(&receiver), [4]);
     }
 
     #[test]
     fn stopping_inserts_the_steps_of_the_unfinished_episode() {
         let (mut collector, receiver) = collector(Ok(()));
         collector.first(&[0.0]);
-        steps(&mut collector, 5, false);
+        steps(&mut collector, 3, false);
         assert!(lengths(&receiver).is_empty());
         collector.finish(Duration::ZERO).unwrap();
-        assert_eq!(lengths(&receiver), [5]);
+        assert_eq!(lengths(&receiver), [6]);
     }
 
     #[test]
@@ -171,14 +183,12 @@ mod tests {
         let (mut collector, receiver) = collector(Ok(()));
         collector.first(&[0.0]);
         steps(&mut collector, 5, false);
-        assert_eq!(collector.diverged(), 2);
+        assert_eq!(collector.diverged(), 3);
         collector.first(&[0.0]);
         steps(&mut collector, 2, true);
-        assert_eq!(
-            lengths(&receiver),
-            [5],
-            "three of the divergent episode and two of the next"
-        );
+        let batches: Vec<StepBatch> = receiver.try_iter().collect();
+        let windows: Vec<usize> = batches.iter().map(StepBatch::items).collect();
+        assert_eq!(windows, [1, 3], "two of the divergent episode and two of the next");
     }
 
     #[test]

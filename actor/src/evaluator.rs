@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::canonical::ActionScale;
-use crate::environment_loop::valid;
+use crate::stepper::valid;
 use crate::membership::Place;
 use crate::reports::report_evaluations;
 use crate::run::{POLICY, until};

@@ -1,13 +1,12 @@
-//! From transitions and steps to batches in columns, and the seam behind which they leave the process.
+//! From rows to batches in columns, and the seam behind which they leave the environment's thread.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use pmpo_replay_client::{ClientError, Writer};
-use pmpo_types::{ColumnBatch, ColumnError, Signature, StepBatch, step, transition};
+use pmpo_types::{ColumnBatch, ColumnError, Signature, StepBatch, step};
 
-use crate::adder::Transition;
-use crate::sequence_adder::StoredStep;
+use crate::adder::Row;
 
 /// Where an environment's experience goes.
 pub trait StepSink: Send {
@@ -34,149 +33,82 @@ impl StepSink for Writer {
     }
 }
 
-/// Rows being gathered in columns.
+/// Rows being gathered in columns, and the windows that end in them.
 #[derive(Debug)]
-struct Rows {
+pub struct RowBatch {
     signature: Signature,
     columns: Vec<Vec<u8>>,
+    ends: Vec<u32>,
     len: usize,
+    window_rows: usize,
 }
 
-impl Rows {
-    fn new(signature: Signature) -> Self {
-        let columns = vec![Vec::new(); signature.columns.len()];
+impl RowBatch {
+    /// An empty batch of steps with vectors of these sizes, of which windows hold `window_rows` rows.
+    pub fn new(observation_size: usize, action_size: usize, window_rows: usize) -> Self {
+        let signature = step::signature(observation_size, action_size);
         Self {
+            columns: vec![Vec::new(); signature.columns.len()],
             signature,
-            columns,
+            ends: Vec::new(),
             len: 0,
+            window_rows,
         }
     }
 
-    fn take(&mut self) -> Result<ColumnBatch, ColumnError> {
+    /// What its columns are.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// Rows of a window.
+    pub fn window_rows(&self) -> usize {
+        self.window_rows
+    }
+
+    /// Number of rows gathered.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether none was gathered.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends a row.
+    pub fn push(&mut self, row: Row<'_>) {
+        if row.ends_window {
+            self.ends.push(self.len as u32);
+        }
+        let columns = &mut self.columns;
+        extend(&mut columns[step::OBSERVATION], row.observation);
+        extend(&mut columns[step::ACTION], row.action);
+        extend(&mut columns[step::REWARD], &[row.reward]);
+        extend(&mut columns[step::DISCOUNT], &[row.discount]);
+        extend(&mut columns[step::LOG_PROB], &[row.log_prob]);
+        for (column, value) in [
+            (step::POLICY_VERSION, row.policy_version.0.cast_signed()),
+            (step::STEP_TYPE, row.step_type.number()),
+        ] {
+            columns[column].extend_from_slice(&value.to_le_bytes());
+        }
+        self.len += 1;
+    }
+
+    /// Takes what was gathered.
+    ///
+    /// # Errors
+    /// A value is not finite, or a row did not have the sizes of the signature.
+    pub fn take(&mut self) -> Result<StepBatch, ColumnError> {
         let len = std::mem::take(&mut self.len);
         let columns = self.columns.iter_mut().map(|column| {
             let empty = Vec::with_capacity(column.len());
             Bytes::from(std::mem::replace(column, empty))
         });
-        ColumnBatch::new(&self.signature, len, columns.collect())
-    }
-}
-
-/// Transitions being gathered.
-#[derive(Debug)]
-pub struct TransitionBatch(Rows);
-
-impl TransitionBatch {
-    /// An empty batch of transitions between vectors of these sizes.
-    pub fn new(observation_size: usize, action_size: usize) -> Self {
-        Self(Rows::new(transition::signature(
-            observation_size,
-            action_size,
-        )))
-    }
-
-    /// What its columns are.
-    pub fn signature(&self) -> &Signature {
-        &self.0.signature
-    }
-
-    /// Number of transitions gathered.
-    pub fn len(&self) -> usize {
-        self.0.len
-    }
-
-    /// Whether none was gathered.
-    pub fn is_empty(&self) -> bool {
-        self.0.len == 0
-    }
-
-    /// Appends a transition.
-    pub fn push(&mut self, item: Transition<'_>) {
-        let columns = &mut self.0.columns;
-        extend(&mut columns[transition::OBSERVATION], item.observation);
-        extend(&mut columns[transition::ACTION], item.action);
-        extend(&mut columns[transition::REWARD], &[item.reward]);
-        extend(&mut columns[transition::DISCOUNT], &[item.discount]);
-        extend(
-            &mut columns[transition::NEXT_OBSERVATION],
-            item.next_observation,
-        );
-        let version = item.policy_version.0.cast_signed();
-        columns[transition::POLICY_VERSION].extend_from_slice(&version.to_le_bytes());
-        self.0.len += 1;
-    }
-
-    /// Takes what was gathered.
-    ///
-    /// # Errors
-    /// A value is not finite, or a transition did not have the sizes of the signature.
-    pub fn take(&mut self) -> Result<ColumnBatch, ColumnError> {
-        self.0.take()
-    }
-}
-
-/// Steps being gathered, and the windows that end in them.
-#[derive(Debug)]
-pub struct SequenceBatch {
-    rows: Rows,
-    ends: Vec<u32>,
-    sequence_length: usize,
-}
-
-impl SequenceBatch {
-    /// An empty batch of steps with vectors of these sizes, of which windows hold `sequence_length`.
-    pub fn new(observation_size: usize, action_size: usize, sequence_length: usize) -> Self {
-        Self {
-            rows: Rows::new(step::signature(observation_size, action_size)),
-            ends: Vec::new(),
-            sequence_length,
-        }
-    }
-
-    /// What its columns are.
-    pub fn signature(&self) -> &Signature {
-        &self.rows.signature
-    }
-
-    /// Steps of a window.
-    pub fn sequence_length(&self) -> usize {
-        self.sequence_length
-    }
-
-    /// Number of steps gathered.
-    pub fn len(&self) -> usize {
-        self.rows.len
-    }
-
-    /// Whether none was gathered.
-    pub fn is_empty(&self) -> bool {
-        self.rows.len == 0
-    }
-
-    /// Appends a step.
-    pub fn push(&mut self, item: StoredStep<'_>) {
-        if item.ends_window {
-            self.ends.push(self.rows.len as u32);
-        }
-        let columns = &mut self.rows.columns;
-        extend(&mut columns[step::OBSERVATION], item.observation);
-        extend(&mut columns[step::ACTION], item.action);
-        extend(&mut columns[step::REWARD], &[item.reward]);
-        extend(&mut columns[step::DISCOUNT], &[item.discount]);
-        extend(&mut columns[step::LOG_PROB], &[item.log_prob]);
-        let version = item.policy_version.0.cast_signed();
-        columns[step::POLICY_VERSION].extend_from_slice(&version.to_le_bytes());
-        self.rows.len += 1;
-    }
-
-    /// Takes what was gathered.
-    ///
-    /// # Errors
-    /// A value is not finite, or a step did not have the sizes of the signature.
-    pub fn take(&mut self) -> Result<StepBatch, ColumnError> {
         let ends = std::mem::take(&mut self.ends);
-        let steps = self.rows.take()?;
-        let batch = StepBatch::new(self.sequence_length, steps, ends, Vec::new());
+        let steps = ColumnBatch::new(&self.signature, len, columns.collect())?;
+        let batch = StepBatch::new(self.window_rows, steps, ends, Vec::new());
         Ok(batch.expect("ends were counted in order, and there are no priorities"))
     }
 }
@@ -188,95 +120,60 @@ fn extend(column: &mut Vec<u8>, values: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pmpo_types::PolicyVersion;
+    use pmpo_types::{PolicyVersion, StepType};
+
+    fn row(x: f32, ends_window: bool) -> Row<'static> {
+        Row {
+            observation: &[1.5, 2.5],
+            action: &[0.25],
+            reward: x,
+            discount: 0.5,
+            log_prob: -x,
+            policy_version: PolicyVersion(x as u64),
+            step_type: StepType::Mid,
+            ends_window,
+        }
+    }
 
     #[test]
-    fn columns_hold_the_transitions_in_order_and_a_batch_is_taken_once() {
-        let mut batch = TransitionBatch::new(2, 1);
-        for i in 0..3 {
-            let x = i as f32;
-            batch.push(Transition {
-                observation: &[x, x + 0.5],
-                action: &[-x],
-                reward: 10.0 * x,
-                discount: 0.25,
-                next_observation: &[x + 1.0, x + 1.5],
-                policy_version: PolicyVersion(7 + i),
-            });
+    fn columns_hold_the_rows_in_order_and_a_batch_is_taken_once() {
+        let mut batch = RowBatch::new(2, 1, 2);
+        for (x, ends) in [(7.0, false), (8.0, true), (9.0, true)] {
+            batch.push(row(x, ends));
         }
         let taken = batch.take().unwrap();
-        assert_eq!(taken.len(), 3);
-        let floats = |column: usize| -> Vec<f32> {
-            let chunks = taken.columns()[column].chunks_exact(4);
-            chunks
+        assert_eq!((taken.len(), taken.ends().unwrap()), (3, &[1, 2][..]));
+        let column = |index: usize| taken.steps().columns()[index].clone();
+        let floats = |index: usize| -> Vec<f32> {
+            let column = column(index);
+            let values = column.chunks_exact(4);
+            values
                 .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
                 .collect()
         };
-        assert_eq!(
-            floats(transition::OBSERVATION),
-            [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
-        );
-        assert_eq!(floats(transition::ACTION), [0.0, -1.0, -2.0]);
-        assert_eq!(floats(transition::REWARD), [0.0, 10.0, 20.0]);
-        assert_eq!(floats(transition::DISCOUNT), [0.25; 3]);
-        assert_eq!(
-            floats(transition::NEXT_OBSERVATION),
-            [1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
-        );
-        let versions = [7i64, 8, 9].map(i64::to_le_bytes).concat();
-        assert_eq!(taken.columns()[transition::POLICY_VERSION], versions);
+        let integers = |index: usize| -> Vec<i64> {
+            let column = column(index);
+            let values = column.chunks_exact(8);
+            values
+                .map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap()))
+                .collect()
+        };
+        assert_eq!(floats(step::OBSERVATION), [1.5, 2.5].repeat(3));
+        assert_eq!(floats(step::ACTION), [0.25; 3]);
+        assert_eq!(floats(step::REWARD), [7.0, 8.0, 9.0]);
+        assert_eq!(floats(step::DISCOUNT), [0.5; 3]);
+        assert_eq!(floats(step::LOG_PROB), [-7.0, -8.0, -9.0]);
+        assert_eq!(integers(step::POLICY_VERSION), [7, 8, 9]);
+        assert_eq!(integers(step::STEP_TYPE), [1; 3]);
         assert!(batch.is_empty());
         assert_eq!(batch.take().unwrap().len(), 0);
     }
 
     #[test]
-    fn steps_keep_their_windows_and_nothing_of_the_last_batch() {
-        let mut batch = SequenceBatch::new(1, 2, 3);
-        let push = |batch: &mut SequenceBatch, x: f32, ends_window| {
-            batch.push(StoredStep {
-                observation: &[x],
-                action: &[x, -x],
-                reward: 2.0 * x,
-                discount: 0.5,
-                log_prob: -3.0 * x,
-                policy_version: PolicyVersion(9),
-                ends_window,
-            });
-        };
-        for (x, ends_window) in [(1.0, false), (2.0, true), (3.0, true)] {
-            push(&mut batch, x, ends_window);
-        }
-        let first = batch.take().unwrap();
-        assert_eq!((first.len(), first.ends()), (3, Some(&[1, 2][..])));
-        let floats = |values: &[f32]| -> Vec<u8> {
-            values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect()
-        };
-        let columns = first.steps().columns();
-        assert_eq!(
-            columns[step::ACTION],
-            floats(&[1.0, -1.0, 2.0, -2.0, 3.0, -3.0])
-        );
-        assert_eq!(columns[step::LOG_PROB], floats(&[-3.0, -6.0, -9.0]));
-        assert_eq!(columns[step::REWARD], floats(&[2.0, 4.0, 6.0]));
-        push(&mut batch, 4.0, true);
-        assert_eq!(batch.take().unwrap().ends(), Some(&[0][..]));
-        assert!(batch.is_empty());
-    }
-
-    #[test]
-    fn values_that_are_not_finite_do_not_leave() {
-        let mut batch = TransitionBatch::new(1, 1);
-        batch.push(Transition {
-            observation: &[0.0],
-            action: &[0.0],
-            reward: f32::INFINITY,
-            discount: 1.0,
-            next_observation: &[0.0],
-            policy_version: PolicyVersion(1),
-        });
-        assert!(batch.take().is_err());
+    fn what_is_not_finite_is_refused() {
+        let mut batch = RowBatch::new(2, 1, 2);
+        batch.push(row(f32::NAN, false));
+        let message = batch.take().unwrap_err().to_string();
+        assert!(message.contains("reward"), "{message}");
     }
 }

@@ -1,26 +1,25 @@
 //! Actors and evaluators: environments stepped with the newest policy.
 //!
 //! An actor's environments each have a thread: the policy's forward pass, the simulation, the
-//! adder and the hand-over to a replay writer happen there, one after another. Sockets (weights,
+//! adder and the hand-over to a replay writer happen there, one after another ([`stepper`]). Sockets (weights,
 //! reports, the writers' connections) live on tokio and reach a thread through bounded or latest-wins
 //! channels. An evaluator is an actor without an adder: it acts with the mode of the policy.
 
 pub mod adder;
 pub mod bench;
 mod canonical;
-mod collector;
+pub mod collector;
 mod config;
 mod environment_loop;
 mod error;
 pub mod evaluator;
-pub mod experience;
 pub mod insertion;
 mod membership;
 pub mod metrics;
 mod reports;
 mod run;
 pub mod run_info;
-pub mod sequence_adder;
+pub mod stepper;
 #[cfg(test)]
 mod testing;
 mod threads;

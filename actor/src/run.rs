@@ -9,7 +9,7 @@ use pmpo_replay_client::{Writer, WriterConfig, preference};
 use pmpo_service::grpc::{self, Channel};
 use pmpo_service::readiness::Readiness;
 use pmpo_service::security::Credentials;
-use pmpo_types::{EnvironmentSpec, Role, derive_seed};
+use pmpo_types::{EnvironmentSpec, Role, derive_seed, step};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tokio::runtime::Handle;
@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::collector::Collector;
 use crate::environment_loop::EnvironmentLoop;
-use crate::experience::{Experience, Gatherer};
 use crate::membership::Place;
 use crate::reports::{EpisodeReports, report_episodes};
+use crate::run_info::Window;
+use crate::stepper::Stepper;
 use crate::weights::{Newest, subscribe};
 use crate::{ActorConfig, ActorError, metrics};
 
@@ -91,10 +92,9 @@ async fn act(
     let _end_writers = writers_end.clone().drop_guard();
     // All environments of an actor share a first shard, so that its death stops whole actors' worth.
     let shards = preference(replay, index);
-    let experience = (run.experience, run.discount);
     let collectors = environments
         .iter()
-        .map(|_| collector(&config, &shards, experience, &spec, &writers_end))
+        .map(|_| collector(&config, &shards, run.window, &spec, &writers_end))
         .collect::<Result<Vec<_>, _>>()?;
     let actor = format!("actor-{index}");
     tracing::info!(task = run.task, environments = count, "acting");
@@ -107,12 +107,11 @@ async fn act(
     let (episodes, queue) = EpisodeReports::new(config.report_queue_episodes);
     crew.task(report_episodes(learner, queue, shutdown.clone()));
     for ((number, environment), collector) in numbers.zip(environments).zip(collectors) {
+        let rng = ChaCha8Rng::seed_from_u64(derive_seed(run.seed, Role::ActorPolicy, number));
         let work = EnvironmentLoop {
             actor: actor.clone(),
-            environment,
+            stepper: Stepper::new(environment, collector, rng, run.discount),
             weights: weights.clone(),
-            collector,
-            rng: ChaCha8Rng::seed_from_u64(derive_seed(run.seed, Role::ActorPolicy, number)),
             episodes: episodes.clone(),
             shutdown: shutdown.clone(),
             grace: config.shutdown_grace(),
@@ -139,23 +138,23 @@ pub(crate) async fn until(
 pub(crate) fn collector(
     config: &ActorConfig,
     replay: &[String],
-    (experience, discount): (Experience, f64),
+    window: Window,
     spec: &EnvironmentSpec,
     writers_end: &CancellationToken,
 ) -> Result<Collector<Writer>, ActorError> {
-    let gatherer = Gatherer::new(experience, discount, spec);
     let writer_config = WriterConfig {
-        sequence_length: gatherer.sequence_length(),
+        sequence_length: window.steps + 1,
         ..config.writer.clone()
     };
     let writer = Writer::new(
         replay,
         writer_config,
-        gatherer.signature().clone(),
+        step::signature(spec.observation_size(), spec.action_size()),
         &Handle::current(),
         writers_end,
     )?;
-    Ok(Collector::new(gatherer, config.insert_batch_items, writer))
+    let batch_rows = config.insert_batch_items;
+    Ok(Collector::new(window, spec, batch_rows, writer))
 }
 
 /// Waits for a policy, and for all writers.

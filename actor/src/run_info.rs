@@ -12,10 +12,18 @@ use pmpo_types::SpecDigest;
 use tokio_util::sync::CancellationToken;
 
 use crate::ActorError;
-use crate::experience::Experience;
 
-/// Steps that a transition or a sequence may span.
+/// Steps that a window may have.
 const SPAN: RangeInclusive<usize> = 1..=1000;
+
+/// The windows that items of the replay table are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Steps of a window; its rows are one more.
+    pub steps: usize,
+    /// Steps for each window.
+    pub period: usize,
+}
 
 /// The run to take part in.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +35,7 @@ pub struct RunInfo {
     /// Every generator of the run is seeded from this.
     pub seed: u64,
     /// What to write.
-    pub experience: Experience,
+    pub window: Window,
     /// gamma, a control step.
     pub discount: f64,
     /// The learner's environment.
@@ -115,14 +123,14 @@ impl RunInfo {
             run_id: wire.run_id,
             task: wire.task,
             seed: wire.seed,
-            experience: experience(wire.experience)?,
-            discount: wire.discount.into(),
+            window: window(wire.window)?,
+            discount: wire.discount,
             spec_digest: digest_from_wire(&wire.spec_digest)?,
         })
     }
 }
 
-fn experience(wire: Option<v1::run_info::Experience>) -> Result<Experience, WireError> {
+fn window(wire: Option<v1::Window>) -> Result<Window, WireError> {
     let span = |field: &str, steps: u32, bounds: RangeInclusive<usize>| {
         let steps = steps as usize;
         if bounds.contains(&steps) {
@@ -130,17 +138,10 @@ fn experience(wire: Option<v1::run_info::Experience>) -> Result<Experience, Wire
         }
         Err(refused(field, format!("{bounds:?}"), steps))
     };
-    match wire {
-        None => Err(refused("experience", "n_step or sequences", "neither")),
-        Some(v1::run_info::Experience::NStep(steps)) => {
-            Ok(Experience::NStep(span("n_step", steps, SPAN)?))
-        }
-        Some(v1::run_info::Experience::Sequences(sequences)) => {
-            let length = span("sequences.length", sequences.length, SPAN)?;
-            let period = span("sequences.period", sequences.period, 1..=length)?;
-            Ok(Experience::Sequences { length, period })
-        }
-    }
+    let window = wire.ok_or_else(|| refused("window", "a window", "nothing"))?;
+    let steps = span("window.steps", window.steps, SPAN)?;
+    let period = span("window.period", window.period, 1..=steps)?;
+    Ok(Window { steps, period })
 }
 
 fn refused(field: &str, expected: impl Into<String>, got: impl ToString) -> WireError {

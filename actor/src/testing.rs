@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pmpo_policy::{NamedTensor, NetworkConfig, PolicyNetwork, snapshot};
-use pmpo_types::{EnvironmentSpec, PolicyVersion};
+use pmpo_policy::{NamedTensor, NetworkConfig, PolicyNetwork, TorsoConfig, snapshot};
+use pmpo_types::{ActionSpec, EnvironmentSpec, ObservationField, PolicyVersion};
 use tokio_util::sync::CancellationToken;
 
 use crate::weights::{Policy, WeightsSource};
@@ -11,21 +11,17 @@ use crate::weights::{Policy, WeightsSource};
 /// An untrained policy: all weights zero, mean 0.
 pub(crate) fn policy(spec: &EnvironmentSpec, version: u64, learner_step: u64) -> Policy {
     let network = NetworkConfig {
-        hidden_sizes: vec![8, 8],
+        torso: TorsoConfig::hidden(&[8, 8]),
         ..NetworkConfig::default()
     };
     let (observations, actions) = (spec.observation_size(), spec.action_size());
-    let tensors: Vec<NamedTensor> = snapshot::expected_tensors(&network, observations, actions)
-        .into_iter()
-        .map(|(name, shape)| {
-            let values = vec![0.0; shape.iter().product()];
-            NamedTensor {
-                name,
-                shape,
-                values,
-            }
-        })
-        .collect();
+    let plan = network.plan(observations, actions).unwrap();
+    let zeros = |spec: &pmpo_policy::TensorSpec| NamedTensor {
+        name: spec.name.clone(),
+        shape: spec.shape.clone(),
+        values: vec![0.0; spec.elements()],
+    };
+    let tensors: Vec<NamedTensor> = plan.network.tensors.iter().map(zeros).collect();
     let bytes = snapshot::encode(&network, observations, actions, &tensors).unwrap();
     let network = PolicyNetwork::from_snapshot(&bytes).unwrap();
     Policy {
@@ -33,6 +29,23 @@ pub(crate) fn policy(spec: &EnvironmentSpec, version: u64, learner_step: u64) ->
         learner_step,
         network,
         arrival: None,
+    }
+}
+
+/// An environment with vectors of these sizes.
+pub(crate) fn spec(observations: usize, actions: usize) -> EnvironmentSpec {
+    EnvironmentSpec {
+        task: "test-task".to_owned(),
+        observation: vec![ObservationField {
+            name: "x".to_owned(),
+            size: observations,
+        }],
+        action: ActionSpec {
+            minimum: vec![-1.0; actions],
+            maximum: vec![1.0; actions],
+        },
+        control_timestep: 0.01,
+        step_limit: None,
     }
 }
 

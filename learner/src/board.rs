@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use bytes::Bytes;
 use pmpo_proto::v1;
 use pmpo_types::TableCounters;
 
@@ -15,21 +16,24 @@ use crate::progress::Row;
 /// that takes longer than this many publications is counted at the time it arrives.
 const REMEMBERED_PUBLICATIONS: usize = 4096;
 
+/// Bytes of the newest publications' weights that are kept until somebody has evaluated them.
+const REMEMBERED_BYTES: usize = 128 << 20;
+
 /// Where a run is. What a checkpoint holds of it is public to the crate.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Totals {
+pub struct Totals {
     /// Learner steps.
-    pub(crate) learner_steps: u64,
+    pub learner_steps: u64,
     /// The newest publication.
-    pub(crate) policy_version: u64,
+    pub policy_version: u64,
     /// Environment steps.
-    pub(crate) environment: EnvironmentSteps,
+    pub environment: EnvironmentSteps,
     /// Seconds of training.
-    pub(crate) training_seconds: f64,
+    pub training_seconds: f64,
 }
 
 /// Environment steps, counted by what the replay table's shards say they have ever been given: every
-/// environment step is inserted once, into one of them, as a transition, or every so many as a sequence.
+/// so many environment steps one window is inserted, into one of them.
 ///
 /// Over a resumption, or over the restart of a shard, a table may have gone on, or begun anew. So the
 /// count goes by increases, and a table that has been given less than it said before has begun anew,
@@ -37,11 +41,11 @@ pub(crate) struct Totals {
 /// unless less than half is left, it has, and is counted on once it is where it was. A shard that is
 /// away keeps its share of the count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct EnvironmentSteps {
+pub struct EnvironmentSteps {
     /// Steps, over all shards and resumptions.
-    pub(crate) total: u64,
+    pub total: u64,
     /// The most each shard's table has said since it began, in the order of the addresses.
-    pub(crate) table_inserts: Vec<u64>,
+    pub table_inserts: Vec<u64>,
 }
 
 impl EnvironmentSteps {
@@ -91,25 +95,37 @@ struct State {
     episodes: VecDeque<f64>,
     episodes_kept: usize,
     evaluations: u64,
-    last_evaluation: Option<v1::Evaluation>,
+    last_evaluation: Option<Evaluated>,
 }
 
-/// What had been spent when a policy was published.
-#[derive(Clone, Copy, Debug)]
+/// What had been spent when a policy was published, and the policy.
+#[derive(Clone, Debug)]
 struct Publication {
     policy_version: u64,
     env_steps: u64,
     training_seconds: f64,
+    /// Empty once newer ones have taken its room.
+    weights: Bytes,
 }
 
 impl Publication {
-    fn now(totals: &Totals) -> Self {
+    fn now(totals: &Totals, weights: Bytes) -> Self {
         Self {
             policy_version: totals.policy_version,
             env_steps: totals.environment.total,
             training_seconds: totals.training_seconds,
+            weights,
         }
     }
+}
+
+/// A policy that was evaluated.
+#[derive(Clone, Debug)]
+pub(crate) struct Evaluated {
+    pub(crate) row: Row,
+    /// Its snapshot, unless the evaluation took so long that it is forgotten.
+    pub(crate) weights: Option<Bytes>,
+    evaluation: v1::Evaluation,
 }
 
 impl Board {
@@ -155,15 +171,22 @@ impl Board {
     }
 
     /// The policy was published.
-    pub(crate) fn published(&self, version: u64) {
+    pub(crate) fn published(&self, version: u64, weights: Bytes) {
         let mut state = self.lock();
         state.totals.policy_version = version;
-        let publication = Publication::now(&self.now(&state));
+        let publication = Publication::now(&self.now(&state), weights);
         push_bounded(
             &mut state.publications,
             publication,
             REMEMBERED_PUBLICATIONS,
         );
+        let mut kept = 0;
+        for publication in state.publications.iter_mut().rev() {
+            kept += publication.weights.len();
+            if kept > REMEMBERED_BYTES {
+                publication.weights = Bytes::new();
+            }
+        }
     }
 
     /// The replay table of a shard said this; answers the environment steps and the items held in all
@@ -194,9 +217,9 @@ impl Board {
         mean(&state.episodes).expect("one was just added")
     }
 
-    /// A policy was evaluated; returns its row, or `None` if this run has published no such policy
-    /// (a run that resumed is reported a policy from before).
-    pub(crate) fn evaluated(&self, evaluation: &v1::Evaluation) -> Option<Row> {
+    /// A policy was evaluated; returns what is to be recorded, or `None` if this run has published no such
+    /// policy (a run that resumed is reported a policy from before).
+    pub(crate) fn evaluated(&self, evaluation: &v1::Evaluation) -> Option<Evaluated> {
         let mut state = self.lock();
         let now = self.now(&state);
         if evaluation.learner_step > now.learner_steps
@@ -208,7 +231,10 @@ impl Board {
         let publications = &state.publications;
         let found = publications
             .binary_search_by_key(&evaluation.policy_version, |spent| spent.policy_version);
-        let spent = found.map_or_else(|_| Publication::now(&now), |index| publications[index]);
+        let spent = found.map_or_else(
+            |_| Publication::now(&now, Bytes::new()),
+            |index| publications[index].clone(),
+        );
         let row = Row {
             wall_s: (spent.training_seconds * 1e3).round() / 1e3,
             env_steps: spent.env_steps,
@@ -218,17 +244,26 @@ impl Board {
             eval_return_std: evaluation.return_std,
             train_return_mean: mean(&state.episodes),
         };
+        let evaluated = Evaluated {
+            row,
+            weights: Some(spent.weights).filter(|weights| !weights.is_empty()),
+            evaluation: *evaluation,
+        };
         state.evaluations += 1;
-        state.last_evaluation = Some(*evaluation);
-        Some(row)
+        state.last_evaluation = Some(evaluated.clone());
+        Some(evaluated)
+    }
+
+    /// The newest evaluation.
+    pub(crate) fn last_evaluation(&self) -> Option<Evaluated> {
+        self.lock().last_evaluation.clone()
     }
 
     /// Mean return of the newest evaluation.
     pub(crate) fn last_return_mean(&self) -> Option<f64> {
-        self.lock()
-            .last_evaluation
-            .as_ref()
-            .map(|evaluation| evaluation.return_mean)
+        let state = self.lock();
+        let evaluated = state.last_evaluation.as_ref();
+        evaluated.map(|evaluated| evaluated.row.eval_return_mean)
     }
 
     /// The answer to `Run.GetStatus`.
@@ -243,7 +278,10 @@ impl Board {
             replay_size: state.replay_sizes.iter().sum(),
             training_seconds: now.training_seconds,
             evaluations: state.evaluations,
-            last_evaluation: state.last_evaluation,
+            last_evaluation: state
+                .last_evaluation
+                .as_ref()
+                .map(|evaluated| evaluated.evaluation),
             train_return_mean: mean(&state.episodes),
         }
     }
@@ -353,19 +391,22 @@ mod tests {
     #[test]
     fn an_evaluation_is_counted_at_the_time_of_its_policy() {
         let board = Board::new(Totals::default(), 0, 3);
-        board.published(1);
+        board.published(1, Bytes::from_static(&[1]));
         board.table(0, counters(100));
         board.stepped(10);
-        board.published(2);
+        board.published(2, Bytes::from_static(&[2]));
         board.table(0, counters(300));
         board.stepped(50);
-        board.published(3);
-        let row = board.evaluated(&evaluation(2, 10)).unwrap();
+        board.published(3, Bytes::from_static(&[3]));
+        let evaluated = board.evaluated(&evaluation(2, 10)).unwrap();
+        let row = evaluated.row;
         assert_eq!(
             (row.env_steps, row.learner_steps, row.policy_version),
             (100, 10, 2)
         );
-        assert_eq!(board.evaluated(&evaluation(1, 0)).unwrap().env_steps, 0);
+        assert_eq!(evaluated.weights.unwrap(), [2][..], "the policy of that version");
+        let first = board.evaluated(&evaluation(1, 0)).unwrap();
+        assert_eq!(first.row.env_steps, 0);
         assert!(
             board.evaluated(&evaluation(4, 50)).is_none(),
             "not published yet"
@@ -375,6 +416,18 @@ mod tests {
             "from before a resumption"
         );
         assert_eq!(board.status().evaluations, 2);
+    }
+
+    #[test]
+    fn the_newest_policies_are_kept_as_far_as_there_is_room() {
+        let board = Board::new(Totals::default(), 0, 3);
+        let half = Bytes::from(vec![1; REMEMBERED_BYTES / 2]);
+        for version in 1..=3 {
+            board.published(version, half.clone());
+        }
+        let kept = |version| board.evaluated(&evaluation(version, 0)).unwrap().weights;
+        assert_eq!(kept(1), None);
+        assert!(kept(2).is_some() && kept(3).is_some());
     }
 
     #[test]

@@ -1,42 +1,67 @@
 //! Checkpoints: `checkpoints/step-000012345/` in the run's folder, complete or absent.
 //!
 //! - `policy.safetensors`: a snapshot of the policy as actors get it;
-//! - `state.safetensors`: networks, targets and optimisers, see `state_file.rs`;
+//! - `state.safetensors`: networks, targets and optimisers, as the update writes them;
 //! - `meta.json`: everything else, and the SHA-256 of the two files.
+//!
+//! A checkpoint describes itself: its task, its specification and its configuration are in it, as JSON
+//! that a later version need not know every key of.
 //!
 //! A checkpoint is written to a hidden folder beside its place, synced, then renamed. One whose
 //! digests do not match is reported by name and passed over.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use ::metrics::gauge;
 use bytes::Bytes;
-use pmpo_policy::NetworkConfig;
-use pmpo_service::files::write_atomically;
+use pmpo_service::files::{sync_folder, write_atomically};
 use pmpo_service::metrics;
+use pmpo_types::EnvironmentSpec;
+use pmpo_update::{AgentConfig, Scalars, TrainState};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::board::{EnvironmentSteps, Totals};
-use crate::state_file::{self, Scalars};
-use crate::{LearnerConfig, LearnerError, LearnerOptions, TrainState};
+use crate::LearnerError;
+use crate::board::EnvironmentSteps;
+pub use crate::board::Totals;
 
-const FOLDER: &str = "checkpoints";
-const POLICY: &str = "policy.safetensors";
+pub(crate) const FOLDER: &str = "checkpoints";
+/// The file of a checkpoint that holds the policy.
+pub const POLICY: &str = "policy.safetensors";
 const STATE: &str = "state.safetensors";
-const META: &str = "meta.json";
+pub(crate) const META: &str = "meta.json";
 const PREFIX: &str = "step-";
 const TEMPORARY: &str = ".writing-";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
-/// The newest complete checkpoint in a run's folder.
+/// The newest complete checkpoint in a run's folder: its folder, and what its policy acts in.
 ///
 /// # Errors
 /// There is none; the error names those that are damaged.
-pub fn newest(run_dir: &Path) -> Result<PathBuf, LearnerError> {
-    Ok(find_newest(&run_dir.join(FOLDER))?.path)
+pub fn newest(run_dir: &Path) -> Result<(PathBuf, Subject), LearnerError> {
+    let found = find_newest(&run_dir.join(FOLDER))?;
+    Ok((found.path, found.meta.subject))
+}
+
+/// The complete checkpoint of a learner step in a run's folder.
+///
+/// # Errors
+/// There is none, or it is damaged; the error names the steps that there are.
+pub fn of_step(run_dir: &Path, step: u64) -> Result<(PathBuf, Subject), LearnerError> {
+    let folder = run_dir.join(FOLDER);
+    let found = list(&folder)?;
+    let Some((_, path)) = found.iter().find(|(found, _)| *found == step) else {
+        return Err(LearnerError::NoSuchStep {
+            folder,
+            step,
+            found: found.into_iter().map(|(step, _)| step).collect(),
+        });
+    };
+    let found = read(path.clone())?;
+    Ok((found.path, found.meta.subject))
 }
 
 /// Whether a run's folder holds a checkpoint, damaged ones included.
@@ -44,17 +69,61 @@ pub fn any(run_dir: &Path) -> bool {
     list(&run_dir.join(FOLDER)).is_ok_and(|found| !found.is_empty())
 }
 
+/// What a policy acts in, and as what; enough to act with its snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Subject {
+    /// Name of the run.
+    pub run_id: String,
+    /// Task, as `domain-task`.
+    pub task: String,
+    /// Digest of the environment's specification, in hexadecimal digits.
+    pub spec_digest: String,
+    /// The policy's network.
+    pub policy: Value,
+}
+
+/// The identity of a run, from a checkpoint's side.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Name of the run.
+    pub run_id: String,
+    /// Task, as `domain-task`.
+    pub task: String,
+    /// Every generator of the run is seeded from this.
+    pub seed: u64,
+    /// The task's observations and actions.
+    pub spec: EnvironmentSpec,
+    /// Networks and update.
+    pub agent: AgentConfig,
+}
+
+impl Identity {
+    /// What a policy of the run acts in.
+    pub fn subject(&self) -> Subject {
+        Subject {
+            run_id: self.run_id.clone(),
+            task: self.task.clone(),
+            spec_digest: hex(&self.spec.digest().0),
+            policy: json(&self.agent.policy),
+        }
+    }
+}
+
+/// As it is read back, so that numbers compare as they are written.
+fn json(config: &impl Serialize) -> Value {
+    let text = serde_json::to_string(config).expect("configurations are plain data");
+    serde_json::from_str(&text).expect("it was just written")
+}
+
 /// What is neither the policy nor a tensor of the update.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Meta {
     format: u32,
-    run_id: String,
-    task: String,
+    #[serde(flatten)]
+    subject: Subject,
     seed: u64,
-    spec_digest: String,
-    network: NetworkConfig,
-    learner: LearnerConfig,
+    critic: Value,
+    update: Value,
     scalars: Scalars,
     policy_version: u64,
     env_steps: u64,
@@ -77,33 +146,80 @@ impl Meta {
         }
     }
 
-    /// Refuses to go on with another environment or network.
-    fn check(&self, options: &LearnerOptions, path: &Path) -> Result<(), LearnerError> {
-        let network = |network: &NetworkConfig| format!("{network:?}");
-        let fields = [
-            ("task", self.task.clone(), options.task.clone()),
+    /// Refuses to go on with what the tensors do not fit: another environment, other networks, or a loss
+    /// with other variables. Answers the other settings that differ, as `key: before -> now`.
+    fn check(&self, identity: &Identity, path: &Path) -> Result<Vec<String>, LearnerError> {
+        let (subject, agent) = (identity.subject(), &identity.agent);
+        let kind = |update: &Value| update["policy_loss"]["kind"].clone();
+        let (critic, update) = (json(&agent.critic), json(&agent.update));
+        let text = |text: &str| Value::from(text);
+        for (field, found, expected) in [
+            ("task", text(&self.subject.task), text(&subject.task)),
             (
                 "spec_digest",
-                self.spec_digest.clone(),
-                hex(&options.spec.digest().0),
+                text(&self.subject.spec_digest),
+                text(&subject.spec_digest),
             ),
-            ("policy", network(&self.network), network(&options.policy)),
-        ];
-        for (field, found, expected) in fields {
-            if found != expected {
-                let path = path.to_owned();
+            ("policy", self.subject.policy.clone(), subject.policy),
+            ("critic", self.critic.clone(), critic),
+            (
+                "update.policy_loss.kind",
+                kind(&self.update),
+                kind(&update),
+            ),
+        ] {
+            if let Some((key, found, expected)) = first_difference(field, &found, &expected) {
                 return Err(LearnerError::OtherRun {
-                    path,
-                    field,
+                    path: path.to_owned(),
+                    field: key,
                     found,
                     expected,
                 });
             }
         }
-        if self.learner != options.learner || self.seed != options.seed {
-            tracing::warn!(checkpoint = %path.display(), "resuming with other learner settings");
+        let mut differing = Vec::new();
+        differences("update", &self.update, &update, &mut differing);
+        differences(
+            "run.seed",
+            &Value::from(self.seed),
+            &Value::from(identity.seed),
+            &mut differing,
+        );
+        Ok(differing
+            .into_iter()
+            .map(|(key, before, now)| format!("{key}: {before} -> {now}"))
+            .collect())
+    }
+}
+
+/// A key, and what it was before and is now.
+type Difference = (String, String, String);
+
+fn first_difference(key: &str, before: &Value, now: &Value) -> Option<Difference> {
+    let mut found = Vec::new();
+    differences(key, before, now, &mut found);
+    found.into_iter().next()
+}
+
+/// Appends where two values differ, key by key.
+fn differences(key: &str, before: &Value, now: &Value, found: &mut Vec<Difference>) {
+    if let (Value::Object(before), Value::Object(now)) = (before, now) {
+        let mut keys: Vec<&String> = before.keys().chain(now.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        for part in keys {
+            let of = |values: &serde_json::Map<String, Value>| {
+                values.get(part).cloned().unwrap_or(Value::Null)
+            };
+            differences(&format!("{key}.{part}"), &of(before), &of(now), found);
         }
-        Ok(())
+    } else if before != now {
+        let text = |value: &Value| match value {
+            Value::Null => "not set".to_owned(),
+            Value::String(text) => text.clone(),
+            value => value.to_string(),
+        };
+        found.push((key.to_owned(), text(before), text(now)));
     }
 }
 
@@ -116,25 +232,40 @@ struct Found {
 
 /// The folder of a run's checkpoints.
 #[derive(Clone, Debug)]
-pub(crate) struct Checkpoints {
+pub struct Checkpoints {
     folder: PathBuf,
+    identity: Identity,
     kept: usize,
 }
 
+/// A run as its newest checkpoint has it.
+#[derive(Debug)]
+pub struct Resumed {
+    /// The update.
+    pub state: TrainState,
+    /// Where the run was.
+    pub totals: Totals,
+    /// The checkpoint's folder.
+    pub path: PathBuf,
+}
+
 impl Checkpoints {
-    /// The folder of a fresh run.
-    pub(crate) fn create(options: &LearnerOptions) -> Result<Self, LearnerError> {
-        let checkpoints = Self::open(options)?;
+    /// The folder of a fresh run, of which the newest `kept` checkpoints stay.
+    ///
+    /// # Errors
+    /// It holds checkpoints, or cannot be made.
+    pub fn create(run_dir: &Path, identity: Identity, kept: usize) -> Result<Self, LearnerError> {
+        let checkpoints = Self::open(run_dir, identity, kept)?;
         if list(&checkpoints.folder)?.is_empty() {
             Ok(checkpoints)
         } else {
-            Err(LearnerError::NotFresh(options.run_dir.clone()))
+            Err(LearnerError::NotFresh(run_dir.to_owned()))
         }
     }
 
     /// The folder, whatever it holds; leftovers of a crash are removed.
-    fn open(options: &LearnerOptions) -> Result<Self, LearnerError> {
-        let folder = options.run_dir.join(FOLDER);
+    fn open(run_dir: &Path, identity: Identity, kept: usize) -> Result<Self, LearnerError> {
+        let folder = run_dir.join(FOLDER);
         fs::create_dir_all(&folder).map_err(LearnerError::file(&folder))?;
         for name in names(&folder)? {
             if name.starts_with(TEMPORARY) {
@@ -144,82 +275,129 @@ impl Checkpoints {
         }
         Ok(Self {
             folder,
-            kept: options.learner.checkpoints_kept,
+            identity,
+            kept,
         })
     }
 
     /// Goes on from the newest complete checkpoint, in place of the fresh `state`.
-    pub(crate) fn resume(
-        options: &LearnerOptions,
+    ///
+    /// # Errors
+    /// There is none, or it is of another run; nothing has changed then.
+    pub fn resume(
+        run_dir: &Path,
+        identity: Identity,
+        kept: usize,
         state: TrainState,
-    ) -> Result<(Self, TrainState, Totals), LearnerError> {
-        let checkpoints = Self::open(options)?;
+    ) -> Result<(Self, Resumed), LearnerError> {
         let Found {
             path,
             meta,
             state: file,
-        } = find_newest(&checkpoints.folder)?;
-        meta.check(options, &path)?;
+        } = find_newest(&run_dir.join(FOLDER))?;
+        let differing = meta.check(&identity, &path)?;
         let totals = meta.totals();
-        let state = state_file::restore(state, &file, meta.scalars)
+        let state = state
+            .restored(&file, meta.scalars)
             .map_err(|reason| LearnerError::format(&path.join(STATE), reason))?;
+        for difference in differing {
+            tracing::warn!(difference, "resuming with another setting");
+        }
         tracing::info!(
             checkpoint = %path.display(),
             learner_steps = totals.learner_steps,
             policy_version = totals.policy_version,
             "resuming"
         );
-        Ok((checkpoints, state, totals))
+        let resumed = Resumed {
+            state,
+            totals,
+            path,
+        };
+        Ok((Self::open(run_dir, identity, kept)?, resumed))
     }
 
-    /// Writes a checkpoint, unless there is one of this step, and removes the oldest ones. Answers whether it
-    /// was written.
-    pub(crate) fn save(
+    /// What a resumption with this identity would be refused for, before anything is changed; else the
+    /// settings that differ from the newest checkpoint's, as `key: before -> now`.
+    ///
+    /// # Errors
+    /// There is no checkpoint, or it is of another run.
+    pub fn check(run_dir: &Path, identity: &Identity) -> Result<Vec<String>, LearnerError> {
+        let found = find_newest(&run_dir.join(FOLDER))?;
+        found.meta.check(identity, &found.path)
+    }
+
+    /// Where the checkpoint of this step is, or would be.
+    pub fn place(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("{PREFIX}{step:09}"))
+    }
+
+    /// Writes a checkpoint, unless there is one of this step and policy, and removes the oldest ones. `extra` are
+    /// files beside the usual ones, by name. Answers whether it was written.
+    ///
+    /// # Errors
+    /// A file cannot be written; there is no such checkpoint then.
+    pub fn save(
         &self,
-        options: &LearnerOptions,
         state: &TrainState,
         policy: &Bytes,
         totals: &Totals,
+        extra: &[(&str, Vec<u8>)],
     ) -> Result<bool, LearnerError> {
-        let name = format!("{PREFIX}{:09}", state.step());
-        let path = self.folder.join(&name);
-        if let Ok(found) = fs::metadata(&path) {
+        let path = self.place(state.step());
+        if let Ok(found) = fs::metadata(&path)
+            && read(path.clone()).is_ok_and(|there| there.meta.policy_sha256 == sha256(policy))
+        {
             let complete = found.modified().map_or(0.0, metrics::seconds_of);
             gauge!(crate::metrics::LAST_CHECKPOINT).set(complete);
             return Ok(false);
         }
-        let file = state_file::encode(state);
-        let meta = Meta {
+        let file = state.to_file();
+        let meta = self.meta(state, totals, [policy, &file]);
+        let meta = serde_json::to_vec_pretty(&meta)
+            .map_err(|error| LearnerError::format(&path.join(META), error))?;
+        let name = path.file_name().expect("it has a name").to_string_lossy();
+        let temporary = self.folder.join(format!("{TEMPORARY}{name}"));
+        if temporary.exists() {
+            fs::remove_dir_all(&temporary).map_err(LearnerError::file(&temporary))?;
+        }
+        fs::create_dir(&temporary).map_err(LearnerError::file(&temporary))?;
+        let extra = extra.iter().map(|(name, bytes)| (*name, bytes.as_slice()));
+        let files = [(POLICY, &policy[..]), (STATE, &file), (META, &meta)];
+        let mut bytes = 0;
+        for (name, contents) in files.into_iter().chain(extra) {
+            let path = temporary.join(name);
+            write_atomically(&path, contents).map_err(LearnerError::file(&path))?;
+            bytes += contents.len();
+        }
+        // One of this step that is damaged, or has another policy, gives way.
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(LearnerError::file(&path))?;
+        }
+        fs::rename(&temporary, &path).map_err(LearnerError::file(&path))?;
+        sync_folder(&self.folder).map_err(LearnerError::file(&self.folder))?;
+        gauge!(crate::metrics::CHECKPOINT_BYTES).set(bytes as f64);
+        gauge!(crate::metrics::LAST_CHECKPOINT).set(metrics::unix_seconds());
+        self.prune()?;
+        Ok(true)
+    }
+
+    fn meta(&self, state: &TrainState, totals: &Totals, [policy, file]: [&[u8]; 2]) -> Meta {
+        let identity = &self.identity;
+        Meta {
             format: FORMAT,
-            run_id: options.run_id.clone(),
-            task: options.task.clone(),
-            seed: options.seed,
-            spec_digest: hex(&options.spec.digest().0),
-            network: options.policy.clone(),
-            learner: options.learner.clone(),
-            scalars: Scalars::of(state),
+            subject: identity.subject(),
+            seed: identity.seed,
+            critic: json(&identity.agent.critic),
+            update: json(&identity.agent.update),
+            scalars: state.scalars(),
             policy_version: totals.policy_version,
             env_steps: totals.environment.total,
             table_inserts: totals.environment.table_inserts.clone(),
             training_seconds: totals.training_seconds,
             policy_sha256: sha256(policy),
-            state_sha256: sha256(&file),
-        };
-        let meta = serde_json::to_vec_pretty(&meta)
-            .map_err(|error| LearnerError::format(&path.join(META), error))?;
-        let temporary = self.folder.join(format!("{TEMPORARY}{name}"));
-        fs::create_dir(&temporary).map_err(LearnerError::file(&temporary))?;
-        for (name, bytes) in [(POLICY, &policy[..]), (STATE, &file), (META, &meta)] {
-            let path = temporary.join(name);
-            write_atomically(&path, bytes).map_err(LearnerError::file(&path))?;
+            state_sha256: sha256(file),
         }
-        fs::rename(&temporary, &path).map_err(LearnerError::file(&path))?;
-        sync(&self.folder).map_err(LearnerError::file(&self.folder))?;
-        let bytes = policy.len() + file.len() + meta.len();
-        gauge!(crate::metrics::CHECKPOINT_BYTES).set(bytes as f64);
-        gauge!(crate::metrics::LAST_CHECKPOINT).set(metrics::unix_seconds());
-        self.prune()?;
-        Ok(true)
     }
 
     fn prune(&self) -> Result<(), LearnerError> {
@@ -231,16 +409,12 @@ impl Checkpoints {
 }
 
 /// A digest as text.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
-}
-
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 /// Checkpoints by name, the newest first.

@@ -7,28 +7,19 @@ use pmpo_policy::SnapshotError;
 use pmpo_proto::WireError;
 use pmpo_replay_client::ClientError;
 use pmpo_service::grpc::AddressError;
+use pmpo_types::ConfigError;
+use pmpo_update::{DeviceError, NotFinite};
 use thiserror::Error;
-
-use crate::statistics::BatchName;
-use crate::{ConfigError, DeviceChoice};
 
 /// Why a learner cannot start or go on.
 #[derive(Debug, Error)]
 pub enum LearnerError {
-    /// The learner's configuration.
-    #[error("learner.{0}")]
+    /// A configuration; the field comes with its section.
+    #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The network's configuration.
-    #[error("policy.{0}")]
-    Network(#[from] pmpo_policy::ConfigError),
     /// The device cannot be used.
-    #[error("device {device}: {reason}")]
-    Device {
-        /// The device asked for.
-        device: DeviceChoice,
-        /// What is missing.
-        reason: String,
-    },
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The address of the replay service.
     #[error("replay service: {0}")]
     Address(#[from] AddressError),
@@ -42,20 +33,8 @@ pub enum LearnerError {
     #[error(transparent)]
     Wire(#[from] WireError),
     /// A loss, a gradient norm or another statistic is NaN or infinite.
-    #[error(
-        "learner step {step}: {statistic} is {value}; its batch: {batch}; the run stops, its \
-         checkpoints are those from before"
-    )]
-    NotFinite {
-        /// The first step it was seen at.
-        step: u64,
-        /// What is not finite.
-        statistic: &'static str,
-        /// Its value.
-        value: f32,
-        /// The batch of that step.
-        batch: BatchName,
-    },
+    #[error("{0}; the run stops, its checkpoints are those from before")]
+    NotFinite(#[from] NotFinite),
     /// A file of the run's folder.
     #[error("{}: {source}", path.display())]
     File {
@@ -75,13 +54,27 @@ pub enum LearnerError {
         /// Checkpoints that are there and cannot be read, with the reason.
         damaged: Vec<String>,
     },
+    /// No checkpoint of the step that was asked for.
+    #[error(
+        "{}: no checkpoint of learner step {step}; there are {}",
+        folder.display(),
+        steps_list(found)
+    )]
+    NoSuchStep {
+        /// The folder of checkpoints.
+        folder: PathBuf,
+        /// The step.
+        step: u64,
+        /// The steps of those that are there.
+        found: Vec<u64>,
+    },
     /// The checkpoint is of another run.
     #[error("checkpoint {}: {field} is {found}, the configuration says {expected}", path.display())]
     OtherRun {
         /// The checkpoint.
         path: PathBuf,
         /// What differs.
-        field: &'static str,
+        field: String,
         /// The checkpoint's value.
         found: String,
         /// The configuration's value.
@@ -95,14 +88,11 @@ pub enum LearnerError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A figure cannot be drawn.
-    #[error("figure: {0}")]
-    Figure(String),
     /// The gRPC server failed.
     #[error("gRPC server: {0}")]
     Server(#[from] tonic::transport::Error),
     /// The update's threads.
-    #[error("learner.threads: {0}")]
+    #[error("update.threads: {0}")]
     Threads(#[source] rayon::ThreadPoolBuildError),
     /// A thread panicked.
     #[error("{0} panicked; see the log above")]
@@ -129,4 +119,12 @@ fn damaged_list(damaged: &[String]) -> String {
     } else {
         format!(" (damaged: {})", damaged.join("; "))
     }
+}
+
+fn steps_list(steps: &[u64]) -> String {
+    if steps.is_empty() {
+        return "none".to_owned();
+    }
+    let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
+    steps.join(", ")
 }

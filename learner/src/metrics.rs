@@ -63,12 +63,6 @@ pub const CHECKPOINT_BYTES: &str = "pmpo_learner_checkpoint_bytes";
 pub const FREE_BYTES: &str = "pmpo_learner_filesystem_free_bytes";
 /// Size of the file system where the run's folder is.
 pub const SIZE_BYTES: &str = "pmpo_learner_filesystem_size_bytes";
-/// Share of the time a GPU of this machine was busy, by `gpu`; absent when the learner runs on the CPU.
-pub const GPU_UTILIZATION: &str = "pmpo_learner_gpu_utilization_ratio";
-/// Memory in use on a GPU of this machine, by `gpu`; absent when the learner runs on the CPU.
-pub const GPU_MEMORY_USED: &str = "pmpo_learner_gpu_memory_used_bytes";
-/// Memory of a GPU of this machine, by `gpu`; absent when the learner runs on the CPU.
-pub const GPU_MEMORY_SIZE: &str = "pmpo_learner_gpu_memory_size_bytes";
 /// Always 1; labels `run`, `task`, `seed` and `device`.
 pub const RUN_INFO: &str = "pmpo_learner_run_info";
 
@@ -119,7 +113,7 @@ pub fn describe() {
     }
 }
 
-const GAUGES: [(&str, ::metrics::Unit, &str); 23] = [
+const GAUGES: [(&str, ::metrics::Unit, &str); 20] = [
     (MEMBERS, Count, "Actors and evaluators whose lease runs"),
     (STEPS, Count, "Learner steps, over all resumptions"),
     (LAST_STEP, Seconds, "Unix time of the last learner step"),
@@ -179,16 +173,5 @@ const GAUGES: [(&str, ::metrics::Unit, &str); 23] = [
         Bytes,
         "Size of the file system of the run's folder",
     ),
-    (
-        GPU_UTILIZATION,
-        Count,
-        "Share of the time the GPU was busy, by nvidia-smi",
-    ),
-    (
-        GPU_MEMORY_USED,
-        Bytes,
-        "Memory in use on the GPU, by nvidia-smi",
-    ),
-    (GPU_MEMORY_SIZE, Bytes, "Memory of the GPU, by nvidia-smi"),
     (RUN_INFO, Count, "Always 1; which run this is, and where"),
 ];

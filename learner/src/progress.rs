@@ -37,14 +37,17 @@ pub struct Row {
 
 /// The rows of a run, and their file.
 #[derive(Debug)]
-pub(crate) struct Progress {
+pub struct Progress {
     path: PathBuf,
     rows: Vec<Row>,
 }
 
 impl Progress {
     /// Starts the file of a fresh run.
-    pub(crate) fn create(run_dir: &Path) -> Result<Self, LearnerError> {
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn create(run_dir: &Path) -> Result<Self, LearnerError> {
         let progress = Self {
             path: run_dir.join(FILE),
             rows: Vec::new(),
@@ -54,7 +57,10 @@ impl Progress {
     }
 
     /// Goes on with the file of a run whose checkpoint is of `learner_step`.
-    pub(crate) fn resume(run_dir: &Path, learner_step: u64) -> Result<Self, LearnerError> {
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub fn resume(run_dir: &Path, learner_step: u64) -> Result<Self, LearnerError> {
         let mut rows = read(run_dir)?;
         rows.retain(|row| row.learner_steps <= learner_step);
         let progress = Self {
@@ -65,11 +71,16 @@ impl Progress {
         Ok(progress)
     }
 
-    pub(crate) fn rows(&self) -> &[Row] {
+    /// The rows so far.
+    pub fn rows(&self) -> &[Row] {
         &self.rows
     }
 
-    pub(crate) fn append(&mut self, row: Row) -> Result<(), LearnerError> {
+    /// Appends a row.
+    ///
+    /// # Errors
+    /// The file cannot be written; it is whole, without the row, and the next time has both.
+    pub fn append(&mut self, row: Row) -> Result<(), LearnerError> {
         self.rows.push(row);
         self.write()
     }

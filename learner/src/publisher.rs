@@ -9,12 +9,13 @@ use pmpo_policy::{NetworkConfig, snapshot};
 use pmpo_proto::{trace_to_wire, v1};
 use pmpo_service::traces::{self, Kind, Span};
 use pmpo_types::{EnvironmentSpec, TraceContext};
+use pmpo_update::TrainState;
 use tokio::sync::watch;
 
 use crate::board::Board;
 use crate::broadcast::Publication;
 use crate::versions::Versions;
-use crate::{LearnerError, LearnerOptions, TrainState, metrics};
+use crate::{LearnerError, LearnerOptions, metrics};
 
 /// Updates that a publication is linked to at most.
 const MAX_LEARNED: usize = 32;
@@ -40,7 +41,7 @@ impl Publisher {
         board: Board,
     ) -> Result<Self, LearnerError> {
         let mut publisher = Self {
-            network: options.policy.clone(),
+            network: options.agent.policy.clone(),
             spec: options.spec.clone(),
             board,
             versions,
@@ -94,22 +95,36 @@ impl Publisher {
 
     /// Publishes the policy as `version`.
     pub(crate) fn send(&mut self, state: &TrainState, version: u64) -> Result<(), LearnerError> {
+        let weights = encode(&self.network, &self.spec, state)?;
+        self.send_weights(weights, state.step(), version)
+    }
+
+    /// Publishes these weights, of the policy at `learner_step`, as the next version.
+    pub(crate) fn publish_again(
+        &mut self,
+        weights: Bytes,
+        learner_step: u64,
+    ) -> Result<(), LearnerError> {
+        let version = self.newest.borrow().version + 1;
+        self.send_weights(weights, learner_step, version)
+    }
+
+    fn send_weights(
+        &mut self,
+        weights: Bytes,
+        learner_step: u64,
+        version: u64,
+    ) -> Result<(), LearnerError> {
         let learned = std::mem::take(&mut self.learned);
         let mut span = traces::joined("publish weights", Kind::Producer, &learned);
-        let weights = snapshot::encode(
-            &self.network,
-            self.spec.observation_size(),
-            self.spec.action_size(),
-            &state.policy_tensors(),
-        )?;
         self.versions.spend(version)?;
         gauge!(metrics::SNAPSHOT_BYTES).set(weights.len() as f64);
         gauge!(metrics::POLICY_VERSION).set(version as f64);
         let publication = Publication::new(v1::PolicySnapshot {
             version,
-            learner_step: state.step(),
+            learner_step,
             spec_digest: self.spec.digest().0.to_vec().into(),
-            weights,
+            weights: weights.clone(),
             published_unix_ms: unix_ms(),
             traceparent: trace_to_wire(span.as_ref().map(Span::context)),
         })?;
@@ -117,10 +132,22 @@ impl Publisher {
             span.set("pmpo.policy_version", version);
         }
         // Before the channel, so that no evaluation of this version comes too early.
-        self.board.published(version);
+        self.board.published(version, weights);
         self.newest.send_replace(publication);
         Ok(())
     }
+}
+
+/// A snapshot of the policy as it is.
+fn encode(
+    network: &NetworkConfig,
+    spec: &EnvironmentSpec,
+    state: &TrainState,
+) -> Result<Bytes, LearnerError> {
+    let sizes = [spec.observation_size(), spec.action_size()];
+    let [observation_size, action_size] = sizes;
+    let tensors = state.policy_tensors();
+    Ok(snapshot::encode(network, observation_size, action_size, &tensors)?)
 }
 
 fn unix_ms() -> u64 {

@@ -1,64 +1,68 @@
-//! The thread that owns the run's progress file and its figure. Evaluations reach it through a
-//! bounded queue; it ends when nobody can send any more.
+//! The thread that keeps the run's record: its progress file and the best policy. Evaluations reach it
+//! through a bounded queue; it ends when nobody can send any more.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::thread::{Builder, JoinHandle};
 
 use ::metrics::gauge;
 use tokio::sync::mpsc;
 
-use crate::curve::{self, Curve};
-use crate::progress::{Progress, Row};
+use crate::best::BestKeeper;
+use crate::board::Evaluated;
+use crate::progress::Progress;
 use crate::{LearnerError, metrics};
 
-/// Rows on their way to the file.
+/// Evaluations on their way to the files.
 const QUEUE: usize = 64;
 
 /// Starts the thread.
 pub(crate) fn spawn(
-    progress: Progress,
-    run_dir: PathBuf,
-) -> Result<(mpsc::Sender<Row>, JoinHandle<()>), LearnerError> {
+    records: Records,
+    run_dir: &Path,
+) -> Result<(mpsc::Sender<Evaluated>, JoinHandle<()>), LearnerError> {
+    // The senders are handlers of the runtime, so its channel serves; the thread waits for them.
     let (sender, queue) = mpsc::channel(QUEUE);
-    let records = Records {
-        progress,
-        run_dir: run_dir.clone(),
-    };
     let thread = Builder::new()
         .name("records".to_owned())
         .spawn(move || records.keep(queue))
-        .map_err(LearnerError::file(&run_dir))?;
+        .map_err(LearnerError::file(run_dir))?;
     Ok((sender, thread))
 }
 
-struct Records {
-    progress: Progress,
-    run_dir: PathBuf,
+/// What the thread owns.
+pub(crate) struct Records {
+    pub(crate) progress: Progress,
+    pub(crate) best: BestKeeper,
 }
 
 impl Records {
-    fn keep(mut self, mut queue: mpsc::Receiver<Row>) {
+    fn keep(mut self, mut queue: mpsc::Receiver<Evaluated>) {
         gauge!(metrics::RECORD_QUEUE).set(0.0);
-        self.log(self.draw());
-        while let Some(row) = queue.blocking_recv() {
+        while let Some(evaluated) = queue.blocking_recv() {
             gauge!(metrics::RECORD_QUEUE).set(queue.len() as f64);
-            let written = self.progress.append(row);
-            self.log(written.and_then(|()| self.draw()));
+            // The policy first: whoever reads of a best return finds its policy.
+            log(self.keep_best(&evaluated));
+            log(self.progress.append(evaluated.row));
         }
     }
 
-    fn draw(&self) -> Result<(), LearnerError> {
-        let curve = Curve {
-            label: curve::label(&self.run_dir),
-            rows: self.progress.rows(),
-        };
-        curve::write(&[curve], &self.run_dir.join(curve::FILE))
-    }
-
-    /// Records are not worth a run: training goes on, and the next row is written with this one.
-    fn log(&self, result: Result<(), LearnerError>) {
-        if let Err(error) = result {
-            tracing::error!(%error, "evaluation not recorded");
+    fn keep_best(&mut self, evaluated: &Evaluated) -> Result<(), LearnerError> {
+        match &evaluated.weights {
+            Some(weights) => self.best.evaluated(&evaluated.row, weights).map(drop),
+            None => {
+                tracing::warn!(
+                    policy_version = evaluated.row.policy_version,
+                    "its evaluation took so long that this policy is gone; it cannot become the best"
+                );
+                Ok(())
+            }
         }
+    }
+}
+
+/// Records are not worth a run: training goes on, and the next row is written with this one.
+fn log(result: Result<(), LearnerError>) {
+    if let Err(error) = result {
+        tracing::error!(%error, "evaluation not recorded");
     }
 }

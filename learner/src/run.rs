@@ -3,33 +3,33 @@
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::{Receiver, bounded};
 use pmpo_proto::FILE_DESCRIPTOR_SET;
 use pmpo_proto::v1::run_server::RunServer;
 use pmpo_replay_client::{Sampler, SamplerConfig};
 use pmpo_service::readiness::Readiness;
 use pmpo_service::{grpc, health};
-use pmpo_types::{Role, derive_seed};
+use pmpo_types::{EpisodeReturns, Role, derive_seed, step};
+use pmpo_update::{DeviceChoice, Learning, TrainState, threads};
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::bench::random_batch;
+use crate::best::BestKeeper;
 use crate::board::{Board, Totals};
 use crate::broadcast::Broadcast;
-use crate::checkpoint::Checkpoints;
-use crate::priorities::{Priorities, PriorityUpdates};
+use crate::checkpoint::{Checkpoints, Identity};
 use crate::progress::Progress;
 use crate::publisher::Publisher;
+use crate::records::{self, Records};
+use crate::replay_source::ReplaySource;
 use crate::service::Service;
-use crate::statistics::Statistics;
 use crate::stops::Stops;
+use crate::table::{self, Watched};
 use crate::trainer::Trainer;
 use crate::versions::Versions;
-use crate::{
-    Batch, DeviceChoice, EndReason, LearnerConfig, LearnerError, LearnerOptions, RunOutcome,
-    TrainState, host, metrics, records, table, threads,
-};
+use crate::{EndReason, LearnerError, LearnerOptions, RunOutcome, disk_space, metrics};
 
 /// How long a run that reached a limit still answers that it has finished.
 const FINISHED_VISIBLE: Duration = Duration::from_secs(1);
@@ -40,8 +40,8 @@ pub(crate) const REPLAY: &str = "the replay service";
 
 const SERVICES: [&str; 2] = ["pmpo.v1.Weights", "pmpo.v1.Run"];
 
-/// Updates that a GPU is warmed up with.
-const WARM_UP_STEPS: usize = 10;
+/// Finished episodes on their way to the update; one more is dropped.
+const EPISODES: usize = 1024;
 
 /// Trains until a limit, an evaluation that reaches `stop_at_return`, or `shutdown`, and serves
 /// `Weights` and `Run` on `listener` meanwhile. The initial policy, or the checkpoint's when the run
@@ -60,8 +60,11 @@ pub async fn run(
 ) -> Result<RunOutcome, LearnerError> {
     metrics::describe();
     pmpo_replay_client::metrics::describe();
-    options.policy.validate()?;
-    options.learner.validate(&options.policy.head)?;
+    let (agent, learner) = (&options.agent, &options.learner);
+    agent.validate()?;
+    learner
+        .validate(&agent.update)
+        .map_err(|error| error.within("learner"))?;
     let listener = listener.into();
     let stop = shutdown.child_token();
     let _stopped_with_us = stop.clone().drop_guard();
@@ -69,6 +72,7 @@ pub async fn run(
     for address in &options.replay_addresses {
         shards.push(grpc::connect_lazy(address, &options.credentials)?);
     }
+    // What the update does belongs to its thread: on a GPU its streams are that thread's.
     let (options, prepared) =
         spawn_blocking(|| prepare(&options).map(|prepared| (options, prepared)))
             .await
@@ -78,48 +82,30 @@ pub async fn run(
         checkpoints,
         board,
         publisher,
-        progress,
+        records,
         mut stops,
     } = prepared;
 
-    let (rows, records) = records::spawn(progress, options.run_dir.clone())?;
+    let (evaluations, records) = records::spawn(records, &options.run_dir)?;
+    let (episodes, finished) = bounded(EPISODES);
     let stop_serving = CancellationToken::new();
     let service = Service::new(
         &options,
         board.clone(),
         publisher.subscribe(),
-        rows.downgrade(),
+        evaluations.downgrade(),
+        episodes,
         stop_serving.clone(),
     );
     let readiness = Readiness::new(&[REPLAY], &shutdown);
-    let targets = &options.learner.targets;
-    let signature = targets.signature(options.spec.observation_size(), options.spec.action_size());
-    let sampling = SamplerConfig {
-        credentials: options.credentials.clone(),
-        ..options.learner.sampler()
-    };
-    let sampler = Sampler::new(
-        &options.replay_addresses,
-        sampling,
-        signature,
-        &tokio::runtime::Handle::current(),
-        &stop,
-    )?;
-    let watching: JoinSet<()> = shards
-        .into_iter()
-        .enumerate()
-        .map(|(shard, channel)| {
-            let config = options.learner.clone();
-            table::watch(shard, channel, config, board.clone(), readiness.clone())
-        })
-        .collect();
-    let _host = host::watch(&options.run_dir, options.device != DeviceChoice::Cpu)?;
+    let source = source(&options, &stop)?;
+    let mut watching = watch_tables(&options, shards, &board, &readiness);
+    watching.spawn(disk_space::watch(options.run_dir.clone()));
     let trainer = Trainer {
         options,
-        state,
-        statistics: Statistics::default(),
-        sampler,
-        priorities: PriorityUpdates::default(),
+        learning: Learning::new(state),
+        source,
+        episodes: finished,
         saved_version: None,
         publisher,
         checkpoints,
@@ -136,7 +122,7 @@ pub async fn run(
     let ended = serve_and_train(served, trainer, &board, &shutdown).await;
     drop(watching);
     // Evaluations that were accepted are written before the thread ends.
-    drop(rows);
+    drop(evaluations);
     let ended = spawn_blocking(move || {
         stops.note(&ended);
         records.join().map(|()| ended)
@@ -148,33 +134,73 @@ pub async fn run(
     Ok(outcome)
 }
 
+/// The replay service's table as a source of batches.
+fn source(
+    options: &LearnerOptions,
+    stop: &CancellationToken,
+) -> Result<ReplaySource, LearnerError> {
+    let sampling = SamplerConfig {
+        credentials: options.credentials.clone(),
+        ..options.learner.sampler(&options.agent.update)
+    };
+    Ok(ReplaySource(Sampler::new(
+        &options.replay_addresses,
+        sampling,
+        step::signature(options.spec.observation_size(), options.spec.action_size()),
+        &tokio::runtime::Handle::current(),
+        stop,
+    )?))
+}
+
+/// Has the board follow the table's shards.
+fn watch_tables(
+    options: &LearnerOptions,
+    shards: Vec<grpc::Channel>,
+    board: &Board,
+    readiness: &Readiness,
+) -> JoinSet<()> {
+    let table = Watched {
+        name: options.learner.table.clone(),
+        steps_per_item: options.agent.update.window().period as u64,
+    };
+    let shards = shards.into_iter().enumerate();
+    shards
+        .map(|(shard, channel)| {
+            table::watch(shard, channel, table.clone(), board.clone(), readiness.clone())
+        })
+        .collect()
+}
+
 /// What there is before anything is served.
 struct Prepared {
     state: TrainState,
     checkpoints: Checkpoints,
     board: Board,
     publisher: Publisher,
-    progress: Progress,
+    records: Records,
     stops: Stops,
 }
 
 fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
     let device = options.device.open()?;
     let sizes = [options.spec.observation_size(), options.spec.action_size()];
-    let state = TrainState::new(
-        &options.policy,
-        &options.learner,
-        sizes,
-        derive_seed(options.seed, Role::Learner, 0),
-        &device,
-    );
-    let run_dir = &options.run_dir;
+    let seed = derive_seed(options.seed, Role::Learner, 0);
+    let state = TrainState::new(&options.agent, sizes, seed, &device)?;
+    let identity = Identity {
+        run_id: options.run_id.clone(),
+        task: options.task.clone(),
+        seed: options.seed,
+        spec: options.spec.clone(),
+        agent: options.agent.clone(),
+    };
+    let (run_dir, kept) = (&options.run_dir, options.learner.checkpoints_kept);
+    let subject = identity.subject();
     let (checkpoints, state, mut totals, progress) = if options.resume {
-        let (checkpoints, state, totals) = Checkpoints::resume(options, state)?;
-        let progress = Progress::resume(run_dir, totals.learner_steps)?;
-        (checkpoints, state, totals, progress)
+        let (checkpoints, resumed) = Checkpoints::resume(run_dir, identity, kept, state)?;
+        let progress = Progress::resume(run_dir, resumed.totals.learner_steps)?;
+        (checkpoints, resumed.state, resumed.totals, progress)
     } else {
-        let checkpoints = Checkpoints::create(options)?;
+        let checkpoints = Checkpoints::create(run_dir, identity, kept)?;
         let totals = Totals::default();
         (checkpoints, state, totals, Progress::create(run_dir)?)
     };
@@ -185,48 +211,24 @@ fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
         (Versions::create(run_dir), 1)
     };
     totals.policy_version = version;
-    if options.device != DeviceChoice::Cpu {
-        warm_up(&options.learner, sizes, &state);
-    }
-    let evaluations = progress.rows().len() as u64;
+    let records = Records {
+        best: BestKeeper::open(run_dir, subject, totals.learner_steps)?,
+        progress,
+    };
+    let evaluations = records.progress.rows().len() as u64;
     let board = Board::new(totals, evaluations, options.learner.train_return_episodes);
     board.lost(recorded + 1..version);
     let publisher = Publisher::new(options, &state, (versions, version), board.clone())?;
     // So that a run can be resumed from its first moment on.
-    checkpoints.save(options, &state, &publisher.newest_policy(), &board.totals())?;
+    checkpoints.save(&state, &publisher.newest_policy(), &board.totals(), &[])?;
     Ok(Prepared {
         state,
         checkpoints,
         board,
         publisher,
-        progress,
+        records,
         stops: Stops::read(run_dir),
     })
-}
-
-/// Takes updates on random numbers and throws them away, before anything is served: a GPU compiles its
-/// kernels and chooses among them when it first meets their shapes.
-pub(crate) fn warm_up(
-    config: &LearnerConfig,
-    [observation_size, action_size]: [usize; 2],
-    state: &TrainState,
-) {
-    let start = Instant::now();
-    let mut state = state.clone();
-    let signature = config.targets.signature(observation_size, action_size);
-    let items = config.batch_size;
-    let columns = random_batch(&signature, items * config.targets.steps_per_item());
-    let weights = matches!(config.priorities, Priorities::TdError(_)).then(|| vec![1.0; items]);
-    for _ in 0..WARM_UP_STEPS {
-        let mut batch = Batch::sampled(&config.targets, &columns, state.device());
-        if let Some(weights) = &weights {
-            batch = batch.weighted(weights, state.device());
-        }
-        // Read, so that the step has run when the next begins.
-        drop(state.update(config, &batch).read());
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    tracing::info!(seconds, "warmed up");
 }
 
 /// What is served, and until when.
@@ -240,7 +242,7 @@ struct Served {
 /// Serves until training has ended and everyone may know.
 async fn serve_and_train(
     served: Served,
-    trainer: Trainer,
+    trainer: Trainer<ReplaySource>,
     board: &Board,
     shutdown: &CancellationToken,
 ) -> Result<EndReason, LearnerError> {
@@ -298,9 +300,10 @@ async fn serve_and_train(
 type Ended = oneshot::Receiver<Result<EndReason, LearnerError>>;
 
 /// Starts the update thread.
-fn train(trainer: Trainer) -> Result<(JoinHandle<()>, Ended), LearnerError> {
+fn train(trainer: Trainer<ReplaySource>) -> Result<(JoinHandle<()>, Ended), LearnerError> {
     let (sender, ended) = oneshot::channel();
-    let pool = threads::pool(trainer.options.learner.threads)?;
+    let pool = threads::pool(trainer.options.agent.update.threads)
+        .map_err(LearnerError::Threads)?;
     let run_dir = trainer.options.run_dir.clone();
     let thread = Builder::new()
         .name("learner".to_owned())
@@ -321,40 +324,5 @@ fn outcome(reason: EndReason, board: &Board) -> RunOutcome {
         policy_version: totals.policy_version,
         training_seconds: totals.training_seconds,
         last_return_mean: board.last_return_mean(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use burn::tensor::Device;
-    use pmpo_policy::NetworkConfig;
-
-    use super::*;
-    use crate::{RetraceTargets, Targets, TdErrorPriorities};
-
-    /// What a GPU is warmed up with has the form of what will come.
-    #[test]
-    fn the_warm_up_fits_every_kind_of_experience() {
-        let network = NetworkConfig {
-            hidden_sizes: vec![8, 8],
-            ..NetworkConfig::default()
-        };
-        let retrace = Targets::Retrace(RetraceTargets::default());
-        for targets in [Targets::default(), retrace] {
-            for priorities in [
-                Priorities::default(),
-                Priorities::TdError(TdErrorPriorities::default()),
-            ] {
-                let config = LearnerConfig {
-                    batch_size: 4,
-                    targets: targets.clone(),
-                    priorities,
-                    ..LearnerConfig::default()
-                };
-                let state = TrainState::new(&network, &config, [3, 2], 1, &Device::flex());
-                warm_up(&config, [3, 2], &state);
-                assert_eq!(state.step(), 0, "it is thrown away");
-            }
-        }
     }
 }

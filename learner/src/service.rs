@@ -5,21 +5,21 @@ mod join;
 use std::time::Duration;
 
 use ::metrics::{counter, gauge};
+use crossbeam::channel::Sender;
 use pmpo_proto::v1::{self, run_server, weights_server};
 use pmpo_proto::{WireError, digest_from_wire};
 use pmpo_service::metrics::unix_seconds;
-use pmpo_types::SpecDigest;
+use pmpo_types::{EpisodeReturns, SpecDigest};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Empty;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::board::Board;
+use crate::board::{Board, Evaluated};
 use crate::broadcast::{Publication, Subscription};
 use crate::checkpoint::hex;
 use crate::members::Members;
-use crate::progress::Row;
 use crate::{LearnerOptions, metrics};
 
 /// Answers from the board and the newest publication.
@@ -30,7 +30,9 @@ pub(crate) struct Service {
     board: Board,
     publications: watch::Receiver<Publication>,
     /// Weak: the handlers of a connection that nobody ends must not keep the records from ending.
-    records: mpsc::WeakSender<Row>,
+    records: mpsc::WeakSender<Evaluated>,
+    /// Returns of finished episodes, for the update.
+    episodes: Sender<EpisodeReturns>,
     members: Members,
     /// Cancelled when the learner stops serving.
     ending: CancellationToken,
@@ -41,10 +43,12 @@ impl Service {
         options: &LearnerOptions,
         board: Board,
         publications: watch::Receiver<Publication>,
-        records: mpsc::WeakSender<Row>,
+        records: mpsc::WeakSender<Evaluated>,
+        episodes: Sender<EpisodeReturns>,
         ending: CancellationToken,
     ) -> Self {
-        let (digest, learner) = (options.spec.digest(), &options.learner);
+        let (digest, update) = (options.spec.digest(), &options.agent.update);
+        let window = update.window();
         gauge!(metrics::LAST_EVALUATION).set(unix_seconds());
         let labels = [
             ("run", options.run_id.clone()),
@@ -58,15 +62,22 @@ impl Service {
                 run_id: options.run_id.clone(),
                 task: options.task.clone(),
                 seed: options.seed,
-                experience: Some(learner.targets.experience(learner.n_step)),
-                discount: learner.discount as f32,
+                window: Some(v1::Window {
+                    steps: window.steps as u32,
+                    period: window.period as u32,
+                }),
+                discount: update.discount,
                 spec_digest: digest.0.to_vec().into(),
             },
             digest,
             board,
             publications,
             records,
-            members: Members::new(Duration::from_secs_f64(learner.lease_s), options.resume),
+            members: Members::new(
+                Duration::from_secs_f64(options.learner.lease_s),
+                options.resume,
+            ),
+            episodes,
             ending,
         }
     }
@@ -151,6 +162,11 @@ impl run_server::Run for Service {
     ) -> Result<Response<v1::ReportEpisodeResponse>, Status> {
         let episode = request.into_inner();
         finite("episode_return", episode.episode_return)?;
+        if let Some(returns) = episode.discounted {
+            let returns = returns_from_wire(returns)?;
+            // One more or less of so many is not worth a wait.
+            drop(self.episodes.try_send(returns));
+        }
         counter!(metrics::EPISODES).increment(1);
         gauge!(metrics::TRAIN_RETURN).set(self.board.episode(episode.episode_return));
         Ok(Response::new(v1::ReportEpisodeResponse {}))
@@ -180,14 +196,14 @@ impl run_server::Run for Service {
         }
         let (version, mean) = (evaluation.policy_version, evaluation.return_mean);
         match self.board.evaluated(&evaluation) {
-            Some(row) => {
+            Some(evaluated) => {
                 tracing::info!(evaluator, version, return_mean = mean, "evaluated");
                 gauge!(metrics::EVALUATION_RETURN).set(mean);
                 gauge!(metrics::EVALUATION_STD).set(evaluation.return_std);
                 gauge!(metrics::LAST_EVALUATION).set(unix_seconds());
                 let ending = || Status::unavailable("the run is ending");
                 let records = self.records.upgrade().ok_or_else(ending)?;
-                records.send(row).await.map_err(|_| ending())?;
+                records.send(evaluated).await.map_err(|_| ending())?;
             }
             None => tracing::warn!(
                 evaluator,
@@ -197,6 +213,22 @@ impl run_server::Run for Service {
         }
         Ok(Response::new(v1::ReportEvaluationResponse {}))
     }
+}
+
+fn returns_from_wire(wire: v1::DiscountedReturns) -> Result<EpisodeReturns, Status> {
+    let returns = EpisodeReturns {
+        mean: wire.mean,
+        square: wire.square,
+        largest: wire.largest,
+    };
+    for (field, value) in [
+        ("discounted.mean", returns.mean),
+        ("discounted.square", returns.square),
+        ("discounted.largest", returns.largest),
+    ] {
+        finite(field, value)?;
+    }
+    Ok(returns)
 }
 
 fn finite(field: &str, value: f64) -> Result<(), Status> {

@@ -14,21 +14,31 @@ use tonic::Request;
 
 use crate::board::{Board, TableState};
 use crate::run::REPLAY;
-use crate::{LearnerConfig, metrics};
+use crate::metrics;
 
 const PERIOD: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The table that is watched.
+#[derive(Clone, Debug)]
+pub(crate) struct Watched {
+    pub(crate) name: String,
+    /// Environment steps for each of its items.
+    pub(crate) steps_per_item: u64,
+}
 
 /// Keeps the board up to date with one shard; never returns.
 pub(crate) async fn watch(
     shard: usize,
     channel: Channel,
-    config: LearnerConfig,
+    table: Watched,
     board: Board,
     readiness: Readiness,
 ) {
-    let LearnerConfig { table, targets, .. } = config;
-    let steps_per_item = targets.environment_steps_per_item();
+    let Watched {
+        name: table,
+        steps_per_item,
+    } = table;
     let mut client = ReplayClient::new(channel);
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

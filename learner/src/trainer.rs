@@ -5,18 +5,19 @@
 use std::time::{Duration, Instant};
 
 use ::metrics::{counter, gauge, histogram};
-use pmpo_replay_client::{ClientError, SampledBatch, Sampler};
+use crossbeam::channel::Receiver;
+use pmpo_replay_client::ClientError;
 use pmpo_service::metrics::unix_seconds;
 use pmpo_service::traces::{self, Kind};
 use pmpo_service::worker_time::WorkerTime;
+use pmpo_types::EpisodeReturns;
+use pmpo_update::{BatchSource, Drawn, Learning};
 use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;
 use crate::checkpoint::Checkpoints;
-use crate::priorities::PriorityUpdates;
 use crate::publisher::Publisher;
-use crate::statistics::Statistics;
-use crate::{Batch, EndReason, LearnerError, LearnerOptions, TrainState, metrics};
+use crate::{EndReason, LearnerError, LearnerOptions, metrics};
 
 /// How long to wait for a batch before looking at the limits again.
 const LIMITS_PERIOD: Duration = Duration::from_millis(50);
@@ -34,12 +35,12 @@ enum State {
 const STATES: [&str; 4] = ["waiting", "updating", "publishing", "saving"];
 
 /// What the update thread owns.
-pub(crate) struct Trainer {
+pub(crate) struct Trainer<S> {
     pub(crate) options: LearnerOptions,
-    pub(crate) state: TrainState,
-    pub(crate) statistics: Statistics,
-    pub(crate) sampler: Sampler,
-    pub(crate) priorities: PriorityUpdates,
+    pub(crate) learning: Learning,
+    pub(crate) source: S,
+    /// Returns of the episodes that actors finish.
+    pub(crate) episodes: Receiver<EpisodeReturns>,
     /// The newest version that a checkpoint names, of this process.
     pub(crate) saved_version: Option<u64>,
     pub(crate) publisher: Publisher,
@@ -48,12 +49,12 @@ pub(crate) struct Trainer {
     pub(crate) stop: CancellationToken,
 }
 
-impl Trainer {
+impl<S: BatchSource<Error = LearnerError>> Trainer<S> {
     /// Trains until a limit or until told to stop, and writes a last checkpoint.
     pub(crate) fn run(mut self) -> Result<EndReason, LearnerError> {
         let period = Duration::from_secs_f64(self.options.learner.checkpoint_period_s);
         let mut time = WorkerTime::new(metrics::WORKER_SECONDS, STATES);
-        gauge!(metrics::STEPS).set(self.state.step() as f64);
+        gauge!(metrics::STEPS).set(self.learning.state().step() as f64);
         gauge!(metrics::LAST_STEP).set(unix_seconds());
         let mut saved = Instant::now();
         let mut asked = saved;
@@ -75,7 +76,7 @@ impl Trainer {
                 asked = saved;
             }
         };
-        self.checkpoint()?;
+        self.last_checkpoint(reason)?;
         self.publisher.settle(self.saved_version)?;
         Ok(reason)
     }
@@ -106,52 +107,45 @@ impl Trainer {
     }
 
     /// `None` if there is no batch yet, or there will be no more.
-    fn next_batch(&mut self) -> Result<Option<SampledBatch>, LearnerError> {
-        match self.sampler.next_timeout(LIMITS_PERIOD) {
-            Ok(batch) => Ok(batch),
-            Err(ClientError::Shutdown) => {
+    fn next_batch(&mut self) -> Result<Option<Drawn>, LearnerError> {
+        match self.source.next_batch(LIMITS_PERIOD) {
+            Err(LearnerError::Replay(ClientError::Shutdown)) => {
                 self.stop.cancel();
                 Ok(None)
             }
-            Err(error) => Err(error.into()),
+            batch => batch,
         }
     }
 
     fn step(
         &mut self,
-        sampled: &SampledBatch,
+        drawn: &Drawn,
         time: &mut WorkerTime<{ STATES.len() }>,
     ) -> Result<(), LearnerError> {
         let start = Instant::now();
-        let config = &self.options.learner;
-        self.priorities.deliver(&config.priorities, &self.sampler)?;
-        let device = self.state.device();
-        let batch = Batch::sampled(&config.targets, &sampled.columns, device);
-        let batch = config.priorities.weigh(batch, sampled, device);
-        let traced = sampled.trace;
-        let span = traced.and_then(|trace| traces::child("update", Kind::Consumer, trace));
-        let mut statistics = self.state.update(config, &batch);
-        if let Some(errors) = statistics.take_errors() {
-            self.priorities.push(sampled, errors);
+        for episode in self.episodes.try_iter() {
+            self.learning.state_mut().observe_episode(&episode);
         }
-        self.statistics.push(statistics, batch.name.clone());
-        let step = self.state.step();
+        let traced = drawn.trace;
+        let span = traced.and_then(|trace| traces::child("update", Kind::Consumer, trace));
+        let acted = self.learning.step(drawn, &mut self.source)?;
+        let config = &self.options.learner;
+        let step = self.learning.state().step();
         if let Some(mut span) = span {
             span.set("pmpo.learner_step", step);
             self.publisher.learned(span.context());
         }
         let publish = step.is_multiple_of(config.publish_period_steps);
         self.board.stepped(step);
-        if publish || self.statistics.pending() >= config.stats_period_steps {
+        if publish || self.learning.unread_steps() >= config.stats_period_steps {
             self.read_statistics()?;
             let newest = self.board.totals().policy_version as f64;
-            let oldest = *batch.name.policy_versions.start() as f64;
-            gauge!(metrics::STALENESS).set(newest - batch.mean_policy_version);
-            gauge!(metrics::MAX_STALENESS).set(newest - oldest);
+            gauge!(metrics::STALENESS).set(newest - acted.mean_version);
+            gauge!(metrics::MAX_STALENESS).set(newest - acted.oldest_version as f64);
         }
         time.lap(State::Updating as usize);
         if publish {
-            self.publisher.publish(&self.state)?;
+            self.publisher.publish(self.learning.state())?;
             time.lap(State::Publishing as usize);
         }
         counter!(metrics::UPDATES).increment(1);
@@ -163,24 +157,41 @@ impl Trainer {
 
     /// Also the check that everything is finite, which comes before whatever leaves this thread.
     fn read_statistics(&mut self) -> Result<(), LearnerError> {
-        for (name, mean) in self.statistics.read(self.state.step())? {
+        for (name, mean) in self.learning.read_statistics()? {
             gauge!(metrics::STATISTIC, "name" => name).set(mean);
         }
         Ok(())
     }
 
-    /// Publishes first, so that the checkpoint's policy is exactly the version it names; where there is one
-    /// of this step from before a resumption, that one stays.
+    /// Publishes first, so that the checkpoint's policy is exactly the version it names.
     fn checkpoint(&mut self) -> Result<(), LearnerError> {
-        let start = Instant::now();
         self.read_statistics()?;
-        self.publisher.publish(&self.state)?;
+        self.publisher.publish(self.learning.state())?;
+        self.save()
+    }
+
+    /// A run that ends because an evaluation reached its goal ends with that policy as its newest.
+    fn last_checkpoint(&mut self, reason: EndReason) -> Result<(), LearnerError> {
+        let reached = match reason {
+            EndReason::StopAtReturn(_) => self.board.last_evaluation(),
+            _ => None,
+        };
+        let reached = reached.and_then(|reached| Some((reached.weights?, reached.row)));
+        let Some((weights, row)) = reached else {
+            return self.checkpoint();
+        };
+        self.read_statistics()?;
+        self.publisher.publish_again(weights, row.learner_steps)?;
+        self.save()
+    }
+
+    /// Writes the state with the newest publication's policy.
+    fn save(&mut self) -> Result<(), LearnerError> {
+        let start = Instant::now();
         let policy = self.publisher.newest_policy();
         let totals = self.board.totals();
-        if self
-            .checkpoints
-            .save(&self.options, &self.state, &policy, &totals)?
-        {
+        let state = self.learning.state();
+        if self.checkpoints.save(state, &policy, &totals, &[])? {
             self.saved_version = Some(totals.policy_version);
         }
         histogram!(metrics::CHECKPOINT_SECONDS).record(start.elapsed());

@@ -1,28 +1,7 @@
-//! What can be wrong with a network's configuration or snapshot.
+//! What can be wrong with a snapshot.
 
+use pmpo_types::ConfigError;
 use thiserror::Error;
-
-/// A configuration that describes no usable network.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{field}: expected {expected}, got {got}")]
-pub struct ConfigError {
-    /// Path of the field within [`NetworkConfig`](crate::NetworkConfig).
-    pub field: String,
-    /// What would have been accepted.
-    pub expected: String,
-    /// The value received.
-    pub got: String,
-}
-
-impl ConfigError {
-    pub(crate) fn new(field: &str, expected: impl Into<String>, got: impl ToString) -> Self {
-        Self {
-            field: field.to_owned(),
-            expected: expected.into(),
-            got: got.to_string(),
-        }
-    }
-}
 
 /// A snapshot that cannot be written or acted with.
 #[derive(Debug, Error)]

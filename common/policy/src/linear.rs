@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use pmpo_kernels::simd::multiply_add;
+
 use crate::NamedTensor;
-use crate::simd::multiply_add;
 
 /// Columns computed at once. Two sums for each fit the registers of AVX2, so that a panel streams by
 /// without stores; 32 and 64 columns measured twice and one and a half times as slow.

@@ -1,9 +1,9 @@
 //! Inference at batch 1, without allocation: what an actor runs between two steps.
 
+use pmpo_kernels::simd::{self, Kernel};
 use rand::Rng;
 
 use crate::heads::{HeadNetwork, HeadOutput};
-use crate::simd::{self, Kernel};
 use crate::snapshot::Tensors;
 use crate::torso::Torso;
 use crate::{PolicyWeights, SnapshotError, snapshot};
@@ -29,11 +29,12 @@ impl PolicyNetwork {
     fn from_weights(weights: &PolicyWeights) -> Result<Self, SnapshotError> {
         let tensors = Tensors::new(&weights.tensors);
         let network = &weights.network;
+        let plan = network.plan(weights.observation_size, weights.action_size)?;
         Ok(Self {
             observation_size: weights.observation_size,
             action_size: weights.action_size,
-            torso: Torso::new(network.activation, &network.hidden_sizes, &tensors)?,
-            head: HeadNetwork::new(&network.head, &tensors)?,
+            torso: Torso::new(&plan.network, plan.normaliser, &tensors)?,
+            head: HeadNetwork::new(network, &plan, &tensors)?,
         })
     }
 

@@ -1,8 +1,8 @@
 //! Snapshots: a policy network's tensors and description as safetensors bytes.
 //!
 //! The metadata entry `pmpo.policy` holds the network's configuration and sizes as JSON. Matrices are
-//! `[in, out]`, row-major: `y = x W + b`. [`expected_tensors`] alone owns names and shapes; writing
-//! and reading both check against it, and that every value is finite.
+//! `[in, out]`, row-major: `y = x W + b`. The network's plan alone owns names and shapes; writing and
+//! reading both check against it, and that every value is finite.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,7 @@ use pmpo_types::{PolicyVersion, SpecDigest};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::config::validate_sizes;
-use crate::{HeadConfig, NetworkConfig, SnapshotError};
+use crate::{NetworkConfig, SnapshotError, TensorSpec};
 
 const METADATA_KEY: &str = "pmpo.policy";
 
@@ -32,7 +31,7 @@ pub struct PolicySnapshot {
 /// A tensor with its name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedTensor {
-    /// Name, for example `torso.0.weight`.
+    /// Name, for example `torso.0.weight`; [`Plan::tensors`](crate::Plan::tensors) has them.
     pub name: String,
     /// Shape; matrices are `[in, out]`.
     pub shape: Vec<usize>,
@@ -40,7 +39,7 @@ pub struct NamedTensor {
     pub values: Vec<f32>,
 }
 
-/// A decoded snapshot: the network and its tensors, in the order of [`expected_tensors`].
+/// A decoded snapshot: the network and its tensors, in the order of its plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyWeights {
     /// The network.
@@ -61,45 +60,6 @@ struct Description {
     action_size: usize,
 }
 
-/// Names and shapes of the torso's tensors over inputs of `input_size`; a critic has the same ones.
-pub fn torso_tensors(network: &NetworkConfig, input_size: usize) -> Vec<(String, Vec<usize>)> {
-    let mut tensors = Vec::with_capacity(2 * network.hidden_sizes.len() + 2);
-    let mut inputs = input_size;
-    for (i, &size) in network.hidden_sizes.iter().enumerate() {
-        tensors.push((format!("torso.{i}.weight"), vec![inputs, size]));
-        tensors.push((format!("torso.{i}.bias"), vec![size]));
-        if i == 0 {
-            tensors.push(("torso.norm.gamma".to_owned(), vec![size]));
-            tensors.push(("torso.norm.beta".to_owned(), vec![size]));
-        }
-        inputs = size;
-    }
-    tensors
-}
-
-/// Names and shapes of the policy network's tensors: the one place that owns them.
-pub fn expected_tensors(
-    network: &NetworkConfig,
-    observation_size: usize,
-    action_size: usize,
-) -> Vec<(String, Vec<usize>)> {
-    let mut tensors = torso_tensors(network, observation_size);
-    let features = network
-        .hidden_sizes
-        .last()
-        .copied()
-        .unwrap_or(observation_size);
-    let layers = match &network.head {
-        HeadConfig::Gaussian(_) => vec![("mean", action_size), ("std", action_size)],
-        HeadConfig::Categorical(head) => vec![("logits", action_size * head.bins)],
-    };
-    for (name, outputs) in layers {
-        tensors.push((format!("head.{name}.weight"), vec![features, outputs]));
-        tensors.push((format!("head.{name}.bias"), vec![outputs]));
-    }
-    tensors
-}
-
 /// Writes a snapshot. The tensors may come in any order.
 ///
 /// # Errors
@@ -110,14 +70,12 @@ pub fn encode(
     action_size: usize,
     tensors: &[NamedTensor],
 ) -> Result<Bytes, SnapshotError> {
-    network.validate()?;
-    validate_sizes(observation_size, action_size)?;
-    let expected = expected_tensors(network, observation_size, action_size);
+    let expected = network.plan(observation_size, action_size)?.network.tensors;
     refuse_unknown(&expected, tensors.iter().map(|t| t.name.as_str()))?;
     let given = Tensors::new(tensors);
     let data = expected
         .iter()
-        .map(|(name, shape)| {
+        .map(|TensorSpec { name, shape, .. }| {
             let tensor = given.get(name)?;
             check_shape(name, shape, &tensor.shape)?;
             check_finite(name, &tensor.values)?;
@@ -131,7 +89,7 @@ pub fn encode(
     let views = expected
         .iter()
         .zip(&data)
-        .map(|((name, shape), data)| {
+        .map(|(TensorSpec { name, shape, .. }, data)| {
             Ok((
                 name.as_str(),
                 TensorView::new(Dtype::F32, shape.clone(), data)?,
@@ -165,14 +123,12 @@ pub fn decode(snapshot: &[u8]) -> Result<PolicyWeights, SnapshotError> {
         observation_size,
         action_size,
     } = serde_json::from_str(json).map_err(unreadable)?;
-    network.validate()?;
-    validate_sizes(observation_size, action_size)?;
+    let expected = network.plan(observation_size, action_size)?.network.tensors;
 
     let file = SafeTensors::deserialize(snapshot)?;
-    let expected = expected_tensors(&network, observation_size, action_size);
     refuse_unknown(&expected, file.names())?;
     let mut tensors = Vec::with_capacity(expected.len());
-    for (name, shape) in expected {
+    for TensorSpec { name, shape, .. } in expected {
         let view = file
             .tensor(&name)
             .map_err(|_| SnapshotError::tensor(&name, "a tensor of this name", "none"))?;
@@ -223,17 +179,6 @@ impl<'a> Tensors<'a> {
             .copied()
             .ok_or_else(|| SnapshotError::tensor(name, "a tensor of this name", "none"))
     }
-
-    /// Weight and bias of the linear layer `name`.
-    pub(crate) fn linear(
-        &self,
-        name: &str,
-    ) -> Result<(&'a NamedTensor, &'a NamedTensor), SnapshotError> {
-        Ok((
-            self.get(&format!("{name}.weight"))?,
-            self.get(&format!("{name}.bias"))?,
-        ))
-    }
 }
 
 fn check_shape(name: &str, expected: &[usize], got: &[usize]) -> Result<(), SnapshotError> {
@@ -248,11 +193,11 @@ fn check_shape(name: &str, expected: &[usize], got: &[usize]) -> Result<(), Snap
 }
 
 fn refuse_unknown<'a>(
-    expected: &[(String, Vec<usize>)],
+    expected: &[TensorSpec],
     names: impl IntoIterator<Item = &'a str>,
 ) -> Result<(), SnapshotError> {
     for name in names {
-        if !expected.iter().any(|(known, _)| known == name) {
+        if !expected.iter().any(|known| known.name == name) {
             return Err(SnapshotError::tensor(name, "no tensor of this name", "one"));
         }
     }

@@ -1,113 +1,243 @@
-//! The torso: `Linear, LayerNorm, activation, [Linear, activation]*` (Acme's `LayerNormMLP`).
+//! The layers of a policy at batch 1, without allocation: the [`Op`]s of its plan with their weights.
+
+use pmpo_kernels::simd::{Kernel, dispatch};
+use pmpo_kernels::{Nonlinearity, normalise};
 
 use crate::linear::Linear;
-use crate::math::{elu, tanh};
-use crate::simd::multiply_add;
 use crate::snapshot::Tensors;
-use crate::{Activation, SnapshotError};
+use crate::{LinearOp, Op, Plan, SnapshotError};
 
-/// Added to the variance by the layer normalisation; the variance is the biased one (over `n`).
-pub const LAYER_NORM_EPSILON: f64 = 1e-5;
+/// Added to the variance of an observation's element before its root is taken.
+pub const NORMALISER_EPSILON: f32 = 1e-4;
+/// Normalised observations are kept within this, either side of 0.
+pub const NORMALISER_LIMIT: f32 = 10.0;
 
-/// Independent partial sums, so that a sum vectorises.
-const LANES: usize = 16;
-
-/// The torso with its weights and the outputs of its layers.
+/// A torso with its weights and the outputs of its layers.
 #[derive(Clone, Debug)]
 pub(crate) struct Torso {
-    activation: Activation,
-    layers: Vec<Linear>,
-    gamma: Vec<f32>,
-    beta: Vec<f32>,
-    sizes: Vec<usize>,
-    outputs: Vec<Vec<f32>>,
+    normaliser: Option<ObservationNormaliser>,
+    stages: Vec<Stage>,
+    features: usize,
 }
 
 impl Torso {
     pub(crate) fn new(
-        activation: Activation,
-        hidden_sizes: &[usize],
+        plan: &Plan,
+        normaliser: Option<[usize; 2]>,
         tensors: &Tensors<'_>,
     ) -> Result<Self, SnapshotError> {
-        let layers = (0..hidden_sizes.len())
-            .map(|i| Ok(Linear::new(&[tensors.linear(&format!("torso.{i}"))?])))
-            .collect::<Result<Vec<_>, SnapshotError>>()?;
         Ok(Self {
-            activation,
-            gamma: tensors.get("torso.norm.gamma")?.values.clone(),
-            beta: tensors.get("torso.norm.beta")?.values.clone(),
-            sizes: hidden_sizes.to_vec(),
-            outputs: layers
-                .iter()
-                .map(|layer| vec![0.0; layer.padded_outputs()])
-                .collect(),
-            layers,
+            normaliser: normaliser
+                .map(|places| ObservationNormaliser::new(plan, places, tensors))
+                .transpose()?,
+            stages: stages(plan, &plan.torso, tensors)?,
+            features: plan.features,
         })
     }
 
-    /// Computes [`Self::features`] of an input.
+    /// Computes [`Self::features`] of an observation.
     #[inline(always)]
-    pub(crate) fn forward<const FMA: bool>(&mut self, input: &[f32]) {
-        let mut done: &[f32] = input;
-        let layers = self.layers.iter().zip(&mut self.outputs).zip(&self.sizes);
-        for (i, ((layer, output), &size)) in layers.enumerate() {
-            layer.forward::<FMA>(done, output);
-            let output = &mut output[..size];
-            if i == 0 {
-                normalise::<FMA>(output, &self.gamma, &self.beta);
-            }
-            activate::<FMA>(self.activation, i == 0, output);
-            done = output;
-        }
+    pub(crate) fn forward<const FMA: bool>(&mut self, observation: &[f32]) {
+        let input = match &mut self.normaliser {
+            Some(normaliser) => normaliser.forward(observation),
+            None => observation,
+        };
+        forward::<FMA>(&mut self.stages, input);
     }
 
     /// Output of the last layer.
     pub(crate) fn features(&self) -> &[f32] {
-        let last = self.sizes.len() - 1;
-        &self.outputs[last][..self.sizes[last]]
+        let last = self.stages.last().expect("at least one layer");
+        &last.output[..self.features]
     }
 }
 
-#[inline(always)]
-fn activate<const FMA: bool>(activation: Activation, first: bool, values: &mut [f32]) {
-    match (activation, first) {
-        (Activation::LayerNormTanhElu, true) => {
-            values
-                .iter_mut()
-                .for_each(|value| *value = tanh::<FMA>(*value));
+/// `(x - mean) / sqrt(variance + epsilon)`, within the limit.
+#[derive(Clone, Debug)]
+struct ObservationNormaliser {
+    mean: Vec<f32>,
+    scale: Vec<f32>,
+    output: Vec<f32>,
+}
+
+impl ObservationNormaliser {
+    fn new(plan: &Plan, places: [usize; 2], tensors: &Tensors<'_>) -> Result<Self, SnapshotError> {
+        let [mean, variance] = places.map(|place| tensors.get(&plan.tensors[place].name));
+        let mean = mean?.values.clone();
+        let scale = variance?.values.iter().map(|&v| normaliser_scale(v));
+        Ok(Self {
+            output: vec![0.0; mean.len()],
+            scale: scale.collect(),
+            mean,
+        })
+    }
+
+    fn forward(&mut self, observation: &[f32]) -> &[f32] {
+        let statistics = self.mean.iter().zip(&self.scale);
+        for ((output, x), (mean, scale)) in self.output.iter_mut().zip(observation).zip(statistics)
+        {
+            *output = normalised(*x, *mean, *scale);
         }
-        (Activation::LayerNormTanhElu, false) => {
-            values
-                .iter_mut()
-                .for_each(|value| *value = elu::<FMA>(*value));
-        }
-        (Activation::LayerNormRelu, _) => {
-            values.iter_mut().for_each(|value| *value = value.max(0.0));
-        }
+        &self.output
     }
 }
 
-/// Layer normalisation (Ba, Kiros and Hinton 2016):
-/// `gamma (x - mean) / sqrt(variance + epsilon) + beta`.
+/// What an element of an observation is multiplied by, once its mean is taken away.
+pub fn normaliser_scale(variance: f32) -> f32 {
+    1.0 / (variance.max(0.0) + NORMALISER_EPSILON).sqrt()
+}
+
+/// A normalised element of an observation.
 #[inline(always)]
-fn normalise<const FMA: bool>(values: &mut [f32], gamma: &[f32], beta: &[f32]) {
-    let n = values.len() as f32;
-    let mean = sum(values, |x| x) / n;
-    let variance = sum(values, |x| (x - mean) * (x - mean)) / n;
-    let scale = 1.0 / (variance + LAYER_NORM_EPSILON as f32).sqrt();
-    for ((value, gamma), beta) in values.iter_mut().zip(gamma).zip(beta) {
-        *value = multiply_add::<FMA>((*value - mean) * scale, *gamma, *beta);
+pub fn normalised(x: f32, mean: f32, scale: f32) -> f32 {
+    ((x - mean) * scale).clamp(-NORMALISER_LIMIT, NORMALISER_LIMIT)
+}
+
+/// An operation and its output.
+#[derive(Clone, Debug)]
+struct Stage {
+    operation: Operation,
+    /// Of [`Operation::Linear`] with its padding.
+    output: Vec<f32>,
+    outputs: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Linear {
+        linear: Linear,
+        norm: Option<Norm>,
+        nonlinearity: Nonlinearity,
+    },
+    LayerNorm {
+        norm: Norm,
+        nonlinearity: Nonlinearity,
+    },
+    Activation(Nonlinearity),
+    Residual(Vec<Stage>),
+}
+
+#[derive(Clone, Debug)]
+struct Norm {
+    gamma: Vec<f32>,
+    beta: Vec<f32>,
+}
+
+/// Stages for operations that follow one another; what each gives is what its first tensor or the one
+/// before it says.
+fn stages(plan: &Plan, ops: &[Op], tensors: &Tensors<'_>) -> Result<Vec<Stage>, SnapshotError> {
+    let mut stages: Vec<Stage> = Vec::with_capacity(ops.len());
+    let get = |place: usize| tensors.get(&plan.tensors[place].name);
+    let norm = |[gamma, beta]: [usize; 2]| {
+        Ok::<_, SnapshotError>(Norm {
+            gamma: get(gamma)?.values.clone(),
+            beta: get(beta)?.values.clone(),
+        })
+    };
+    for op in ops {
+        let before = stages.last().map_or(0, |stage| stage.outputs);
+        let (operation, length, outputs) = match op {
+            Op::Linear(op) => {
+                let linear = linear(plan, &[*op], tensors)?;
+                let (padded, outputs) = (linear.padded_outputs(), get(op.bias)?.values.len());
+                let operation = Operation::Linear {
+                    linear,
+                    norm: op.norm.map(norm).transpose()?,
+                    nonlinearity: op.nonlinearity,
+                };
+                (operation, padded, outputs)
+            }
+            Op::LayerNorm {
+                norm: places,
+                nonlinearity,
+            } => {
+                let norm = norm(*places)?;
+                let outputs = norm.gamma.len();
+                let nonlinearity = *nonlinearity;
+                (Operation::LayerNorm { norm, nonlinearity }, outputs, outputs)
+            }
+            Op::Activation(nonlinearity) => (Operation::Activation(*nonlinearity), before, before),
+            Op::Residual(inner) => {
+                let inner = self::stages(plan, inner, tensors)?;
+                let outputs = inner.last().map_or(before, |stage| stage.outputs);
+                (Operation::Residual(inner), outputs, outputs)
+            }
+        };
+        stages.push(Stage {
+            operation,
+            output: vec![0.0; length],
+            outputs,
+        });
     }
+    Ok(stages)
+}
+
+/// The layers `ops`, over the same input, side by side.
+pub(crate) fn linear(
+    plan: &Plan,
+    ops: &[LinearOp],
+    tensors: &Tensors<'_>,
+) -> Result<Linear, SnapshotError> {
+    let parts = ops.iter().map(|op| {
+        let [weight, bias] = [op.weight, op.bias].map(|place| &plan.tensors[place].name);
+        Ok((tensors.get(weight)?, tensors.get(bias)?))
+    });
+    Ok(Linear::new(&parts.collect::<Result<Vec<_>, SnapshotError>>()?))
 }
 
 #[inline(always)]
-fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut sums = [0.0; LANES];
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    for chunk in chunks {
-        for j in 0..LANES {
-            sums[j] += f(chunk[j]);
+fn forward<const FMA: bool>(stages: &mut [Stage], input: &[f32]) {
+    let mut done: &[f32] = input;
+    for stage in stages {
+        let output = stage.output.as_mut_slice();
+        match &mut stage.operation {
+            Operation::Linear {
+                linear,
+                norm,
+                nonlinearity,
+            } => {
+                linear.forward::<FMA>(done, output);
+                let output = &mut output[..stage.outputs];
+                if let Some(norm) = norm {
+                    normalise::<FMA>(output, &norm.gamma, &norm.beta);
+                }
+                nonlinearity.apply::<FMA>(output);
+            }
+            Operation::LayerNorm { norm, nonlinearity } => {
+                output.copy_from_slice(done);
+                normalise::<FMA>(output, &norm.gamma, &norm.beta);
+                nonlinearity.apply::<FMA>(output);
+            }
+            Operation::Activation(nonlinearity) => {
+                output.copy_from_slice(done);
+                nonlinearity.apply::<FMA>(output);
+            }
+            Operation::Residual(inner) => dispatch(Residual {
+                inner,
+                input: done,
+                output,
+            }),
+        }
+        done = &stage.output[..stage.outputs];
+    }
+}
+
+/// `output = input + f(input)`. Dispatched on its own, for a recursion cannot be inlined into the one
+/// that is under way.
+struct Residual<'a> {
+    inner: &'a mut [Stage],
+    input: &'a [f32],
+    output: &'a mut [f32],
+}
+
+impl Kernel for Residual<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        forward::<FMA>(self.inner, self.input);
+        self.output.copy_from_slice(self.input);
+        if let Some(last) = self.inner.last() {
+            let inner = &last.output[..last.outputs];
+            self.output.iter_mut().zip(inner).for_each(|(x, f)| *x += f);
         }
     }
-    sums.iter().sum::<f32>() + rest.iter().map(|&x| f(x)).sum::<f32>()
 }

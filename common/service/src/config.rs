@@ -1,5 +1,6 @@
-//! Layered configuration: defaults < file < environment (`PMPO__SECTION__KEY`) < `key=value` from the
-//! command line. Unknown keys are refused, and every message names the layer a value came from.
+//! Layered configuration: defaults < preset < file < environment (`PMPO__SECTION__KEY`) < `key=value` from
+//! the command line. Unknown keys are refused, and every message names the layer a value came from. Keys
+//! that have moved are still read at their old place, in every layer.
 //!
 //! A section with a key `kind` is one of several variants, each with keys of its own. Where a layer
 //! names another kind than the default one, the default's keys there do not count.
@@ -23,32 +24,52 @@ pub enum ConfigError {
     #[error("config file {}: no such file", .0.display())]
     Missing(PathBuf),
     /// An argument of `--set` is not `key=value`.
-    #[error("--set {0}: expected key=value, for example learner.batch_size=128")]
+    #[error("--set {0}: expected key=value, for example update.batch_size=128")]
     Assignment(String),
     /// A key is unknown or a value has the wrong type.
     #[error("{0}")]
     Invalid(String),
 }
 
+/// What lies above the defaults, and above the environment where it says so.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Layers<'a> {
+    /// A named set of keys, as TOML: name and text.
+    pub preset: Option<(&'a str, &'a str)>,
+    /// A TOML file.
+    pub file: Option<&'a Path>,
+    /// `key=value` each; above the environment.
+    pub assignments: &'a [String],
+    /// Keys that have moved: where they were, and where they are now.
+    pub moved: &'a [Move],
+}
+
+/// A key that has moved, with all that is below it.
+pub type Move = (&'static str, &'static [&'static str]);
+
 /// Resolves the layers into a `T`.
 ///
 /// # Errors
 /// The file is missing or not TOML, an assignment is not `key=value`, a key is unknown, or a value
 /// does not fit; the message names key, value and place.
-pub fn load<T>(file: Option<&Path>, assignments: &[String]) -> Result<T, ConfigError>
+pub fn load<T>(given: Layers<'_>) -> Result<T, ConfigError>
 where
     T: Default + Serialize + DeserializeOwned,
 {
+    let moved = given.moved;
     let mut layers = Figment::new();
-    if let Some(path) = file {
+    if let Some((name, text)) = given.preset {
+        layers = layers.merge(Moving(Preset { name, text }, moved));
+    }
+    if let Some(path) = given.file {
         if !path.is_file() {
             return Err(ConfigError::Missing(path.to_owned()));
         }
-        layers = layers.merge(Toml::file_exact(path));
+        layers = layers.merge(Moving(Toml::file_exact(path), moved));
     }
-    layers = layers.merge(Env::prefixed(ENV_PREFIX).split("__"));
-    for assignment in assignments {
-        layers = layers.merge(Assignment::parse(assignment)?);
+    layers = layers.merge(Moving(Env::prefixed(ENV_PREFIX).split("__"), moved));
+    for assignment in given.assignments {
+        layers = layers.merge(Moving(Assignment::parse(assignment)?, moved));
     }
     let mut defaults = Value::serialize(T::default())
         .map_err(invalid)?
@@ -101,6 +122,70 @@ fn describe(error: &figment::Error) -> String {
         format!("{path}: ")
     };
     format!("{key}{}{}", error.kind, place.unwrap_or_default())
+}
+
+/// A preset's text.
+struct Preset<'a> {
+    name: &'a str,
+    text: &'a str,
+}
+
+impl Provider for Preset<'_> {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(format!("--preset {}", self.name))
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Toml::string(self.text).data()
+    }
+}
+
+/// A layer whose keys are where they are now.
+struct Moving<'a, P>(P, &'a [Move]);
+
+impl<P: Provider> Provider for Moving<'_, P> {
+    fn metadata(&self) -> Metadata {
+        self.0.metadata()
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let mut data = self.0.data()?;
+        for dict in data.values_mut() {
+            for (old, new) in self.1 {
+                if let Some(value) = take(dict, old) {
+                    new.iter().for_each(|new| put(dict, new, value.clone()));
+                }
+            }
+        }
+        Ok(data)
+    }
+}
+
+/// Takes what is at a path out of a table, and tables that become empty with it.
+fn take(dict: &mut Dict, path: &str) -> Option<Value> {
+    let Some((first, rest)) = path.split_once('.') else {
+        return dict.remove(path);
+    };
+    let Some(Value::Dict(_, inner)) = dict.get_mut(first) else {
+        return None;
+    };
+    let taken = take(inner, rest);
+    if inner.is_empty() {
+        dict.remove(first);
+    }
+    taken
+}
+
+/// Puts a value at a path of a table, unless there is one.
+fn put(dict: &mut Dict, path: &str, value: Value) {
+    let Some((first, rest)) = path.split_once('.') else {
+        dict.entry(path.to_owned()).or_insert(value);
+        return;
+    };
+    let inner = dict.entry(first.to_owned());
+    if let Value::Dict(_, inner) = inner.or_insert_with(|| Value::from(Dict::new())) {
+        put(inner, rest, value);
+    }
 }
 
 /// One `section.key=value`; the value is TOML, or a bare string where it is not.
@@ -183,6 +268,18 @@ mod tests {
         }
     }
 
+    /// With a file or none, and assignments.
+    fn load<T: Default + Serialize + DeserializeOwned>(
+        file: Option<&Path>,
+        assignments: &[String],
+    ) -> Result<T, ConfigError> {
+        super::load(Layers {
+            file,
+            assignments,
+            ..Layers::default()
+        })
+    }
+
     fn file(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
@@ -245,5 +342,49 @@ mod tests {
             load::<Config>(Some(Path::new("/no/such.toml")), &[]),
             Err(ConfigError::Missing(_))
         ));
+    }
+
+    const MOVED: &[Move] = &[
+        ("learner.rows", &["learner.batch_size"]),
+        ("sizes.all", &["learner.hidden"]),
+    ];
+
+    #[test]
+    fn keys_are_read_where_they_were_before_they_moved() {
+        let file = file("[learner]\nrows = 64\n[sizes]\nall = [7]");
+        let assignments = ["learner.rows=32".to_owned()];
+        let layers = Layers {
+            file: Some(file.path()),
+            assignments: &assignments,
+            moved: MOVED,
+            ..Layers::default()
+        };
+        let config: Config = super::load(layers).unwrap();
+        assert_eq!((config.learner.batch_size, config.learner.hidden), (32, vec![7]));
+        let none = Layers {
+            moved: &[],
+            ..layers
+        };
+        assert!(super::load::<Config>(none).is_err());
+    }
+
+    #[test]
+    fn a_preset_is_below_the_file() {
+        let file = file("[learner]\nname = \"file\"");
+        let preset = "[learner]\nname = \"preset\"\nbatch_size = 8";
+        let layers = Layers {
+            preset: Some(("small", preset)),
+            file: Some(file.path()),
+            ..Layers::default()
+        };
+        let config: Config = super::load(layers).unwrap();
+        assert_eq!(config.learner.name, "file");
+        assert_eq!(config.learner.batch_size, 8);
+        let wrong = Layers {
+            preset: Some(("small", "[learner]\nbatchsize = 8")),
+            ..Layers::default()
+        };
+        let message = super::load::<Config>(wrong).unwrap_err().to_string();
+        assert!(message.contains("--preset small"), "{message}");
     }
 }

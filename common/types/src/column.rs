@@ -116,7 +116,12 @@ pub mod transition {
     }
 }
 
-/// One step of an environment, of which sequences are made.
+/// One step of an environment: the row that actors write. Items are windows of such rows.
+///
+/// Everything is as the environment gave it: discounting over steps, and any scaling of rewards, is the
+/// learner's, so that a changed setting is right for what is stored. An episode of `N` steps is `N` rows
+/// and one or more after them whose `step_type` is LAST: those hold the state the episode ended in, and
+/// no action was taken there.
 pub mod step {
     use super::{DType, Signature, column};
 
@@ -126,14 +131,16 @@ pub mod step {
     pub const ACTION: usize = 1;
     /// Index of `reward`, f32.
     pub const REWARD: usize = 2;
-    /// Index of `discount`, f32: the environment's discount times gamma, which multiplies the value of
-    /// the next step's observation.
+    /// Index of `discount`, f32: the environment's discount, 0 at a termination.
     pub const DISCOUNT: usize = 3;
     /// Index of `log_prob`, f32: the logarithm of the density or probability that the acting policy
     /// gave `action`.
     pub const LOG_PROB: usize = 4;
     /// Index of `policy_version`, i64: the version that chose `action`.
     pub const POLICY_VERSION: usize = 5;
+    /// Index of `step_type`, i64: a [`StepType`](crate::StepType) by its number, of the state the step
+    /// was taken in.
+    pub const STEP_TYPE: usize = 6;
 
     /// The signature of steps with vectors of these sizes.
     pub fn signature(observation_size: usize, action_size: usize) -> Signature {
@@ -145,6 +152,7 @@ pub mod step {
                 column("discount", DType::F32, &[]),
                 column("log_prob", DType::F32, &[]),
                 column("policy_version", DType::I64, &[]),
+                column("step_type", DType::I64, &[]),
             ],
         }
     }

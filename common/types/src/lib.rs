@@ -3,17 +3,21 @@
 //! Nothing here does I/O or knows a tensor library, a wire format or a simulator.
 
 mod column;
+mod config_error;
 mod ids;
 mod replay;
+mod returns;
 mod seed;
 mod spec;
 mod time_step;
 
 pub use column::{ColumnBatch, ColumnError, ColumnSpec, DType, Signature, step, transition};
+pub use config_error::ConfigError;
 pub use ids::{PolicyVersion, TraceContext, WriterId};
 pub use replay::{
     ItemError, MAX_PRIORITY, SampledBatch, SampledItems, StepBatch, TableCounters, check_priorities,
 };
+pub use returns::EpisodeReturns;
 pub use seed::{Role, derive_seed};
 pub use spec::{ActionSpec, EnvironmentSpec, ObservationField, SpecDigest};
 pub use time_step::{StepType, TimeStep};

@@ -13,6 +13,15 @@ pub enum StepType {
 }
 
 impl StepType {
+    /// dm_env's number, as in a column of steps.
+    pub fn number(self) -> i64 {
+        match self {
+            Self::First => 0,
+            Self::Mid => 1,
+            Self::Last => 2,
+        }
+    }
+
     /// dm_env's spelling, as written to trace files.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use pmpo_service::telemetry::LogFormat;
 
-use crate::commands::{BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastPart};
+use crate::commands::{BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastPart, Choice};
+use crate::config::Preset;
 use crate::sweep::SweepArgs;
 pub(crate) use replay::{BenchItem, BenchRole, ReplayBenchArgs, ReplayClientArgs, TablesArgs};
 pub(crate) use run::{Index, RunArgs};
@@ -53,9 +54,9 @@ pub(crate) enum Command {
     Actor(ActorArgs),
     /// Evaluate the learner's newest policy and report the returns to it.
     Evaluator(EvaluatorArgs),
-    /// Evaluate the newest checkpoint of a run with the mode of its policy.
+    /// Evaluate a policy of a run with its mode.
     Eval(EvalArgs),
-    /// Draw an episode of the newest checkpoint as a GIF or as PNG frames.
+    /// Draw an episode of a run's policy as a GIF or as PNG frames.
     Render(RenderArgs),
     /// Draw the learning curves of one or more runs.
     Plot {
@@ -104,10 +105,13 @@ pub(crate) enum ConfigCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
+    /// A named set of keys, below the file, the environment and --set.
+    #[arg(long, value_enum)]
+    pub(crate) preset: Option<Preset>,
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Set one key, for example `learner.batch_size=128`; repeatable.
+    /// Set one key, for example `update.batch_size=128`; repeatable.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
 }
@@ -233,6 +237,10 @@ pub(crate) struct HealthArgs {
 pub(crate) struct EvalArgs {
     /// Folder of the run.
     pub(crate) run_dir: PathBuf,
+    /// Which of the run's policies: of the best evaluation, of the newest checkpoint, or of the checkpoint
+    /// of a learner step.
+    #[arg(long, value_name = "best|newest|STEP", default_value = "best")]
+    pub(crate) checkpoint: Choice,
     /// Number of episodes.
     #[arg(long, default_value_t = 10)]
     pub(crate) episodes: usize,
@@ -248,6 +256,10 @@ pub(crate) struct EvalArgs {
 pub(crate) struct RenderArgs {
     /// Folder of the run.
     pub(crate) run_dir: PathBuf,
+    /// Which of the run's policies: of the best evaluation, of the newest checkpoint, or of the checkpoint
+    /// of a learner step.
+    #[arg(long, value_name = "best|newest|STEP", default_value = "best")]
+    pub(crate) checkpoint: Choice,
     /// File to write: `walk.gif`, or `walk.png` for the frames walk-0000.png, walk-0001.png, ...
     #[arg(long)]
     pub(crate) out: PathBuf,

@@ -2,10 +2,12 @@
 
 use anyhow::{Context, Result};
 use pmpo_actor::{ActorConfig, EvaluatorConfig};
-use pmpo_learner::{DeviceChoice, LearnerConfig, Limits, Priorities, Targets};
+use pmpo_learner::{LearnerConfig, Limits};
 use pmpo_policy::NetworkConfig;
 use pmpo_replay::{ReplayConfig, SelectorKind, TableConfig};
+use pmpo_service::config::{Layers, Move};
 use pmpo_service::security::{Credentials, Role, SecurityConfig};
+use pmpo_update::{AgentConfig, CriticConfig, DeviceChoice, Priorities, UpdateConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{ConfigArgs, SecurityArgs};
@@ -17,11 +19,47 @@ use crate::failure::Usage;
 pub(crate) struct Config {
     pub(crate) run: RunConfig,
     pub(crate) policy: NetworkConfig,
+    pub(crate) critic: CriticConfig,
+    pub(crate) update: UpdateConfig,
     pub(crate) learner: LearnerConfig,
     pub(crate) replay: ReplayConfig,
     pub(crate) actor: ActorConfig,
     pub(crate) evaluator: EvaluatorConfig,
     pub(crate) security: SecurityConfig,
+}
+
+/// What a configuration is resolved from, above the defaults and with the environment between file and
+/// assignments.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Source<'a> {
+    pub(crate) preset: Option<Preset>,
+    pub(crate) file: Option<&'a std::path::Path>,
+    pub(crate) assignments: &'a [String],
+}
+
+/// A named set of ordinary keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Preset {
+    /// The best return per second where environment steps are nearly free.
+    Fast,
+    /// The best return per environment step that two cores allow.
+    Efficient,
+}
+
+impl Preset {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Efficient => "efficient",
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Fast => include_str!("presets/fast.toml"),
+            Self::Efficient => include_str!("presets/efficient.toml"),
+        }
+    }
 }
 
 /// What a run is, and when it ends.
@@ -67,10 +105,49 @@ impl Default for RunConfig {
     }
 }
 
+/// Where keys were before the update had sections of its own.
+const MOVED: &[Move] = &[
+    (
+        "policy.hidden_sizes",
+        &["policy.torso.hidden_sizes", "critic.torso.hidden_sizes"],
+    ),
+    (
+        "policy.activation",
+        &["policy.torso.activation", "critic.torso.activation"],
+    ),
+    ("learner.batch_size", &["update.batch_size"]),
+    ("learner.actions_per_state", &["update.actions_per_state"]),
+    ("learner.policy_learning_rate", &["update.policy.learning_rate"]),
+    ("learner.critic_learning_rate", &["update.critic.learning_rate"]),
+    (
+        "learner.max_gradient_norm",
+        &[
+            "update.policy.max_gradient_norm",
+            "update.critic.max_gradient_norm",
+        ],
+    ),
+    ("learner.discount", &["update.discount"]),
+    ("learner.reward_scale", &["update.reward_scale"]),
+    ("learner.n_step", &["update.n_step"]),
+    ("learner.targets", &["update.targets"]),
+    (
+        "learner.target_period_steps",
+        &["update.target_period_steps", "update.reference_period_steps"],
+    ),
+    ("learner.policy_loss", &["update.policy_loss"]),
+    ("learner.critic_loss", &["critic.loss"]),
+    ("learner.priorities", &["update.priorities"]),
+    ("learner.threads", &["update.threads"]),
+];
+
 impl Config {
     /// Resolves all layers and refuses contradictions.
     pub(crate) fn load(args: &ConfigArgs) -> Result<Self> {
-        Self::from_layers(args.config.as_deref(), &args.set)
+        Self::resolve(Source {
+            preset: args.preset,
+            file: args.config.as_deref(),
+            assignments: &args.set,
+        })
     }
 
     /// As [`Config::load`], for a role that is told who it is.
@@ -81,12 +158,28 @@ impl Config {
             .cloned()
             .chain(security.assignments())
             .collect();
-        Self::from_layers(args.config.as_deref(), &assignments)
+        Self::resolve(Source {
+            preset: args.preset,
+            file: args.config.as_deref(),
+            assignments: &assignments,
+        })
     }
 
     /// As [`Config::load`], for a tool that asks a running service.
     pub(crate) fn of_tool(security: &SecurityArgs) -> Result<Self> {
-        Self::from_layers(None, &security.assignments().collect::<Vec<_>>())
+        Self::resolve(Source {
+            assignments: &security.assignments().collect::<Vec<_>>(),
+            ..Source::default()
+        })
+    }
+
+    /// Networks and update.
+    pub(crate) fn agent(&self) -> AgentConfig {
+        AgentConfig {
+            policy: self.policy.clone(),
+            critic: self.critic.clone(),
+            update: self.update.clone(),
+        }
     }
 
     /// What a process of this role shows and asks for.
@@ -94,53 +187,48 @@ impl Config {
         Ok(Credentials::load(&self.security, role).map_err(Usage::new)?)
     }
 
-    /// As [`Config::load`], from a file and assignments.
-    pub(crate) fn from_layers(
-        file: Option<&std::path::Path>,
-        assignments: &[String],
-    ) -> Result<Self> {
-        let mut config: Self = pmpo_service::config::load(file, assignments).map_err(Usage::new)?;
+    /// Resolves all layers above the defaults.
+    pub(crate) fn resolve(source: Source<'_>) -> Result<Self> {
+        let layers = Layers {
+            preset: source.preset.map(|preset| (preset.name(), preset.text())),
+            file: source.file,
+            assignments: source.assignments,
+            moved: MOVED,
+        };
+        let mut config: Self = pmpo_service::config::load(layers).map_err(Usage::new)?;
         config.derive_sequence_length();
         config.validate().map_err(Usage::new)?;
         Ok(config)
     }
 
-    /// As [`Config::from_layers`], for a run with a learner: its table must hold what it wants.
-    pub(crate) fn for_learner(
-        file: Option<&std::path::Path>,
-        assignments: &[String],
-    ) -> Result<Self> {
-        let mut config = Self::from_layers(file, assignments)?;
+    /// As [`Config::resolve`], for a run with a learner: its table must hold what it wants.
+    pub(crate) fn for_learner(source: Source<'_>) -> Result<Self> {
+        let mut config = Self::resolve(source)?;
         config.check_sequence_length().map_err(Usage::new)?;
         config.check_priorities().map_err(Usage::new)?;
         Ok(config)
     }
 
-    /// The learner's table holds items as long as the learner's targets want, unless it says other.
+    /// The learner's table holds windows as long as the update wants, unless it says other.
     fn derive_sequence_length(&mut self) {
-        let steps = self.learner.targets.steps_per_item();
+        let rows = self.update.window().rows();
         if let Some((_, table)) = self.learner_table()
             && table.sequence_length == TableConfig::default().sequence_length
         {
-            table.sequence_length = steps;
+            table.sequence_length = rows;
         }
     }
 
     fn check_sequence_length(&mut self) -> Result<()> {
-        let (steps, kind) = match &self.learner.targets {
-            Targets::NStep {} => (1, "learner.targets.kind = n_step".to_owned()),
-            Targets::Retrace(retrace) => {
-                let length = retrace.sequence_length;
-                let kind = format!("learner.targets.sequence_length = {length} and one step more");
-                (length + 1, kind)
-            }
-        };
+        let rows = self.update.window().rows();
         if let Some((place, table)) = self.learner_table() {
             let got = table.sequence_length;
             anyhow::ensure!(
-                got == steps,
-                "{place}.sequence_length: expected {steps}, for {kind}, got {got}; without the key it \
-                 follows"
+                got == rows,
+                "{place}.sequence_length: expected {rows}, for windows of {} steps and the row after \
+                 them (update.n_step or update.targets.sequence_length), got {got}; without the key it \
+                 follows",
+                rows - 1
             );
         }
         Ok(())
@@ -149,7 +237,7 @@ impl Config {
     /// Priorities that nobody sets would draw as if there were none, and priorities that nobody uses
     /// would be refused by the table.
     fn check_priorities(&mut self) -> Result<()> {
-        let sets = matches!(self.learner.priorities, Priorities::TdError(_));
+        let sets = matches!(self.update.priorities, Priorities::TdError(_));
         if let Some((place, table)) = self.learner_table() {
             let draws = table.sampler == SelectorKind::Prioritized;
             let (expected, got) = if draws {
@@ -159,7 +247,7 @@ impl Config {
             };
             anyhow::ensure!(
                 sets == draws,
-                "learner.priorities.kind: expected {expected}, for {place}.sampler = {:?}, got {got}",
+                "update.priorities.kind: expected {expected}, for {place}.sampler = {:?}, got {got}",
                 table.sampler.as_str()
             );
         }
@@ -182,10 +270,8 @@ impl Config {
 
     fn validate(&self) -> Result<()> {
         self.run.validate().context("run")?;
-        self.policy.validate().context("policy")?;
-        self.learner
-            .validate(&self.policy.head)
-            .context("learner")?;
+        self.agent().validate()?;
+        self.learner.validate(&self.update).context("learner")?;
         self.replay.validate().context("replay")?;
         self.actor.validate().context("actor")?;
         self.evaluator.validate().context("evaluator")?;
@@ -257,48 +343,86 @@ mod tests {
 
     fn load(set: &[&str]) -> Result<Config> {
         let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
-        Config::for_learner(None, &set)
+        Config::for_learner(Source {
+            assignments: &set,
+            ..Source::default()
+        })
+    }
+
+    fn refused(set: &[&str]) -> String {
+        format!("{:#}", load(set).unwrap_err())
     }
 
     #[test]
-    fn the_table_follows_the_targets_or_is_refused_with_both_keys() {
-        let retrace = "learner.targets.kind=retrace";
-        let length = "learner.targets.sequence_length=5";
-        assert_eq!(load(&[]).unwrap().replay.table.sequence_length, 1);
+    fn the_table_follows_the_windows_or_is_refused_with_both_keys() {
+        let retrace = "update.targets.kind=retrace";
+        let length = "update.targets.sequence_length=5";
+        assert_eq!(load(&[]).unwrap().replay.table.sequence_length, 6);
+        assert_eq!(load(&["update.n_step=2"]).unwrap().replay.table.sequence_length, 3);
         let derived = load(&[retrace, length]).unwrap();
         assert_eq!(derived.replay.table.sequence_length, 6);
         // What `config.toml` of a run says is what it is read as.
         let stored = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(stored.path(), derived.to_toml().unwrap()).unwrap();
-        assert_eq!(
-            Config::for_learner(Some(stored.path()), &[]).unwrap(),
-            derived
-        );
+        let source = Source {
+            file: Some(stored.path()),
+            ..Source::default()
+        };
+        assert_eq!(Config::for_learner(source).unwrap(), derived);
 
-        let refused = |set: &[&str]| format!("{:#}", load(set).unwrap_err());
         assert_eq!(
             refused(&[retrace, length, "replay.table.sequence_length=4"]),
-            "replay.table.sequence_length: expected 6, for learner.targets.sequence_length = 5 and one \
-             step more, got 4; without the key it follows"
+            "replay.table.sequence_length: expected 6, for windows of 5 steps and the row after them \
+             (update.n_step or update.targets.sequence_length), got 4; without the key it follows"
         );
-        assert_eq!(
-            refused(&["replay.table.sequence_length=4"]),
-            "replay.table.sequence_length: expected 1, for learner.targets.kind = n_step, got 4; \
-             without the key it follows"
-        );
-        let lambda = refused(&["learner.targets.lambda=0.5"]);
+        let lambda = refused(&["update.targets.lambda=0.5"]);
         assert!(lambda.contains("unknown field"), "{lambda}");
         let by_priority = "replay.table.sampler=prioritized";
         assert_eq!(
             refused(&[by_priority]),
-            "learner.priorities.kind: expected td_error, for replay.table.sampler = \"prioritized\", got \
+            "update.priorities.kind: expected td_error, for replay.table.sampler = \"prioritized\", got \
              none"
         );
-        let td_error = "learner.priorities.kind=td_error";
+        let td_error = "update.priorities.kind=td_error";
         assert!(refused(&[td_error]).contains("expected none"));
         load(&[td_error, by_priority]).unwrap();
         // Tables of other names are nobody's business here.
         let other = ["replay.table.sequence_length=4", "replay.table.name=other"];
         assert_eq!(load(&other).unwrap().replay.table.sequence_length, 4);
+    }
+
+    #[test]
+    fn keys_are_read_where_they_were_before() {
+        let config = load(&[
+            "policy.hidden_sizes=[256,256]",
+            "learner.policy_learning_rate=3e-4",
+            "learner.target_period_steps=50",
+            "learner.critic_loss.kind=huber",
+            "learner.critic_loss.delta=2.0",
+            "learner.reward_scale=1",
+        ])
+        .unwrap();
+        assert_eq!(config.policy.torso.hidden_sizes, [256, 256]);
+        assert_eq!(config.critic.torso.hidden_sizes, [256, 256]);
+        assert_eq!(config.update.policy.learning_rate, 3e-4);
+        let update = &config.update;
+        assert_eq!((update.target_period_steps, update.reference_period_steps), (50, 50));
+        assert_eq!(
+            config.critic.loss,
+            pmpo_losses::CriticLoss::Huber { delta: 2.0 }
+        );
+    }
+
+    #[test]
+    fn every_preset_resolves_and_is_below_what_is_said() {
+        for preset in [Preset::Fast, Preset::Efficient] {
+            let set = ["update.batch_size=77".to_owned()];
+            let config = Config::for_learner(Source {
+                preset: Some(preset),
+                assignments: &set,
+                ..Source::default()
+            });
+            assert_eq!(config.unwrap().update.batch_size, 77, "{}", preset.name());
+        }
     }
 }

@@ -4,6 +4,7 @@
 mod cli;
 mod commands;
 mod config;
+mod curve;
 mod failure;
 mod roles;
 mod sweep;

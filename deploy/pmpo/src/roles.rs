@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ActorArgs, EvaluatorArgs, LearnerArgs, ReplayArgs, ServiceArgs};
 use crate::commands;
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::failure::Usage;
 
 /// Serves the replay tables until a signal.
@@ -59,7 +59,11 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
     };
     let mut assignments = args.run.assignments();
     assignments.extend(args.service.security.assignments());
-    let config = Config::for_learner(file, &assignments)?;
+    let config = Config::for_learner(Source {
+        preset: args.run.config.preset,
+        file,
+        assignments: &assignments,
+    })?;
     let credentials = config.credentials(Role::Learner)?;
     let options = learner_options(config, run_dir, args, credentials.clone(), resume)?;
     identity::set_run(&options.run_id);
@@ -74,7 +78,12 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
         async |listener, shutdown| {
             traces::start();
             let listener = listener.context("no listener")?;
+            let run_dir = options.run_dir.clone();
             let outcome = pmpo_learner::run(options, listener, shutdown).await?;
+            // A picture is not worth an error: the numbers are in the run's folder.
+            if let Err(error) = crate::curve::draw(&run_dir) {
+                tracing::warn!(%error, "no learning curve");
+            }
             println!("{}", serde_json::to_string(&outcome)?);
             Ok(())
         },
@@ -106,7 +115,7 @@ fn learner_options(
         spec: environment.spec().clone(),
         limits: config.run.limits(),
         device: config.run.device()?,
-        policy: config.policy,
+        agent: config.agent(),
         learner: config.learner,
         replay_addresses: args.replay.clone(),
         credentials,

@@ -1,14 +1,16 @@
 //! The critic's losses: temporal differences with the target policy's actions averaged, as in MPO
-//! (Abdolmaleki et al. 2018) with Acme's n-step transitions.
+//! (Abdolmaleki et al. 2018) with n-step targets.
 //!
 //! `y = r + d mean_n Q_target(s', a_n)`, `a_n ~ pi_target(.|s')`, where `r` is the n-step discounted
-//! sum of rewards and `d` the product of the environment's discounts and `gamma^n`. The critic says a
-//! number, or a distribution over returns (`c51.rs`), whose target is `y` in distribution.
+//! sum of scaled rewards and `d` the product of the environment's discounts and `gamma^n`. The critic
+//! says a number, or a distribution over returns (`c51.rs`), whose target is `y` in distribution.
+//! Several critics' predictions may be combined first ([`Combination`]).
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, activation};
+use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
-use crate::{C51Config, ConfigError};
+use crate::{C51Config, Support};
 
 /// What the critic says, and how its error is penalised.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,94 +35,176 @@ impl Default for CriticLoss {
 }
 
 impl CriticLoss {
-    /// Refuses values that cannot work.
+    /// What computes it, for returns of scaled rewards within `range`.
     ///
     /// # Errors
     /// [`ConfigError`] names the field and the value.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub fn head(&self, range: [f64; 2]) -> Result<CriticHead, ConfigError> {
         match self {
-            Self::Mse {} => Ok(()),
-            Self::Huber { delta } if *delta > 0.0 && delta.is_finite() => Ok(()),
+            Self::Mse {} => Ok(CriticHead::Value { delta: None }),
             Self::Huber { delta } => {
-                Err(ConfigError::new("delta", "a finite number above 0", delta))
+                ConfigError::positive("delta", *delta)?;
+                Ok(CriticHead::Value {
+                    delta: Some(*delta),
+                })
             }
-            Self::Categorical(config) => config.validate(),
+            Self::Categorical(config) => config.support(range).map(CriticHead::Distribution),
         }
     }
+}
 
+/// How the predictions of several critics become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Combination {
+    /// Their mean; of distributions, the mixture.
+    #[default]
+    Mean,
+    /// The one of the lowest value (Fujimoto et al. 2018).
+    Minimum,
+}
+
+/// What a critic's outputs mean.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CriticHead {
+    /// A number.
+    Value {
+        /// Where the loss becomes linear; absent, nowhere.
+        delta: Option<f64>,
+    },
+    /// A distribution over the support's atoms, by its logits.
+    Distribution(Support),
+}
+
+/// What critics say of some actions; constants.
+#[derive(Clone, Debug)]
+pub struct Prediction {
+    /// Values `[rows]`.
+    pub values: Tensor<1>,
+    /// Distributions `[rows, K]`, of a distributional critic.
+    pub distributions: Option<Tensor<2>>,
+}
+
+impl CriticHead {
     /// Outputs `K` of the critic's network.
     pub fn outputs(&self) -> usize {
         match self {
-            Self::Mse {} | Self::Huber { .. } => 1,
-            Self::Categorical(config) => config.atoms,
+            Self::Value { .. } => 1,
+            Self::Distribution(support) => support.atoms,
         }
     }
 
-    /// The values `[rows]` that the critic's outputs `[rows, K]` stand for.
-    pub fn values(&self, outputs: Tensor<2>) -> Tensor<1> {
+    /// What the outputs `[rows, K]` of one critic say.
+    pub fn predict(&self, outputs: Tensor<2>) -> Prediction {
         let [rows, k] = outputs.dims();
         assert_eq!(k, self.outputs(), "outputs must be [rows, K]");
+        let outputs = outputs.without_autodiff();
         match self {
-            Self::Mse {} | Self::Huber { .. } => outputs.reshape([rows]),
-            Self::Categorical(config) => config.values(outputs),
+            Self::Value { .. } => Prediction {
+                values: outputs.reshape([rows]),
+                distributions: None,
+            },
+            Self::Distribution(support) => {
+                let distributions = activation::softmax(outputs, 1);
+                Prediction {
+                    values: support.mean(distributions.clone()),
+                    distributions: Some(distributions),
+                }
+            }
         }
     }
 
-    /// The target from rewards and discounts `[B]` and the target critic's outputs `[N * B, K]` for the
-    /// target policy's actions in the next states, samples first.
+    /// One prediction out of several of the same rows.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn combine(&self, predictions: Vec<Prediction>, combination: Combination) -> Prediction {
+        let count = predictions.len() as f64;
+        let combined = predictions
+            .into_iter()
+            .reduce(|left, right| match combination {
+                Combination::Mean => Prediction {
+                    values: left.values + right.values,
+                    distributions: both(left.distributions, right.distributions, |l, r| l + r),
+                },
+                Combination::Minimum => {
+                    let lower = right.values.clone().lower(left.values.clone());
+                    let rows = lower.clone().unsqueeze_dim::<2>(1);
+                    Prediction {
+                        values: left.values.mask_where(lower, right.values),
+                        distributions: both(left.distributions, right.distributions, |l, r| {
+                            let shape = l.dims();
+                            l.mask_where(rows.expand(shape), r)
+                        }),
+                    }
+                }
+            })
+            .expect("at least one critic");
+        match combination {
+            Combination::Mean if count > 1.0 => Prediction {
+                values: combined.values / count,
+                distributions: combined.distributions.map(|sum| sum / count),
+            },
+            _ => combined,
+        }
+    }
+
+    /// The target from scaled rewards and discounts `[B]` and what the target critics say of the target
+    /// policy's actions in the next states, `[N * B]`, samples first.
     pub fn target(
         &self,
         reward: Tensor<1>,
         discount: Tensor<1>,
-        next_outputs: Tensor<2>,
+        next: Prediction,
     ) -> CriticTarget {
         let [batch] = reward.dims();
         assert_eq!(discount.dims(), [batch], "discount must be [B]");
-        let [rows, _] = next_outputs.dims();
-        assert_eq!(rows % batch, 0, "next outputs must be [N * B, K]");
-        match self {
-            Self::Mse {} | Self::Huber { .. } => {
-                let next_value = self
-                    .values(next_outputs)
+        let [rows] = next.values.dims();
+        assert_eq!(rows % batch, 0, "next values must be [N * B]");
+        match (self, next.distributions) {
+            (Self::Distribution(support), Some(next)) => {
+                CriticTarget::Distribution(support.target(reward, discount, next))
+            }
+            (Self::Value { .. }, None) => {
+                let next_value = next
+                    .values
                     .reshape([rows / batch, batch])
                     .mean_dim(0)
                     .reshape([batch]);
                 CriticTarget::Values((reward + discount * next_value).without_autodiff())
             }
-            Self::Categorical(config) => {
-                CriticTarget::Distribution(config.target(reward, discount, next_outputs))
-            }
+            _ => panic!("a prediction of another head"),
         }
     }
 
-    /// The loss of the online critic's `outputs` `[B, K]` against the target, averaged over the batch;
-    /// of experience drawn by priority each with its importance weight, `[B]`.
+    /// The loss of the online critic's `outputs` `[B, K]` against the target, averaged over the batch,
+    /// each with its weight of `[B]` if there are weights.
     pub fn loss(
         &self,
         outputs: Tensor<2>,
         target: CriticTarget,
         weights: Option<Tensor<1>>,
     ) -> CriticLossOutput {
-        let value = self.values(outputs.clone().without_autodiff());
+        let value = self.predict(outputs.clone()).values;
         let (losses, errors, target) = match (self, target) {
-            (Self::Categorical(config), CriticTarget::Distribution(target)) => {
+            (Self::Distribution(support), CriticTarget::Distribution(target)) => {
                 assert_eq!(outputs.dims(), target.dims(), "targets must be [B, K]");
-                let mean = config.mean(target.clone());
-                let losses = C51Config::cross_entropy(outputs, target.clone());
-                // Without weights nobody reads it.
+                let mean = support.mean(target.clone());
+                let losses = Support::cross_entropy(outputs, target.clone());
+                // Errors are wanted of weighted batches alone, and the entropy costs a logarithm.
                 let divergence = match &weights {
-                    Some(_) => losses.clone() - C51Config::entropy(target),
+                    Some(_) => losses.clone() - Support::entropy(target),
                     None => losses.clone(),
                 };
                 (losses, divergence, mean)
             }
-            (Self::Mse {} | Self::Huber { .. }, CriticTarget::Values(target)) => {
+            (Self::Value { delta }, CriticTarget::Values(target)) => {
                 assert_eq!(target.dims(), value.dims(), "targets must be [B]");
                 let target = target.without_autodiff();
-                let difference = target.clone() - self.values(outputs);
-                (self.penalise(difference.clone()), difference, target)
+                let difference = target.clone() - outputs.reshape(value.dims());
+                (penalise(*delta, difference.clone()), difference, target)
             }
-            _ => panic!("a target made by another loss"),
+            _ => panic!("a target of another head"),
         };
         let stats = CriticStats {
             value: value.clone().mean(),
@@ -141,16 +225,20 @@ impl CriticLoss {
             stats,
         }
     }
+}
 
-    fn penalise(&self, difference: Tensor<1>) -> Tensor<1> {
-        match self {
-            Self::Huber { delta } => {
-                // With c the difference clipped to [-delta, delta]: c (difference - c / 2).
-                let clipped = difference.clone().clamp(-delta, *delta);
-                clipped.clone() * (difference - clipped * 0.5)
-            }
-            Self::Mse {} | Self::Categorical(_) => difference.square() * 0.5,
+fn both<T>(left: Option<T>, right: Option<T>, f: impl FnOnce(T, T) -> T) -> Option<T> {
+    left.zip(right).map(|(left, right)| f(left, right))
+}
+
+fn penalise(delta: Option<f64>, difference: Tensor<1>) -> Tensor<1> {
+    match delta {
+        Some(delta) => {
+            // With c the difference clipped to [-delta, delta]: c (difference - c / 2).
+            let clipped = difference.clone().clamp(-delta, delta);
+            clipped.clone() * (difference - clipped * 0.5)
         }
+        None => difference.square() * 0.5,
     }
 }
 
@@ -189,11 +277,21 @@ mod tests {
     use super::*;
     use crate::testing::{assert_close, constant, gradient_check, values};
 
+    const MSE: CriticHead = CriticHead::Value { delta: None };
+
     fn target(reward: Tensor<1>, discount: Tensor<1>, next: Tensor<2>) -> Tensor<1> {
-        match CriticLoss::default().target(reward, discount, next) {
+        match MSE.target(reward, discount, MSE.predict(next)) {
             CriticTarget::Values(target) => target,
             CriticTarget::Distribution(_) => panic!("a number was asked for"),
         }
+    }
+
+    fn two_atoms() -> CriticHead {
+        CriticHead::Distribution(Support {
+            atoms: 2,
+            min_value: 0.0,
+            max_value: 1.0,
+        })
     }
 
     /// State 0: `1 + 0.9 (2 + 4) / 2 = 3.7`; state 1 has terminated: its reward alone.
@@ -212,8 +310,8 @@ mod tests {
     fn loss_and_gradient_by_hand() {
         let target = CriticTarget::Values(constant(&[1.0, -2.0], [2]));
         for (config, loss, gradient) in [
-            (CriticLoss::Mse {}, 2.3125, [-0.25, 1.5]),
-            (CriticLoss::Huber { delta: 1.0 }, 1.3125, [-0.25, 0.5]),
+            (MSE, 2.3125, [-0.25, 1.5]),
+            (CriticHead::Value { delta: Some(1.0) }, 1.3125, [-0.25, 0.5]),
         ] {
             let q = [0.5, 1.0];
             let output = config.loss(constant(&q, [2, 1]), target.clone(), None);
@@ -233,7 +331,7 @@ mod tests {
         let target = CriticTarget::Values(constant(&[1.0, -2.0], [2]));
         let weighted = |q: Tensor<1>| {
             let weights = constant(&[1.0, 0.5], [2]);
-            CriticLoss::Mse {}.loss(q.reshape([2, 1]), target.clone(), Some(weights))
+            MSE.loss(q.reshape([2, 1]), target.clone(), Some(weights))
         };
         let output = weighted(constant(&[0.5, 1.0], [2]));
         assert_close(&values(output.loss), &[(0.125 + 0.5 * 4.5) / 2.0], 1e-12);
@@ -246,11 +344,7 @@ mod tests {
     /// other says a half each where the target is (3/4, 1/4): `3/4 ln 3/2 + 1/4 ln 1/2`.
     #[test]
     fn a_distribution_that_is_right_has_no_error() {
-        let config = CriticLoss::Categorical(C51Config {
-            atoms: 2,
-            min_value: 0.0,
-            max_value: 1.0,
-        });
+        let config = two_atoms();
         let target =
             CriticTarget::Distribution(constant(&[0.75, 0.25, 0.75, 0.25, 1.0, 0.0], [3, 2]));
         let logits = [0.75f64.ln(), 0.25f64.ln(), 0.0, 0.0, 40.0, 0.0];
@@ -264,15 +358,11 @@ mod tests {
     /// the logits is `p - y`.
     #[test]
     fn a_distributional_critic_by_hand() {
-        let config = CriticLoss::Categorical(C51Config {
-            atoms: 2,
-            min_value: 0.0,
-            max_value: 1.0,
-        });
+        let config = two_atoms();
         let target = config.target(
             constant(&[0.25], [1]),
             constant(&[0.0], [1]),
-            constant(&[0.3, -0.3], [1, 2]),
+            config.predict(constant(&[0.3, -0.3], [1, 2])),
         );
         let output = config.loss(constant(&[0.0, 0.0], [1, 2]), target.clone(), None);
         assert_close(&values(output.loss), &[2f64.ln()], 1e-12);
@@ -284,17 +374,42 @@ mod tests {
         assert_close(&gradient, &[0.5 - 0.75, 0.5 - 0.25], 1e-9);
     }
 
+    /// Values 1 and 3, and 5 and 2; of distributions the lower one as it is, or the mixture.
+    #[test]
+    fn critics_are_combined_by_mean_or_minimum() {
+        let values_of = |outputs: &[f64]| MSE.predict(constant(outputs, [2, 1]));
+        let combined = |how| {
+            let both = vec![values_of(&[1.0, 5.0]), values_of(&[3.0, 2.0])];
+            values(MSE.combine(both, how).values)
+        };
+        assert_close(&combined(Combination::Mean), &[2.0, 3.5], 1e-12);
+        assert_close(&combined(Combination::Minimum), &[1.0, 2.0], 1e-12);
+
+        let head = two_atoms();
+        let says = |upper: &[f64]| {
+            let logits: Vec<f64> = upper.iter().flat_map(|p| [(1.0 - p).ln(), p.ln()]).collect();
+            head.predict(constant(&logits, [2, 2]))
+        };
+        let combined = |how| {
+            let both = vec![says(&[0.2, 0.9]), says(&[0.6, 0.5])];
+            let combined = head.combine(both, how);
+            (values(combined.values), values(combined.distributions.unwrap()))
+        };
+        let (means, mixtures) = combined(Combination::Mean);
+        assert_close(&means, &[0.4, 0.7], 1e-12);
+        assert_close(&mixtures, &[0.6, 0.4, 0.3, 0.7], 1e-12);
+        let (lowest, theirs) = combined(Combination::Minimum);
+        assert_close(&lowest, &[0.2, 0.5], 1e-12);
+        assert_close(&theirs, &[0.8, 0.2, 0.5, 0.5], 1e-12);
+    }
+
     #[test]
     fn no_gradient_reaches_the_target() {
         let leaf = |x: &[f64]| constant::<1>(x, [x.len()]).autodiff().require_grad();
         let (online, behind) = (leaf(&[0.5, 0.1]), leaf(&[2.0, 1.0]));
-        let two_atoms = C51Config {
-            atoms: 2,
-            ..C51Config::default()
-        };
-        for config in [CriticLoss::Mse {}, CriticLoss::Categorical(two_atoms)] {
+        for config in [MSE, two_atoms()] {
             let k = config.outputs();
-            let next = behind.clone().slice(0..k).reshape([1, k]);
+            let next = config.predict(behind.clone().slice(0..k).reshape([1, k]));
             let target = config.target(constant(&[1.0], [1]), constant(&[0.9], [1]), next);
             let outputs = online.clone().slice(0..k).reshape([1, k]);
             let gradients = config.loss(outputs, target, None).loss.backward();
@@ -307,13 +422,14 @@ mod tests {
     #[should_panic(expected = "targets must be [B]")]
     fn a_target_that_would_broadcast_is_refused() {
         let target = CriticTarget::Values(constant(&[0.0], [1]));
-        CriticLoss::default().loss(constant(&[0.0, 1.0], [2, 1]), target, None);
+        MSE.loss(constant(&[0.0, 1.0], [2, 1]), target, None);
     }
 
     #[test]
     fn refuses_a_delta_that_is_not_positive() {
-        assert!(CriticLoss::default().validate().is_ok());
-        let message = CriticLoss::Huber { delta: 0.0 }.validate().unwrap_err();
+        assert_eq!(CriticLoss::default().head([0.0, 1.0]), Ok(MSE));
+        let message = CriticLoss::Huber { delta: 0.0 }.head([0.0, 1.0]);
+        let message = message.unwrap_err();
         assert_eq!(
             message.to_string(),
             "delta: expected a finite number above 0, got 0"

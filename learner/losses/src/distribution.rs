@@ -70,9 +70,9 @@ impl ActionDistribution {
         }
     }
 
-    /// How wide the distributions are, as one statistic with its name: the mean standard deviation of
+    /// How much the distributions explore, as one statistic with its name: the mean standard deviation of
     /// Gaussians, the mean entropy of a dimension of categorical distributions (nats); `[1]`.
-    pub fn width(&self) -> (&'static str, Tensor<1>) {
+    pub fn exploration(&self) -> (&'static str, Tensor<1>) {
         match self {
             Self::Gaussian(gaussian) => {
                 ("policy_std", gaussian.std.clone().without_autodiff().mean())

@@ -7,11 +7,12 @@
 //! left out.
 
 use burn::tensor::{Tensor, activation};
+use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
-use crate::policy_loss::{at_least_a_pair, positive};
+use crate::policy_loss::at_least_a_pair;
 use crate::preference::best_and_worst;
-use crate::{ConfigError, Improvement, PolicyLossOutput};
+use crate::{Improvement, PolicyLossOutput};
 
 /// Configuration of the DPO loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,14 +36,16 @@ impl DpoConfig {
     /// [`ConfigError`] names the field and the value.
     pub fn validate(&self, samples: usize) -> Result<(), ConfigError> {
         at_least_a_pair(samples)?;
-        positive("beta", self.beta)
+        ConfigError::positive("beta", self.beta)
     }
 }
 
 /// The loss; its statistic `log_ratio_margin` is the mean of what `beta` multiplies.
 pub fn dpo_loss(config: &DpoConfig, improvement: &Improvement<'_>) -> PolicyLossOutput {
     let margin = log_ratio_margin(improvement);
-    let loss = -activation::log_sigmoid(margin.clone() * config.beta).mean();
+    let loss = -improvement
+        .weigh(activation::log_sigmoid(margin.clone() * config.beta))
+        .mean();
     PolicyLossOutput {
         loss,
         stats: vec![("log_ratio_margin", margin.without_autodiff().mean())],
@@ -52,13 +55,14 @@ pub fn dpo_loss(config: &DpoConfig, improvement: &Improvement<'_>) -> PolicyLoss
 /// `ln pi(a_w) / pi_ref(a_w) - ln pi(a_l) / pi_ref(a_l)` of each state, `[1, B]`.
 pub(crate) fn log_ratio_margin(improvement: &Improvement<'_>) -> Tensor<2> {
     improvement.dims();
-    let (best, worst) = best_and_worst(improvement.values.clone());
+    let (best, worst) = best_and_worst(improvement.values());
     ((best - worst) * improvement.log_ratio()).sum_dim(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Judgement;
     use crate::testing::{assert_close, constant, gaussian, gradient_check, stat, values};
 
     /// Reference N(0, 0.5), policy N(0.2, 1), samples -0.5, 0.1 and 0.5 with values 1, 1.5, 2. The
@@ -73,7 +77,8 @@ mod tests {
                 policy: &gaussian(x, [1, 1]),
                 reference: &reference,
                 actions: constant(&[-0.5, 0.1, 0.5], [3, 1, 1]),
-                values: constant(&[1.0, 1.5, 2.0], [3, 1]),
+                judgement: Judgement::Values(constant(&[1.0, 1.5, 2.0], [3, 1])),
+                state_weights: None,
             };
             dpo_loss(&DpoConfig { beta: 2.0 }, &improvement)
         };

@@ -6,11 +6,12 @@
 //! averaged over the states. It is the square loss of Azar et al. up to a constant factor and a term
 //! without the policy, their `tau` being `beta`.
 
+use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::dpo::log_ratio_margin;
-use crate::policy_loss::{at_least_a_pair, positive};
-use crate::{ConfigError, Improvement, PolicyLossOutput};
+use crate::policy_loss::at_least_a_pair;
+use crate::{Improvement, PolicyLossOutput};
 
 /// Configuration of the IPO loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,7 +34,7 @@ impl IpoConfig {
     /// [`ConfigError`] names the field and the value.
     pub fn validate(&self, samples: usize) -> Result<(), ConfigError> {
         at_least_a_pair(samples)?;
-        positive("beta", self.beta)
+        ConfigError::positive("beta", self.beta)
     }
 }
 
@@ -42,7 +43,8 @@ impl IpoConfig {
 /// gradient, so that the margin serves both.
 pub fn ipo_loss(config: &IpoConfig, improvement: &Improvement<'_>) -> PolicyLossOutput {
     let margin = log_ratio_margin(improvement);
-    let loss = (margin.clone().square() * config.beta - margin.clone()).mean();
+    let loss = margin.clone().square() * config.beta - margin.clone();
+    let loss = improvement.weigh(loss).mean();
     PolicyLossOutput {
         loss,
         stats: vec![("log_ratio_margin", margin.without_autodiff().mean())],
@@ -52,6 +54,7 @@ pub fn ipo_loss(config: &IpoConfig, improvement: &Improvement<'_>) -> PolicyLoss
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Judgement;
     use crate::testing::{assert_close, constant, gaussian, gradient_check, values};
 
     /// The margin is 0.2 as in DPO's test, its derivatives 1 and -0.4: the loss is `3 * 0.04 - 0.2`,
@@ -64,7 +67,8 @@ mod tests {
                 policy: &gaussian(x, [1, 1]),
                 reference: &reference,
                 actions: constant(&[-0.5, 0.1, 0.5], [3, 1, 1]),
-                values: constant(&[1.0, 1.5, 2.0], [3, 1]),
+                judgement: Judgement::Values(constant(&[1.0, 1.5, 2.0], [3, 1])),
+                state_weights: None,
             };
             ipo_loss(&IpoConfig { beta: 3.0 }, &improvement).loss
         };
@@ -88,7 +92,8 @@ mod tests {
                 policy: &gaussian(x, [1, 1]),
                 reference: &reference,
                 actions: constant(&[-1.0, 1.0], [2, 1, 1]),
-                values: constant(&[0.0, 1.0], [2, 1]),
+                judgement: Judgement::Values(constant(&[0.0, 1.0], [2, 1])),
+                state_weights: None,
             };
             ipo_loss(&IpoConfig { beta: 2.0 }, &improvement).loss
         });

@@ -4,10 +4,11 @@
 //! in MPO: with one joint KL a step that shrinks the standard deviation pays for a step of the mean.
 
 use burn::tensor::Tensor;
+use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionDistribution, ConfigError, Family, PolicyStats, categorical_kl, decoupled_kl, gaussian_kl,
+    ActionDistribution, Family, Improvement, PolicyStats, categorical_kl, decoupled_kl, gaussian_kl,
 };
 
 /// Which KL, and its weight.
@@ -77,9 +78,7 @@ impl KlPenalty {
             }) => vec![("kl.beta_mean", *beta_mean), ("kl.beta_std", *beta_std)],
         };
         for (field, beta) in betas {
-            if !(beta >= 0.0 && beta.is_finite()) {
-                return Err(ConfigError::new(field, "a finite number, at least 0", beta));
-            }
+            ConfigError::not_negative(field, beta)?;
         }
         Ok(())
     }
@@ -88,15 +87,11 @@ impl KlPenalty {
     ///
     /// # Panics
     /// If the distributions are not of one family, or not of the one this was validated for.
-    pub(crate) fn penalty(
-        &self,
-        reference: &ActionDistribution,
-        policy: &ActionDistribution,
-    ) -> (Tensor<1>, PolicyStats) {
+    pub(crate) fn penalty(&self, improvement: &Improvement<'_>) -> (Tensor<1>, PolicyStats) {
         use ActionDistribution::{Categorical, Gaussian};
-        let [batch, _] = policy.dims();
-        let per_state = |kl: Tensor<2>| kl.sum() / batch as f64;
-        match (self, reference, policy) {
+        let [batch, _] = improvement.policy.dims();
+        let per_state = |kl: Tensor<2>| improvement.weigh_rows(kl).sum() / batch as f64;
+        match (self, improvement.reference, improvement.policy) {
             (Self::Joint(JointKl { beta }), Gaussian(reference), Gaussian(policy)) => {
                 weighted([("kl", *beta, per_state(gaussian_kl(reference, policy)))])
             }

@@ -21,9 +21,11 @@ mod policy_loss;
 mod preference;
 mod retrace;
 
-pub use c51::C51Config;
+pub use c51::{C51Config, Support};
 pub use categorical::{CategoricalActions, categorical_kl};
-pub use critic::{CriticLoss, CriticLossOutput, CriticStats, CriticTarget};
+pub use critic::{
+    Combination, CriticHead, CriticLoss, CriticLossOutput, CriticStats, CriticTarget, Prediction,
+};
 pub use distribution::{ActionDistribution, Family};
 pub use dpo::{DpoConfig, dpo_loss};
 pub use gaussian::{DecoupledKl, DiagonalGaussian, decoupled_kl, gaussian_kl};
@@ -31,35 +33,11 @@ pub use ipo::{IpoConfig, ipo_loss};
 pub use kl_penalty::{DecoupledWeights, JointKl, KlPenalty};
 pub use mpo::{LEAST_DUAL, MpoConfig, mpo_loss};
 pub use pmpo::{PmpoConfig, pmpo_loss};
-pub use policy_loss::{Improvement, PolicyLoss, PolicyLossOutput, PolicyStats};
+pub use policy_loss::{Improvement, Judgement, PolicyLoss, PolicyLossOutput, PolicyStats};
 pub use preference::{
     BaselinePreference, BaselineStatistic, Preference, RankPreference, preference_weights,
 };
 pub use retrace::{Trajectory, retrace};
-
-use thiserror::Error;
-
-/// A value that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{field}: expected {expected}, got {got}")]
-pub struct ConfigError {
-    /// The field, within its section.
-    pub field: &'static str,
-    /// What would have been accepted.
-    pub expected: String,
-    /// What was given.
-    pub got: String,
-}
-
-impl ConfigError {
-    fn new(field: &'static str, expected: impl Into<String>, got: impl ToString) -> Self {
-        Self {
-            field,
-            expected: expected.into(),
-            got: got.to_string(),
-        }
-    }
-}
 
 #[cfg(test)]
 mod testing;

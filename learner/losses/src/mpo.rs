@@ -16,11 +16,11 @@
 //! owner.
 
 use burn::tensor::{Tensor, activation};
+use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
-use crate::policy_loss::positive;
 use crate::{
-    ActionDistribution, ConfigError, DiagonalGaussian, Family, Improvement, PolicyLossOutput,
+    ActionDistribution, DiagonalGaussian, Family, Improvement, PolicyLossOutput,
     PolicyStats, categorical_kl, decoupled_kl,
 };
 
@@ -94,7 +94,7 @@ impl MpoConfig {
             ("epsilon_penalty", self.epsilon_penalty),
             ("dual_learning_rate", self.dual_learning_rate),
         ] {
-            positive(field, value)?;
+            ConfigError::positive(field, value)?;
         }
         for (field, value) in [
             ("init_log_temperature", self.init_log_temperature),
@@ -170,19 +170,22 @@ pub fn mpo_loss(
     let family = improvement.policy.family();
     let duals = Duals::new(config, duals, action_size, family);
 
-    let values = improvement.values.clone().without_autodiff();
-    let (mut weights, mut loss) = e_step(values, config.epsilon, duals.temperature.clone());
+    let values = improvement.values();
+    let temperature = duals.temperature.clone();
+    let (mut weights, mut loss) = e_step(improvement, values, config.epsilon, temperature);
     if let Some(temperature) = duals.penalty_temperature.clone() {
         let cost = -excess(improvement.actions.clone().without_autodiff());
-        let (penalty, dual) = e_step(cost, config.epsilon_penalty, temperature);
+        let (penalty, dual) = e_step(improvement, cost, config.epsilon_penalty, temperature);
         weights = weights + penalty;
         loss = loss + dual;
     }
     let mut stats = vec![("temperature", duals.temperature.clone().without_autodiff())];
 
     for part in parts(config, improvement, &duals) {
-        let fit = -(weights.clone() * part.log_prob).sum_dim(0).mean();
-        loss = loss + fit + trust_region(part.kl, part.epsilon, part.alpha, part.names, &mut stats);
+        let fit = (weights.clone() * part.log_prob).sum_dim(0);
+        loss = loss - improvement.weigh(fit).mean();
+        let kl = improvement.weigh_rows(part.kl);
+        loss = loss + trust_region(kl, part.epsilon, part.alpha, part.names, &mut stats);
     }
     PolicyLossOutput { loss, stats }
 }
@@ -245,13 +248,18 @@ fn parts(config: &MpoConfig, improvement: &Improvement<'_>, duals: &Duals) -> Ve
 }
 
 /// The non-parametric policy's weights `[N, B]`, constants, and the temperature's loss `[1]`.
-fn e_step(values: Tensor<2>, epsilon: f64, temperature: Tensor<1>) -> (Tensor<2>, Tensor<1>) {
+fn e_step(
+    improvement: &Improvement<'_>,
+    values: Tensor<2>,
+    epsilon: f64,
+    temperature: Tensor<1>,
+) -> (Tensor<2>, Tensor<1>) {
     let [samples, _] = values.dims();
     let tempered = values / temperature.clone().reshape([1, 1]);
     let weights = activation::softmax(tempered.clone().without_autodiff(), 0);
     let largest = tempered.clone().without_autodiff().max_dim(0);
     let log_sum = (tempered - largest.clone()).exp().sum_dim(0).log() + largest;
-    let dual = log_sum.mean() + (epsilon - (samples as f64).ln());
+    let dual = improvement.weigh(log_sum).mean() + (epsilon - (samples as f64).ln());
     (weights, temperature * dual)
 }
 

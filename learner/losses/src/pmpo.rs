@@ -11,10 +11,12 @@
 //!   log-likelihood is the sum over the action's dimensions.
 //! - A Gaussian's KL may be decoupled into mean and standard deviation ([`KlPenalty`]).
 
+use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
+use crate::preference::label_weights;
 use crate::{
-    ConfigError, Family, Improvement, KlPenalty, PolicyLossOutput, Preference, preference_weights,
+    Family, Improvement, Judgement, KlPenalty, PolicyLossOutput, Preference, preference_weights,
 };
 
 /// Configuration of the PMPO loss.
@@ -45,9 +47,7 @@ impl PmpoConfig {
     /// # Errors
     /// [`ConfigError`] names the field and the value.
     pub fn validate(&self, samples: usize, family: Family) -> Result<(), ConfigError> {
-        if !(0.0..=1.0).contains(&self.alpha) {
-            return Err(ConfigError::new("alpha", "a number in [0, 1]", self.alpha));
-        }
+        ConfigError::share("alpha", self.alpha)?;
         self.preference.validate(samples, self.alpha)?;
         self.kl.validate(family)
     }
@@ -56,10 +56,18 @@ impl PmpoConfig {
 /// The loss; its statistic `preference` is the mean of `sum_n w_n ln pi(a_n)`, eq. 10 without its KL.
 pub fn pmpo_loss(config: &PmpoConfig, improvement: &Improvement<'_>) -> PolicyLossOutput {
     let [_, batch, _] = improvement.dims();
-    let values = improvement.values.clone();
-    let weights = preference_weights(values, &config.preference, config.alpha);
-    let preference = (weights * improvement.log_prob()).sum() / batch as f64;
-    let (penalty, kls) = config.kl.penalty(improvement.reference, improvement.policy);
+    let (weights, count) = match &improvement.judgement {
+        Judgement::Values(values) => {
+            let weights = preference_weights(values.clone(), &config.preference, config.alpha);
+            (weights, batch as f64)
+        }
+        Judgement::Labels { accepted, rejected } => {
+            let weights = label_weights(accepted.clone(), rejected.clone(), config.alpha);
+            (weights, 1.0)
+        }
+    };
+    let preference = improvement.weigh(weights * improvement.log_prob()).sum() / count;
+    let (penalty, kls) = config.kl.penalty(improvement);
     let mut stats = vec![("preference", preference.clone().without_autodiff())];
     stats.extend(kls);
     PolicyLossOutput {
@@ -104,7 +112,8 @@ mod tests {
             policy,
             reference,
             actions: actions.clone(),
-            values: values.clone(),
+            judgement: Judgement::Values(values.clone()),
+            state_weights: None,
         };
         pmpo_loss(config, &improvement)
     }

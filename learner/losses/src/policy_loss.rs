@@ -2,24 +2,44 @@
 //! variant here, and its tests beside it.
 
 use burn::tensor::Tensor;
+use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionDistribution, ConfigError, DpoConfig, Family, IpoConfig, MpoConfig, PmpoConfig, dpo_loss,
+    ActionDistribution, DpoConfig, Family, IpoConfig, MpoConfig, PmpoConfig, dpo_loss,
     ipo_loss, mpo_loss, pmpo_loss,
 };
 
-/// What a policy is improved with: actions that were drawn from a reference policy, and their values.
+/// What says which actions are good.
+#[derive(Clone, Debug)]
+pub enum Judgement {
+    /// An evaluation function's values of the actions, `[N, B]`; compared within a state.
+    Values(Tensor<2>),
+    /// Somebody's labels, as ones and zeros `[N, B]`; an action may have neither. Their expectations are
+    /// over all accepted, and all rejected, actions of the batch.
+    Labels {
+        /// The accepted ones.
+        accepted: Tensor<2>,
+        /// The rejected ones.
+        rejected: Tensor<2>,
+    },
+}
+
+/// What a policy is improved with: actions, drawn from a reference policy or found in data, and what is
+/// known of their worth. Constants but for the policy.
 #[derive(Clone, Debug)]
 pub struct Improvement<'a> {
     /// The policy to improve, in `B` states.
     pub policy: &'a ActionDistribution,
-    /// The policy that the actions were drawn from, in the same states. A constant.
+    /// The reference policy, in the same states: the one that the KL is to, and that sampled actions
+    /// were drawn from.
     pub reference: &'a ActionDistribution,
-    /// `[N, B, A]`, as drawn. Constants.
+    /// `[N, B, A]`, as drawn.
     pub actions: Tensor<3>,
-    /// Values of the actions, `[N, B]`. Constants.
-    pub values: Tensor<2>,
+    /// Which of the actions are good.
+    pub judgement: Judgement,
+    /// How much each state counts, `[B]`, with a mean of 1; absent, all the same.
+    pub state_weights: Option<Tensor<1>>,
 }
 
 impl Improvement<'_> {
@@ -33,12 +53,47 @@ impl Improvement<'_> {
         );
         let [samples, b, a] = self.actions.dims();
         assert_eq!([b, a], [batch, size], "actions must be [N, B, A]");
-        assert_eq!(
-            self.values.dims(),
-            [samples, batch],
-            "values must be [N, B]"
-        );
+        match &self.judgement {
+            Judgement::Values(values) => {
+                assert_eq!(values.dims(), [samples, batch], "values must be [N, B]");
+            }
+            Judgement::Labels { accepted, rejected } => {
+                assert_eq!(accepted.dims(), [samples, batch], "accepted must be [N, B]");
+                assert_eq!(rejected.dims(), [samples, batch], "rejected must be [N, B]");
+            }
+        }
+        if let Some(weights) = &self.state_weights {
+            assert_eq!(weights.dims(), [batch], "state weights must be [B]");
+        }
         [samples, batch, size]
+    }
+
+    /// The values `[N, B]`, for losses that compare actions.
+    ///
+    /// # Panics
+    /// If there are labels instead, which those losses are not configured with.
+    pub(crate) fn values(&self) -> Tensor<2> {
+        match &self.judgement {
+            Judgement::Values(values) => values.clone().without_autodiff(),
+            Judgement::Labels { .. } => panic!("this loss wants values, not labels"),
+        }
+    }
+
+    /// `per_state` `[K, B]` with each state's weight.
+    pub(crate) fn weigh(&self, per_state: Tensor<2>) -> Tensor<2> {
+        match &self.state_weights {
+            Some(weights) => per_state * weights.clone().unsqueeze::<2>(),
+            None => per_state,
+        }
+    }
+
+    /// `per_state` `[B, K]` with each state's weight.
+    pub(crate) fn weigh_rows(&self, per_state: Tensor<2>) -> Tensor<2> {
+        let [batch, _] = per_state.dims();
+        match &self.state_weights {
+            Some(weights) => per_state * weights.clone().reshape([batch, 1]),
+            None => per_state,
+        }
     }
 
     /// `ln pi(a)` under the policy, `[N, B]`.
@@ -133,14 +188,6 @@ impl PolicyLoss {
             Self::Ipo(config) => ipo_loss(config, improvement),
         }
     }
-}
-
-/// Refuses a weight that is not positive.
-pub(crate) fn positive(field: &'static str, value: f64) -> Result<(), ConfigError> {
-    if value > 0.0 && value.is_finite() {
-        return Ok(());
-    }
-    Err(ConfigError::new(field, "a finite number above 0", value))
 }
 
 /// Refuses fewer than two samples a state.

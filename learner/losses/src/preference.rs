@@ -6,9 +6,9 @@
 //! Everything is computed by counting, without a sort and without reading anything back; `N` is small.
 
 use burn::tensor::{Bool, Tensor};
+use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
-use crate::ConfigError;
 
 /// How samples are divided.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,7 +98,9 @@ impl Preference {
     }
 
     /// Which of the samples with `values` `[N, B]` are accepted and which are rejected, as ones and
-    /// zeros `[N, B]`.
+    /// zeros `[N, B]`. Of samples with equal values, by rank, each has the same share of the places that
+    /// they take together: actions that the environment clips to one and the same are worth the same,
+    /// and are common where policies saturate.
     pub fn divide(&self, values: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         let values = values.without_autodiff();
         let [samples, _] = values.dims();
@@ -108,12 +110,17 @@ impl Preference {
                     accepted + rejected <= samples,
                     "accepted + rejected must be at most N = {samples}"
                 );
-                let rank = ranks(&values);
-                let best = rank.clone().lower_scalar(accepted as f64);
-                let worst = rank.greater_equal_scalar((samples - rejected) as f64);
-                (ones(best, &values), ones(worst, &values))
+                let Ranks { better, equal } = Ranks::new(&values);
+                // Samples of equal values take the ranks from `better` to `better + equal`.
+                let up_to = |places: usize| {
+                    let taken = (-better.clone() + places as f64).clamp_min(0.0);
+                    taken.min_pair(equal.clone()) / equal.clone()
+                };
+                (up_to(accepted), -up_to(samples - rejected) + 1.0)
             }
             Self::Baseline(BaselinePreference { statistic }) => {
+                // Relative to the first, for the rounded mean of equal numbers can be above them all.
+                let values = values.clone() - values.narrow(0, 0, 1);
                 let baseline = match statistic {
                     BaselineStatistic::Mean => values.clone().mean_dim(0),
                     BaselineStatistic::Median => median(&values),
@@ -135,7 +142,18 @@ pub fn preference_weights(values: Tensor<2>, preference: &Preference, alpha: f64
     mean(accepted) * alpha - mean(rejected) * (1.0 - alpha)
 }
 
-/// The samples of highest and of lowest value, as ones and zeros `[N, B]` with a single one a state.
+/// The factor of each labelled action's log-likelihood, from labels `[N, B]`: `alpha / |D_a|` for the
+/// accepted of the batch, `-(1 - alpha) / |D_r|` for the rejected, else 0; `[N, B]`.
+pub(crate) fn label_weights(accepted: Tensor<2>, rejected: Tensor<2>, alpha: f64) -> Tensor<2> {
+    let mean = |chosen: Tensor<2>| {
+        let count = chosen.clone().sum().clamp_min(1.0);
+        chosen / count.unsqueeze::<2>()
+    };
+    mean(accepted) * alpha - mean(rejected) * (1.0 - alpha)
+}
+
+/// The samples of highest and of lowest value, as ones and zeros `[N, B]` with a single one a state,
+/// or shares of it among equals.
 pub(crate) fn best_and_worst(values: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
     let pair = Preference::Rank(RankPreference {
         accepted: 1,
@@ -144,31 +162,42 @@ pub(crate) fn best_and_worst(values: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
     pair.divide(values)
 }
 
-/// Rank of each sample in its state, 0 for the highest value, `[N, B]`. Of samples with equal values
-/// the first ranks higher.
-fn ranks(values: &Tensor<2>) -> Tensor<2> {
-    let [samples, batch] = values.dims();
-    // better[i, j, b]: sample j of state b ranks above sample i.
-    let of = values.clone().reshape([samples, 1, batch]);
-    let against = values.clone().reshape([1, samples, batch]);
-    let earlier = Tensor::<2>::ones([samples, samples], (&values.device(), values.dtype()))
-        .tril(-1)
-        .reshape([samples, samples, 1]);
-    let float = |mask: Tensor<3, Bool>| mask.float().cast(values.dtype());
-    let better = float(against.clone().greater(of.clone())) + float(against.equal(of)) * earlier;
-    better.sum_dim(1).reshape([samples, batch])
+/// How each sample compares with the others of its state, `[N, B]`.
+struct Ranks {
+    /// Samples of higher value.
+    better: Tensor<2>,
+    /// Samples of the same value, itself included.
+    equal: Tensor<2>,
+}
+
+impl Ranks {
+    fn new(values: &Tensor<2>) -> Self {
+        let [samples, batch] = values.dims();
+        let of = values.clone().reshape([samples, 1, batch]);
+        let against = values.clone().reshape([1, samples, batch]);
+        let count = |mask: Tensor<3, Bool>| {
+            let ones = mask.float().cast(values.dtype());
+            ones.sum_dim(1).reshape([samples, batch])
+        };
+        Self {
+            better: count(against.clone().greater(of.clone())),
+            equal: count(against.equal(of)),
+        }
+    }
 }
 
 /// Median of each state's values, `[1, B]`.
 fn median(values: &Tensor<2>) -> Tensor<2> {
     let [samples, _] = values.dims();
-    let rank = ranks(values);
-    let (below, above) = ((samples - 1) / 2, samples / 2);
+    let Ranks { better, equal } = Ranks::new(values);
     let at = |place: usize| {
-        let chosen = ones(rank.clone().equal_scalar(place as f64), values);
+        // Whose ranks, from `better` to `better + equal`, hold the place; equals share it.
+        let above = better.clone().lower_equal_scalar(place as f64);
+        let below = (better.clone() + equal.clone()).greater_scalar(place as f64);
+        let chosen = ones(above, values) * ones(below, values) / equal.clone();
         (values.clone() * chosen).sum_dim(0)
     };
-    (at(below) + at(above)) * 0.5
+    (at((samples - 1) / 2) + at(samples / 2)) * 0.5
 }
 
 fn ones(chosen: Tensor<2, Bool>, like: &Tensor<2>) -> Tensor<2> {
@@ -248,6 +277,44 @@ mod tests {
         let preference = baseline(BaselineStatistic::Mean);
         let weights = preference_weights(constant(&[3.0; 4], [4, 1]), &preference, 0.5);
         assert_close(&values(weights), &[0.125; 4], 1e-12);
+    }
+
+    /// In float32 the mean of equal numbers is above them in a seventh of the draws.
+    #[test]
+    fn a_state_of_equal_values_rejects_nothing_in_single_precision_either() {
+        let preference = baseline(BaselineStatistic::Mean);
+        for n in [3, 5, 6, 8] {
+            for i in 1..200 {
+                let equal = Tensor::<2>::full([n, 1], 0.1 * i as f32, &burn::tensor::Device::flex());
+                let (accepted, rejected) = preference.divide(equal);
+                assert_eq!(accepted.sum().into_scalar::<f32>(), n as f32, "0.1 * {i}, {n}");
+                assert_eq!(rejected.sum().into_scalar::<f32>(), 0.0);
+            }
+        }
+    }
+
+    /// Three of four actions beyond a bound are one and the same to the critic: ranks 0 to 2 share the
+    /// two accepted places, and the third and the worst what is rejected.
+    #[test]
+    fn equals_share_the_places_that_they_take() {
+        let (accepted, rejected) = rank(2, 2).divide(constant(&[5.0, 5.0, 1.0, 5.0], [4, 1]));
+        let third = 1.0 / 3.0;
+        assert_close(&values(accepted), &[2.0 * third, 2.0 * third, 0.0, 2.0 * third], 1e-12);
+        assert_close(&values(rejected), &[third, third, 1.0, third], 1e-12);
+        // All equal: nothing is preferred.
+        let weights = preference_weights(constant(&[3.0; 4], [4, 1]), &rank(2, 2), 0.5);
+        assert_close(&values(weights), &[0.0; 4], 1e-12);
+    }
+
+    /// Two accepted of the batch and one rejected, whatever states they are in.
+    #[test]
+    fn labels_are_averaged_over_the_batch() {
+        let accepted = constant(&[1.0, 0.0, 1.0, 0.0], [1, 4]);
+        let rejected = constant(&[0.0, 1.0, 0.0, 0.0], [1, 4]);
+        let weights = label_weights(accepted, rejected.clone(), 0.5);
+        assert_close(&values(weights), &[0.25, -0.5, 0.25, 0.0], 1e-12);
+        let none = constant(&[0.0; 4], [1, 4]);
+        assert_close(&values(label_weights(none.clone(), none, 1.0)), &[0.0; 4], 0.0);
     }
 
     #[test]

@@ -4,13 +4,12 @@
 //! `p(bin k) = softmax(linear(x))_k`; bin `k` of `K` stands for the action `-1 + 2 k / (K - 1)`. Zero
 //! weights give the uniform distribution.
 
+use pmpo_kernels::math::exp;
+use pmpo_types::ConfigError;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
 use crate::linear::Linear;
-use crate::math::exp;
-use crate::snapshot::Tensors;
-use crate::{ConfigError, SnapshotError};
 
 const MAX_BINS: usize = 1024;
 
@@ -62,19 +61,14 @@ pub(crate) struct CategoricalNetwork {
 }
 
 impl CategoricalNetwork {
-    pub(crate) fn new(
-        config: &CategoricalHead,
-        tensors: &Tensors<'_>,
-    ) -> Result<Self, SnapshotError> {
-        let logits = tensors.linear("head.logits")?;
-        let count = logits.1.values.len();
-        let linear = Linear::new(&[logits]);
-        Ok(Self {
+    /// `linear` has `logits` outputs, a dimension of the action after the other.
+    pub(crate) fn new(config: &CategoricalHead, logits: usize, linear: Linear) -> Self {
+        Self {
             config: config.clone(),
             logits: vec![0.0; linear.padded_outputs()],
-            probabilities: vec![0.0; count],
+            probabilities: vec![0.0; logits],
             linear,
-        })
+        }
     }
 
     /// Computes [`Self::output`] from the torso's features.
@@ -82,7 +76,7 @@ impl CategoricalNetwork {
     pub(crate) fn forward<const FMA: bool>(&mut self, features: &[f32]) {
         self.linear.forward::<FMA>(features, &mut self.logits);
         let bins = self.config.bins;
-        let logits = self.logits.chunks_exact(bins);
+        let logits = self.logits[..self.probabilities.len()].chunks_exact(bins);
         for (probabilities, logits) in self.probabilities.chunks_exact_mut(bins).zip(logits) {
             let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let mut sum = 0.0;

@@ -7,14 +7,14 @@
 
 use std::f64::consts::LN_2;
 
+use pmpo_kernels::Nonlinearity;
+use pmpo_kernels::math::softplus;
+use pmpo_types::ConfigError;
 use rand::{Rng, RngExt};
 use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
 use crate::linear::Linear;
-use crate::math::{softplus, tanh};
-use crate::snapshot::Tensors;
-use crate::{ConfigError, SnapshotError};
 
 /// `ln(2 pi) / 2`.
 const HALF_LN_TAU: f32 = 0.918_938_5;
@@ -57,6 +57,14 @@ impl GaussianHead {
         (self.init_std - self.min_std) / LN_2
     }
 
+    pub(crate) fn mean_nonlinearity(&self) -> Nonlinearity {
+        if self.tanh_mean {
+            Nonlinearity::Tanh
+        } else {
+            Nonlinearity::Identity
+        }
+    }
+
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         if !(self.min_std > 0.0 && self.min_std <= 10.0) {
             return Err(ConfigError::new(
@@ -85,17 +93,15 @@ pub(crate) struct GaussianNetwork {
 }
 
 impl GaussianNetwork {
-    pub(crate) fn new(config: &GaussianHead, tensors: &Tensors<'_>) -> Result<Self, SnapshotError> {
-        let (mean, std) = (tensors.linear("head.mean")?, tensors.linear("head.std")?);
-        let action_size = mean.1.values.len();
-        let linear = Linear::new(&[mean, std]);
-        Ok(Self {
+    /// `linear` has `action_size` outputs for the means, then as many for the deviations.
+    pub(crate) fn new(config: &GaussianHead, action_size: usize, linear: Linear) -> Self {
+        Self {
             config: config.clone(),
             raw: vec![0.0; linear.padded_outputs()],
             mean: vec![0.0; action_size],
             std: vec![0.0; action_size],
             linear,
-        })
+        }
     }
 
     /// Computes [`Self::output`] from the torso's features.
@@ -104,11 +110,7 @@ impl GaussianNetwork {
         self.linear.forward::<FMA>(features, &mut self.raw);
         let (mean, rest) = self.raw.split_at(self.mean.len());
         self.mean.copy_from_slice(mean);
-        if self.config.tanh_mean {
-            self.mean
-                .iter_mut()
-                .for_each(|mean| *mean = tanh::<FMA>(*mean));
-        }
+        self.config.mean_nonlinearity().apply::<FMA>(&mut self.mean);
         let (floor, scale) = (self.config.min_std as f32, self.config.std_scale() as f32);
         for (std, raw) in self.std.iter_mut().zip(rest) {
             *std = floor + scale * softplus::<FMA>(*raw);

@@ -1,7 +1,8 @@
 //! Heads: the distributions over actions that a policy network can end in.
 //!
-//! A new head is a file here, a variant of [`HeadConfig`] and of the two enums below, and its tensors
-//! in [`expected_tensors`](crate::snapshot::expected_tensors).
+//! A new head is a file here, a variant of [`HeadConfig`](crate::HeadConfig), of
+//! [`HeadPlan`] and of the two enums below, and its layers in
+//! [`NetworkConfig::plan`].
 
 mod categorical;
 mod gaussian;
@@ -13,7 +14,8 @@ pub use gaussian::{GaussianHead, GaussianOutput};
 use rand::Rng;
 
 use crate::snapshot::Tensors;
-use crate::{HeadConfig, SnapshotError};
+use crate::torso::linear;
+use crate::{HeadConfig, HeadPlan, LinearOp, NetworkConfig, PolicyPlan, SnapshotError};
 
 /// A head's output for one observation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,12 +34,29 @@ pub(crate) enum HeadNetwork {
 }
 
 impl HeadNetwork {
-    pub(crate) fn new(config: &HeadConfig, tensors: &Tensors<'_>) -> Result<Self, SnapshotError> {
-        Ok(match config {
-            HeadConfig::Gaussian(head) => Self::Gaussian(GaussianNetwork::new(head, tensors)?),
-            HeadConfig::Categorical(head) => {
-                Self::Categorical(CategoricalNetwork::new(head, tensors)?)
+    pub(crate) fn new(
+        network: &NetworkConfig,
+        plan: &PolicyPlan,
+        tensors: &Tensors<'_>,
+    ) -> Result<Self, SnapshotError> {
+        let linear = |ops: &[LinearOp]| linear(&plan.network, ops, tensors);
+        Ok(match (&network.head, plan.head) {
+            (HeadConfig::Gaussian(head), HeadPlan::Gaussian { mean, std }) => {
+                // Side by side: one pass over the features.
+                Self::Gaussian(GaussianNetwork::new(
+                    head,
+                    plan.network.tensors[mean.bias].elements(),
+                    linear(&[mean, std])?,
+                ))
             }
+            (HeadConfig::Categorical(head), HeadPlan::Categorical { logits }) => {
+                Self::Categorical(CategoricalNetwork::new(
+                    head,
+                    plan.network.tensors[logits.bias].elements(),
+                    linear(&[logits])?,
+                ))
+            }
+            _ => unreachable!("a plan has the head of its network"),
         })
     }
 

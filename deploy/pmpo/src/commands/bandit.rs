@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use pmpo_learner::bandit::{self, Algorithm, Function, Options};
+use pmpo_bandit::{Algorithm, Function, Options};
 
 use crate::failure::Usage;
 
@@ -53,7 +53,7 @@ pub(crate) fn bandit(args: &BanditArgs) -> Result<()> {
         let algorithms = args.algorithms.iter().map(|name| name.parse());
         algorithms.collect::<Result<_, _>>().map_err(Usage::new)?
     };
-    let report = bandit::run(&Options {
+    let report = pmpo_bandit::run(&Options {
         functions,
         algorithms,
         dimension: args.dim,

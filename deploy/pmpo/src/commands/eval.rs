@@ -1,14 +1,10 @@
-//! `pmpo eval`: the newest checkpoint of a run, acting with the mode of its policy.
+//! `pmpo eval`: a policy of a run, acting with its mode.
 
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result, ensure};
-use pmpo_policy::PolicyNetwork;
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
-use super::load_task;
+use super::checkpoint::Chosen;
 use crate::cli::EvalArgs;
-use crate::config::Config;
 use crate::failure::Usage;
 
 #[derive(Serialize)]
@@ -45,42 +41,15 @@ fn evaluate(args: &EvalArgs) -> Result<Report> {
         args.episodes > 0,
         Usage::new(anyhow::anyhow!("--episodes: expected at least 1"))
     );
-    let Newest {
-        config,
-        checkpoint,
-        mut policy,
-    } = Newest::load(&args.run_dir)?;
-    let mut environment = load_task(&config.run.task, args.seed)?;
-    let result = pmpo_actor::evaluate(&mut policy, &mut environment, args.episodes)?;
+    let mut chosen = Chosen::load(&args.run_dir, args.checkpoint)?;
+    let mut environment = chosen.environment(args.seed)?;
+    let result = pmpo_actor::evaluate(&mut chosen.policy, &mut environment, args.episodes)?;
     Ok(Report {
-        task: config.run.task,
-        checkpoint: checkpoint.display().to_string(),
+        task: chosen.task,
+        checkpoint: chosen.folder.display().to_string(),
         episodes: result.returns.len(),
         return_mean: result.mean,
         return_std: result.std,
         returns: result.returns,
     })
-}
-
-/// The newest checkpoint of a run.
-pub(super) struct Newest {
-    pub(super) config: Config,
-    pub(super) checkpoint: PathBuf,
-    pub(super) policy: PolicyNetwork,
-}
-
-impl Newest {
-    pub(super) fn load(run_dir: &Path) -> Result<Self> {
-        let config = Config::from_layers(Some(&run_dir.join("config.toml")), &[])?;
-        let checkpoint = pmpo_learner::checkpoint::newest(run_dir).map_err(Usage::new)?;
-        let path = checkpoint.join("policy.safetensors");
-        let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        let policy =
-            PolicyNetwork::from_snapshot(&bytes).with_context(|| path.display().to_string())?;
-        Ok(Self {
-            config,
-            checkpoint,
-            policy,
-        })
-    }
 }

@@ -3,6 +3,7 @@
 mod bandit;
 mod bench;
 mod certs;
+mod checkpoint;
 mod eval;
 mod health;
 mod render;
@@ -22,6 +23,7 @@ pub(crate) use bench::actor::BenchActorArgs;
 pub(crate) use bench::bench;
 pub(crate) use bench::broadcast::{BroadcastBenchArgs, BroadcastPart};
 pub(crate) use certs::certs;
+pub(crate) use checkpoint::Choice;
 pub(crate) use eval::eval;
 pub(crate) use health::health;
 pub(crate) use render::render;
@@ -35,7 +37,7 @@ pub(crate) fn load_task(task: &str, seed: u64) -> Result<Environment> {
 
 /// Draws learning curves.
 pub(crate) fn plot(run_dirs: &[PathBuf], out: &Path) -> Result<()> {
-    pmpo_learner::curve::plot(run_dirs, out).map_err(Usage::new)?;
+    crate::curve::plot(run_dirs, out).map_err(Usage::new)?;
     println!("{}", out.display());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `pmpo render`: an episode of the newest checkpoint, drawn off-screen.
+//! `pmpo render`: an episode of a run's policy, drawn off-screen.
 
 use std::path::{Path, PathBuf};
 
@@ -6,8 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use gif::{Encoder, Frame, Repeat};
 use pmpo_suite::renderer::{RenderError, RenderOptions, Renderer};
 
-use super::eval::Newest;
-use super::load_task;
+use super::checkpoint::Chosen;
 use crate::cli::RenderArgs;
 use crate::failure::Usage;
 
@@ -25,10 +24,8 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
             args.fps
         ))
     );
-    let Newest {
-        config, mut policy, ..
-    } = Newest::load(&args.run_dir)?;
-    let mut environment = load_task(&config.run.task, args.seed)?;
+    let mut chosen = Chosen::load(&args.run_dir, args.checkpoint)?;
+    let mut environment = chosen.environment(args.seed)?;
     let options = RenderOptions {
         width: args.width.into(),
         height: args.height.into(),
@@ -49,7 +46,7 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
     let mut frames = Vec::new();
     let mut failure = None;
     let mut step = 0;
-    let value = pmpo_actor::play(&mut policy, &mut environment, |environment| {
+    let value = pmpo_actor::play(&mut chosen.policy, &mut environment, |environment| {
         if step % stride == 0 {
             match renderer.frame(environment) {
                 Ok(frame) => frames.push(frame.to_vec()),
@@ -72,7 +69,9 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
         Form::Png => picture.write_pngs(&args.out)?,
     }
     println!(
-        "{} frames, return {value:.1}: {}",
+        "{} of {}: {} frames, return {value:.1}: {}",
+        chosen.task,
+        chosen.folder.display(),
         picture.frames.len(),
         args.out.display()
     );

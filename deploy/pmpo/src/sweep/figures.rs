@@ -1,6 +1,6 @@
 //! The figures of a sweep: learning curves in a grid of panels, and the summary.
 
-use pmpo_learner::figure::{Figure, Horizontal, Line, Panel, Point};
+use pmpo_figures::{Figure, Horizontal, Line, Panel, Point};
 
 use super::file::{Configuration, Label, Spread, Summary, SweepFile};
 use super::results::{Outcome, Results};

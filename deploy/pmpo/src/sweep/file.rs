@@ -221,7 +221,12 @@ impl SweepFile {
             for &seed in seeds {
                 ensure!(seen.insert(seed), "{}: seed {seed} is there twice", of());
                 let set = self.assignments(configuration, seed).with_context(of)?;
-                let config = Config::from_layers(self.base.as_deref(), &set).with_context(of)?;
+                let config = Config::resolve(Source {
+                    preset: self.defaults.preset,
+                    file: self.base.as_deref(),
+                    assignments: &set,
+                })
+                .with_context(of)?;
                 commands::load_task(&config.run.task, 0).with_context(of)?;
                 if config.run.limits() == pmpo_learner::Limits::default() {
                     bail!(

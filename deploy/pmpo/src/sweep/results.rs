@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use anyhow::Result;
-use pmpo_learner::figure::Point;
+use pmpo_figures::Point;
 use pmpo_learner::progress::{self, Row};
 
 use super::file::{Spread, SweepFile};

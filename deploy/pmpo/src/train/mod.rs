@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::TrainArgs;
 use crate::commands;
-use crate::config::Config;
+use crate::config::{Config, Source};
+use crate::curve;
 use crate::failure::{self, Usage};
 use crate::roles;
 use child::{Child, Launcher};
@@ -82,7 +83,11 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<(Config, PathBuf)> {
         ))
         .into());
     }
-    let config = Config::for_learner(file.as_deref(), &assignments)?;
+    let config = Config::for_learner(Source {
+        preset: args.run.config.preset,
+        file: file.as_deref(),
+        assignments: &assignments,
+    })?;
     commands::load_task(&config.run.task, 0)?;
     let run_dir = match &args.run.run_dir {
         Some(run_dir) => run_dir.clone(),
@@ -223,6 +228,9 @@ impl Cluster {
                 }
             }
             if let Some(status) = self.status().await {
+                if last.is_none_or(|last| last.evaluations < status.evaluations) {
+                    draw(launcher.run_dir());
+                }
                 display.update(&status);
                 last = Some(status);
             }
@@ -255,6 +263,14 @@ impl Cluster {
                 serde_json::from_str(json).context("the learner's last line")?,
             )),
         }
+    }
+}
+
+/// Draws the learning curve, here rather than on the cores that learn. Training does not end for a
+/// picture.
+fn draw(run_dir: &Path) {
+    if let Err(error) = curve::draw(run_dir) {
+        tracing::warn!(%error, "no learning curve");
     }
 }
 

@@ -1,6 +1,7 @@
 //! MPO by hand and against finite differences.
 
 use super::*;
+use crate::Judgement;
 use crate::testing::{assert_close, categorical, constant, gaussian, gradient_check, stat, values};
 
 fn softplus(x: f64) -> f64 {
@@ -54,7 +55,8 @@ fn gradients_of_policy_and_multipliers_by_hand() {
         policy: &gaussian(leaf.clone().slice(0..2), [1, 1]),
         reference: &reference,
         actions: constant(&[-0.5, 0.5], [2, 1, 1]),
-        values: constant(&[0.0, 3f64.ln()], [2, 1]),
+        judgement: Judgement::Values(constant(&[0.0, 3f64.ln()], [2, 1])),
+        state_weights: None,
     };
     let output = mpo_loss(&config(), &improvement, &leaf.clone().slice(2..5));
     let (kl_mean, kl_std) = (0.08, 2f64.ln() + 0.125 - 0.5);
@@ -103,7 +105,8 @@ fn bounds_are_for_each_dimension_or_for_their_sum() {
             policy: &policy,
             reference: &reference,
             actions: constant(&[0.1, 0.2, 0.3, 0.4], [2, 1, 2]),
-            values: constant(&[0.0, 1.0], [2, 1]),
+            judgement: Judgement::Values(constant(&[0.0, 1.0], [2, 1])),
+            state_weights: None,
         };
         let gradients = mpo_loss(&config, &improvement, &duals).loss.backward();
         values(duals.grad(&gradients).unwrap())[1..].to_vec()
@@ -144,7 +147,8 @@ fn gradient_check_of_mean(
         policy: &gaussian(leaf.clone(), [1, 1]),
         reference,
         actions: constant(&[0.5, 3.0], [2, 1, 1]),
-        values: constant(&[1.0, 1.0], [2, 1]),
+        judgement: Judgement::Values(constant(&[1.0, 1.0], [2, 1])),
+        state_weights: None,
     };
     let gradients = mpo_loss(config, &improvement, duals).loss.backward();
     values(leaf.grad(&gradients).unwrap())[0]
@@ -161,7 +165,8 @@ fn a_categorical_policy_by_hand() {
         policy: &categorical(leaf.clone(), [1, 1, 2]),
         reference: &reference,
         actions: constant(&[-1.0, 1.0], [2, 1, 1]),
-        values: constant(&[0.0, 3f64.ln()], [2, 1]),
+        judgement: Judgement::Values(constant(&[0.0, 3f64.ln()], [2, 1])),
+        state_weights: None,
     };
     let duals = constant(&[temperature, 0.3], [2]);
     let gradients = mpo_loss(&config(), &improvement, &duals).loss.backward();

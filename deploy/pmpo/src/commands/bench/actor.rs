@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
-use pmpo_policy::NetworkConfig;
+use pmpo_policy::{NetworkConfig, TorsoConfig};
 use pmpo_service::files::write_atomically;
 use pmpo_service::shutdown;
 use pmpo_service::telemetry::{self, LogFormat};
@@ -66,6 +66,7 @@ pub(crate) fn run(args: &BenchActorArgs) -> Result<()> {
     let _metrics = telemetry::install_metrics()?;
     let mut config = Config::default();
     config.run.task.clone_from(&args.task);
+    config.replay.table.sequence_length = config.update.window().rows();
     config.replay.table.error_buffer = Some(NO_LIMIT);
     let folder = tempfile::tempdir().context("a temporary folder")?;
     for name in ["roles", "logs"] {
@@ -79,12 +80,12 @@ pub(crate) fn run(args: &BenchActorArgs) -> Result<()> {
         task: args.task.clone(),
         duration,
         network: NetworkConfig {
-            hidden_sizes: vec![WIDTH; 2],
+            torso: TorsoConfig::hidden(&[WIDTH; 2]),
             ..NetworkConfig::default()
         },
         actor: config.actor,
-        n_step: config.learner.n_step,
-        discount: config.learner.discount,
+        n_step: config.update.n_step,
+        discount: config.update.discount,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -12,9 +12,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Subcommand};
 use pmpo_actor::run_info::RunInfo;
 use pmpo_actor::weights::{WeightsSource, subscribe};
-use pmpo_learner::broadcast_bench::Broadcaster;
+use pmpo_learner::broadcaster::Broadcaster;
 use pmpo_learner::metrics::SNAPSHOT_ENCODINGS;
-use pmpo_policy::NetworkConfig;
+use pmpo_policy::{NetworkConfig, TorsoConfig};
 use pmpo_proto::v1::{PolicySnapshot, SubscribeRequest, weights_client::WeightsClient};
 use pmpo_service::process::{cpu_seconds, monotonic_ns, resident_bytes};
 use pmpo_service::security::Credentials;
@@ -242,7 +242,7 @@ fn publish(duration: Duration, period: Duration) -> Result<()> {
     let _within = runtime.enter();
     let spec = load_task(TASK, 0)?.spec().clone();
     let network = NetworkConfig {
-        hidden_sizes: vec![WIDTH; 2],
+        torso: TorsoConfig::hidden(&[WIDTH; 2]),
         ..NetworkConfig::default()
     };
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod actor;
 pub(crate) mod broadcast;
+mod learner;
 mod partner;
 mod replay;
 mod replay_client;
@@ -53,7 +54,7 @@ pub(crate) fn bench(command: BenchCommand) -> Result<()> {
         } => {
             let case = case.parse().map_err(Usage::new)?;
             let device = device.parse().map_err(Usage::new)?;
-            let report = pmpo_learner::bench::run(case, threads, duration(seconds)?, device)?;
+            let report = learner::run(case, threads, duration(seconds)?, device)?;
             print(json, &report)
         }
     }

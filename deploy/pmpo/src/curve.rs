@@ -1,0 +1,163 @@
+//! Learning curves: mean evaluation return against environment steps, with a band of one standard
+//! deviation over the evaluation's episodes; as SVG while a run goes, as SVG or PNG on request, one
+//! line a run.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use pmpo_figures::{Figure, Horizontal, Line, Panel, Point};
+use pmpo_learner::progress::{self, Row};
+
+/// Name of the figure in a run's folder.
+pub(crate) const FILE: &str = "learning_curve.svg";
+
+/// One run in a figure.
+struct Curve<'a> {
+    label: String,
+    rows: &'a [Row],
+}
+
+/// Draws the curves of `run_dirs` into one figure; `out` ends in `.svg` or `.png`.
+///
+/// # Errors
+/// A folder has no readable `progress.csv`, or the figure cannot be drawn or written.
+pub(crate) fn plot(run_dirs: &[PathBuf], out: &Path) -> Result<()> {
+    let rows = run_dirs
+        .iter()
+        .map(|run_dir| progress::read(run_dir))
+        .collect::<Result<Vec<_>, _>>()?;
+    let curves: Vec<Curve<'_>> = run_dirs
+        .iter()
+        .zip(&rows)
+        .map(|(run_dir, rows)| Curve {
+            label: label(run_dir),
+            rows,
+        })
+        .collect();
+    write(&curves, out)
+}
+
+/// Draws the curve of a run into its folder.
+pub(crate) fn draw(run_dir: &Path) -> Result<()> {
+    plot(&[run_dir.to_owned()], &run_dir.join(FILE))
+}
+
+/// The folder's own name, also of `.`.
+fn label(run_dir: &Path) -> String {
+    let resolved = run_dir.canonicalize();
+    let name = resolved.as_deref().unwrap_or(run_dir).file_name();
+    name.map_or_else(
+        || run_dir.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+/// Draws `curves` into the file `out`.
+fn write(curves: &[Curve<'_>], out: &Path) -> Result<()> {
+    let point = |row: &Row| Point {
+        x: row.env_steps as f64,
+        y: row.eval_return_mean,
+        low: row.eval_return_mean - row.eval_return_std,
+        high: row.eval_return_mean + row.eval_return_std,
+    };
+    let line = |curve: &Curve<'_>| Line {
+        label: curve.label.clone(),
+        detail: String::new(),
+        points: curve.rows.iter().map(point).collect(),
+    };
+    let panel = Panel {
+        title: String::new(),
+        x_label: "environment steps".to_owned(),
+        y_label: "mean evaluation return".to_owned(),
+        horizontal: Horizontal::Counts,
+        logarithmic: false,
+        lines: curves.iter().map(line).collect(),
+    };
+    let figure = Figure {
+        panels: vec![panel],
+        columns: 1,
+        note: String::new(),
+    };
+    Ok(figure.write(out)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pmpo_learner::progress::Progress;
+
+    fn row(learner_steps: u64, eval_return_mean: f64) -> Row {
+        Row {
+            wall_s: 0.0,
+            env_steps: learner_steps,
+            learner_steps,
+            policy_version: 1,
+            eval_return_mean,
+            eval_return_std: 0.25,
+            train_return_mean: None,
+        }
+    }
+
+    fn run(parent: &Path, name: &str, returns: &[f64]) -> PathBuf {
+        let run_dir = parent.join(name);
+        std::fs::create_dir(&run_dir).unwrap();
+        let mut progress = Progress::create(&run_dir).unwrap();
+        for (i, &value) in returns.iter().enumerate() {
+            progress.append(row(1000 * i as u64, value)).unwrap();
+        }
+        run_dir
+    }
+
+    #[test]
+    fn several_runs_are_drawn_with_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = [
+            run(folder.path(), "first-run", &[1.0, 300.0, 800.0]),
+            run(folder.path(), "second-run", &[2.0, 250.0]),
+            run(folder.path(), "empty-run", &[]),
+        ];
+        let out = folder.path().join("curve.svg");
+        plot(&runs, &out).unwrap();
+        let text = std::fs::read_to_string(&out).unwrap();
+        for expected in ["first-run", "second-run", "environment steps", "polyline"] {
+            assert!(text.contains(expected), "no `{expected}` in the figure");
+        }
+    }
+
+    /// Black on white is the text and the axes alone; without a font there is far less of it.
+    #[test]
+    fn a_png_has_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = [run(folder.path(), "a", &[1.0, 300.0, 800.0])];
+        let out = folder.path().join("curve.png");
+        plot(&runs, &out).unwrap();
+        let file = std::io::BufReader::new(std::fs::File::open(&out).unwrap());
+        let mut reader = png::Decoder::new(file).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        let (width, height) = (900, 560);
+        assert_eq!(pixels.len(), (width * height * 3) as usize);
+        // Below the axis there is nothing but labels.
+        let labels = &pixels[((height - 40) * width * 3) as usize..];
+        let dark = labels
+            .chunks_exact(3)
+            .filter(|rgb| rgb.iter().all(|&c| c < 128))
+            .count();
+        assert!(dark > 200, "{dark} dark pixels below the axis");
+    }
+
+    #[test]
+    fn other_formats_and_missing_runs_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = [run(folder.path(), "a", &[1.0])];
+        let message = plot(&runs, &folder.path().join("curve.pdf"))
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains(".svg or .png"), "{message}");
+        let missing = [folder.path().join("b")];
+        let message = plot(&missing, &folder.path().join("c.svg"))
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("progress.csv"), "{message}");
+    }
+}

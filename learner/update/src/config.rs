@@ -1,0 +1,283 @@
+//! Configuration of the update.
+
+use pmpo_losses::PolicyLoss;
+use pmpo_policy::NetworkConfig;
+use pmpo_types::ConfigError;
+use serde::{Deserialize, Serialize};
+
+use crate::critic::CriticConfig;
+use crate::optimizer::OptimizerConfig;
+use crate::policy::family;
+use crate::priorities::Priorities;
+use crate::reward_scale::RewardScaleConfig;
+use crate::targets::{Targets, Window};
+
+/// What a learner step does. The defaults learn the Control Suite's small tasks fast on the clock; they
+/// follow Acme's MPO where the paper is silent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdateConfig {
+    /// Windows in a batch.
+    pub batch_size: usize,
+    /// Actions drawn from the reference policy in every state that the policy is improved in.
+    pub actions_per_state: usize,
+    /// Gamma, for each control step.
+    pub discount: f64,
+    /// Factor of all rewards before the critic learns from them. Preferences do not change with it;
+    /// how far the critic's outputs must move, against Adam's fixed stride, does.
+    pub reward_scale: RewardScaleConfig,
+    /// Least and largest reward of a step as the environment gives it, where a distributional critic's
+    /// support is derived from a fixed scale.
+    pub reward_range: [f64; 2],
+    /// Control steps that n-step targets span.
+    pub n_step: usize,
+    /// The critic's targets.
+    pub targets: Targets,
+    /// The policy's loss.
+    pub policy_loss: PolicyLoss,
+    /// How the policy is moved.
+    pub policy: OptimizerConfig,
+    /// How the critics are moved.
+    pub critic: OptimizerConfig,
+    /// Learner steps between copies of the online critics to the target critics.
+    pub target_period_steps: u64,
+    /// Learner steps between copies of the online policy to the reference policy, which actions are
+    /// drawn from and which the policy loss's KL is to.
+    pub reference_period_steps: u64,
+    /// Who sets the priorities of the replay table's items.
+    pub priorities: Priorities,
+    /// Threads of the update on the CPU. Results do not depend on their number.
+    pub threads: usize,
+}
+
+impl Default for UpdateConfig {
+    fn default() -> Self {
+        Self {
+            batch_size: 256,
+            actions_per_state: 4,
+            discount: 0.995,
+            reward_scale: RewardScaleConfig::default(),
+            reward_range: [0.0, 1.0],
+            n_step: 5,
+            targets: Targets::default(),
+            policy_loss: PolicyLoss::default(),
+            policy: OptimizerConfig::default(),
+            critic: OptimizerConfig::default(),
+            target_period_steps: 100,
+            reference_period_steps: 100,
+            priorities: Priorities::default(),
+            threads: 1,
+        }
+    }
+}
+
+/// All that describes an update: its networks and its step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AgentConfig {
+    /// The policy's network.
+    pub policy: NetworkConfig,
+    /// The critics.
+    pub critic: CriticConfig,
+    /// The step.
+    pub update: UpdateConfig,
+}
+
+impl AgentConfig {
+    /// Refuses values that cannot work, alone or together.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the field, with its section, and the value.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.policy
+            .validate()
+            .map_err(|error| error.within("policy"))?;
+        self.update
+            .validate(&self.policy)
+            .map_err(|error| error.within("update"))?;
+        self.critic
+            .validate(self.update.return_range())
+            .map_err(|error| error.within("critic"))?;
+        let distributional = matches!(
+            self.critic.loss,
+            pmpo_losses::CriticLoss::Categorical(_)
+        );
+        if distributional && matches!(self.update.targets, Targets::Retrace(_)) {
+            let expected = "n_step with critic.loss.kind = categorical, since retrace corrects values, \
+                            not distributions";
+            return Err(ConfigError::new("update.targets.kind", expected, "retrace"));
+        }
+        Ok(())
+    }
+}
+
+impl UpdateConfig {
+    fn validate(&self, policy: &NetworkConfig) -> Result<(), ConfigError> {
+        for (field, count) in [
+            ("batch_size", self.batch_size as u64),
+            ("actions_per_state", self.actions_per_state as u64),
+            ("target_period_steps", self.target_period_steps),
+            ("reference_period_steps", self.reference_period_steps),
+            ("threads", self.threads as u64),
+        ] {
+            ConfigError::at_least_one(field, count)?;
+        }
+        ConfigError::share("discount", self.discount)?;
+        self.reward_scale.validate()?;
+        let [least, largest] = self.reward_range;
+        if !(least <= largest && least.is_finite() && largest.is_finite()) {
+            let expected = "two finite numbers, the lower one first";
+            let got = format!("{:?}", self.reward_range);
+            return Err(ConfigError::new("reward_range", expected, got));
+        }
+        self.policy.validate().map_err(|error| error.within("policy"))?;
+        self.critic.validate().map_err(|error| error.within("critic"))?;
+        self.policy_loss
+            .validate(self.actions_per_state, family(&policy.head))
+            .map_err(|error| error.within("policy_loss"))?;
+        self.targets.validate(self.n_step)?;
+        self.priorities.validate()
+    }
+
+    /// Bounds of the scaled returns.
+    pub(crate) fn return_range(&self) -> [f64; 2] {
+        self.reward_scale.return_range(self.reward_range, self.discount)
+    }
+
+    /// The windows that it learns from.
+    pub fn window(&self) -> Window {
+        self.targets.window(self.n_step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pmpo_losses::{C51Config, CriticLoss};
+    use pmpo_policy::{CategoricalHead, HeadConfig};
+
+    use super::*;
+    use crate::RetraceTargets;
+
+    fn refused(change: fn(&mut AgentConfig)) -> String {
+        let mut config = AgentConfig::default();
+        change(&mut config);
+        config.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn refuses_what_cannot_work_and_quotes_it() {
+        AgentConfig::default().validate().unwrap();
+        let cases = [
+            (
+                refused(|c| c.update.threads = 0),
+                "update.threads: expected at least 1, got 0",
+            ),
+            (
+                refused(|c| c.update.discount = 1.1),
+                "update.discount: expected a number in [0, 1], got 1.1",
+            ),
+            (
+                refused(|c| c.update.critic.learning_rate = f64::NAN),
+                "update.critic.learning_rate: expected a finite number above 0, got NaN",
+            ),
+            (
+                refused(|c| c.update.actions_per_state = 3),
+                "update.policy_loss.preference.accepted + rejected: expected at most the 3 actions \
+                 per state, got 2 + 2",
+            ),
+            (
+                refused(|c| c.critic.loss = CriticLoss::Huber { delta: -1.0 }),
+                "critic.loss.delta: expected a finite number above 0, got -1",
+            ),
+            (
+                refused(|c| c.critic.torso.hidden_sizes.clear()),
+                "critic.torso.hidden_sizes: expected 1 to 16 layers, got 0",
+            ),
+            (
+                refused(|c| {
+                    c.critic.loss = CriticLoss::Categorical(C51Config::default());
+                    c.update.targets = Targets::Retrace(RetraceTargets::default());
+                }),
+                "update.targets.kind: expected n_step with critic.loss.kind = categorical, since \
+                 retrace corrects values, not distributions, got retrace",
+            ),
+            (
+                refused(|c| {
+                    c.critic.loss = CriticLoss::Categorical(C51Config {
+                        max_value: Some(20.0),
+                        ..C51Config::default()
+                    });
+                    c.update.reward_scale = RewardScaleConfig::Fixed(1.0);
+                }),
+                "critic.loss.max_value: expected at least 200, the largest return of scaled rewards, \
+                 got 20",
+            ),
+        ];
+        for (message, expected) in cases {
+            assert_eq!(message, expected);
+        }
+    }
+
+    #[test]
+    fn windows_must_be_possible() {
+        let with = |lambda, sequence_length, sequence_period| {
+            let mut config = AgentConfig::default();
+            config.update.targets = Targets::Retrace(RetraceTargets {
+                lambda,
+                sequence_length,
+                sequence_period,
+            });
+            config.validate().map_err(|error| error.to_string())
+        };
+        for (lambda, length, period) in [(1.0, 8, 4), (0.0, 8, 8), (0.5, 1, 1), (1.0, 1000, 1)] {
+            assert_eq!(with(lambda, length, period), Ok(()));
+        }
+        let cases = [
+            (
+                with(1.5, 8, 4),
+                "update.targets.lambda: expected a number in [0, 1], got 1.5",
+            ),
+            (
+                with(1.0, 0, 1),
+                "update.targets.sequence_length: expected 1 to 1000, got 0",
+            ),
+            (
+                with(1.0, 8, 9),
+                "update.targets.sequence_period: expected 1 to targets.sequence_length = 8, got 9",
+            ),
+        ];
+        for (got, expected) in cases {
+            assert_eq!(got, Err(expected.to_owned()));
+        }
+        assert_eq!(
+            refused(|c| c.update.n_step = 0),
+            "update.n_step: expected 1 to 1000, got 0"
+        );
+    }
+
+    #[test]
+    fn a_kind_refuses_the_keys_of_another() {
+        let parse = |text: &str| toml::from_str::<UpdateConfig>(text).map_err(|e| e.to_string());
+        parse("targets = { kind = \"retrace\", lambda = 0.5 }").unwrap();
+        for foreign in [
+            "targets = { kind = \"n_step\", lambda = 0.5 }",
+            "policy_loss = { kind = \"dpo\", alpha = 0.5 }",
+        ] {
+            let message = parse(foreign).unwrap_err();
+            assert!(message.contains("unknown field"), "{foreign}: {message}");
+        }
+        let foreign = "loss = { kind = \"mse\", delta = 2.0 }";
+        let message = toml::from_str::<CriticConfig>(foreign).unwrap_err().to_string();
+        assert!(message.contains("unknown field"), "{message}");
+    }
+
+    #[test]
+    fn the_loss_must_fit_the_head() {
+        let mut config = AgentConfig::default();
+        config.policy.head = HeadConfig::Categorical(CategoricalHead::default());
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "update.policy_loss.kl.kind: expected joint, since a categorical head has no mean and \
+             deviation, got decoupled"
+        );
+    }
+}
