@@ -105,6 +105,20 @@ impl Adder {
         }
     }
 
+    /// Steps until a window begins, between episodes: all that one episode leaves for the next.
+    pub fn until_next(&self) -> usize {
+        self.until_next
+    }
+
+    /// Goes on, between episodes, where another adder of the same windows was.
+    ///
+    /// # Panics
+    /// If an episode is under way, or no such adder has so many steps to go.
+    pub fn set_until_next(&mut self, steps: usize) {
+        assert!(self.open.is_empty() && steps < self.period.max(1));
+        self.until_next = steps;
+    }
+
     /// Starts an episode.
     ///
     /// # Panics

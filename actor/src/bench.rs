@@ -204,19 +204,13 @@ impl Turns {
 /// A policy as training starts with: its head says mean 0 and the initial standard deviation.
 fn fresh_policy(network: &NetworkConfig, spec: &EnvironmentSpec) -> PolicyNetwork {
     let (observations, actions) = (spec.observation_size(), spec.action_size());
-    let plan = network.plan(observations, actions).expect("a network that was validated");
-    let tensors: Vec<NamedTensor> = plan
-        .network
-        .tensors
+    let specs = network.tensors(observations, actions);
+    let tensors: Vec<NamedTensor> = specs
+        .expect("a network that was validated")
         .iter()
         .map(|spec| {
             let scale = if spec.name.starts_with("head") { 0.0 } else { 0.2 };
-            let value = |i: usize| scale * ((i * 37 % 101) as f32 / 101.0 - 0.5);
-            NamedTensor {
-                name: spec.name.clone(),
-                values: (0..spec.elements()).map(value).collect(),
-                shape: spec.shape.clone(),
-            }
+            spec.filled(|i| scale * ((i * 37 % 101) as f32 / 101.0 - 0.5))
         })
         .collect();
     let bytes = snapshot::encode(network, observations, actions, &tensors);

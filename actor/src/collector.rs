@@ -42,6 +42,16 @@ impl<S: StepSink> Collector<S> {
         &self.sink
     }
 
+    /// Where the batches go, to take them out.
+    pub fn sink_mut(&mut self) -> &mut S {
+        &mut self.sink
+    }
+
+    /// The adder.
+    pub fn adder_mut(&mut self) -> &mut Adder {
+        &mut self.adder
+    }
+
     /// An episode has begun.
     pub fn first(&mut self, observation: &[f32]) {
         self.adder.first(observation);

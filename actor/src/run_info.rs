@@ -161,7 +161,7 @@ mod tests {
             run_id: "a".to_owned(),
             task: "cartpole-swingup".to_owned(),
             seed: 3,
-            experience: Some(v1::run_info::Experience::NStep(5)),
+            window: Some(v1::Window { steps: 5, period: 1 }),
             discount: 0.5,
             spec_digest: vec![1; 32].into(),
         }
@@ -171,41 +171,30 @@ mod tests {
     fn reads_a_run_and_refuses_an_impossible_one() {
         let run = RunInfo::from_wire(wire()).unwrap();
         assert_eq!((run.seed, run.discount), (3, 0.5));
-        assert_eq!(run.experience, Experience::NStep(5));
-        let sequences = |length, period| {
-            let mut wire = wire();
-            let sequences = v1::Sequences { length, period };
-            wire.experience = Some(v1::run_info::Experience::Sequences(sequences));
-            RunInfo::from_wire(wire).map(|run| run.experience)
-        };
-        let (length, period) = (8, 4);
-        assert_eq!(
-            sequences(8, 4).unwrap(),
-            Experience::Sequences { length, period }
-        );
-        assert_eq!(
-            sequences(1001, 4).unwrap_err().to_string(),
-            "sequences.length: expected 1..=1000, got 1001"
-        );
-        assert_eq!(
-            sequences(8, 9).unwrap_err().to_string(),
-            "sequences.period: expected 1..=8, got 9"
-        );
+        let (steps, period) = (5, 1);
+        assert_eq!(run.window, Window { steps, period });
         let refused = |change: fn(&mut v1::RunInfo)| {
             let mut wire = wire();
             change(&mut wire);
             RunInfo::from_wire(wire).unwrap_err().to_string()
         };
+        let window = |steps, period| {
+            let mut wire = wire();
+            wire.window = Some(v1::Window { steps, period });
+            RunInfo::from_wire(wire).unwrap_err().to_string()
+        };
         assert_eq!(
-            refused(|w| w.experience = Some(v1::run_info::Experience::NStep(0))),
-            "n_step: expected 1..=1000, got 0"
+            window(1001, 4),
+            "window.steps: expected 1..=1000, got 1001"
+        );
+        assert_eq!(window(0, 1), "window.steps: expected 1..=1000, got 0");
+        assert_eq!(window(8, 9), "window.period: expected 1..=8, got 9");
+        assert_eq!(
+            refused(|w| w.window = None),
+            "window: expected a window, got nothing"
         );
         assert_eq!(
-            refused(|w| w.experience = None),
-            "experience: expected n_step or sequences, got neither"
-        );
-        assert_eq!(
-            refused(|w| w.discount = f32::NAN),
+            refused(|w| w.discount = f64::NAN),
             "discount: expected 0 to 1, got NaN"
         );
         assert_eq!(

@@ -9,6 +9,7 @@ use pmpo_service::worker_time::WorkerTime;
 use pmpo_suite::{Environment, SuiteError};
 use pmpo_types::{EpisodeReturns, PolicyVersion, TimeStep};
 use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
 
 use crate::adder::Step;
 use crate::canonical::{ActionScale, narrow};
@@ -136,9 +137,20 @@ impl<S: StepSink> Stepper<S> {
         Ok(last.then(|| self.end_episode(policy.version)))
     }
 
-    /// Where the experience goes.
-    pub fn collector(&self) -> &Collector<S> {
-        &self.collector
+    /// From here on, between episodes, the environment and the actions' noise have these seeds.
+    pub fn reseed(&mut self, environment: u64, noise: u64) {
+        self.environment.reseed(environment);
+        self.rng = ChaCha8Rng::seed_from_u64(noise);
+    }
+
+    /// Whether an episode is under way.
+    pub fn in_episode(&self) -> bool {
+        self.episode.is_some()
+    }
+
+    /// What becomes of the steps.
+    pub fn collector_mut(&mut self) -> &mut Collector<S> {
+        &mut self.collector
     }
 
     /// Ends; what is left is stored.

@@ -15,13 +15,8 @@ pub(crate) fn policy(spec: &EnvironmentSpec, version: u64, learner_step: u64) ->
         ..NetworkConfig::default()
     };
     let (observations, actions) = (spec.observation_size(), spec.action_size());
-    let plan = network.plan(observations, actions).unwrap();
-    let zeros = |spec: &pmpo_policy::TensorSpec| NamedTensor {
-        name: spec.name.clone(),
-        shape: spec.shape.clone(),
-        values: vec![0.0; spec.elements()],
-    };
-    let tensors: Vec<NamedTensor> = plan.network.tensors.iter().map(zeros).collect();
+    let specs = network.tensors(observations, actions).unwrap();
+    let tensors: Vec<NamedTensor> = specs.iter().map(|spec| spec.filled(|_| 0.0)).collect();
     let bytes = snapshot::encode(&network, observations, actions, &tensors).unwrap();
     let network = PolicyNetwork::from_snapshot(&bytes).unwrap();
     Policy {

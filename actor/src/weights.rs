@@ -37,6 +37,16 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// A policy of no subscription.
+    pub fn new(version: PolicyVersion, learner_step: u64, network: PolicyNetwork) -> Self {
+        Self {
+            version,
+            learner_step,
+            network,
+            arrival: None,
+        }
+    }
+
     /// A thread is going to act with it.
     fn taken(self) -> Self {
         if let Some(arrival) = &self.arrival {

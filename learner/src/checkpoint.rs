@@ -25,8 +25,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::LearnerError;
-use crate::board::EnvironmentSteps;
-pub use crate::board::Totals;
+pub use crate::board::{EnvironmentSteps, Totals};
 
 pub(crate) const FOLDER: &str = "checkpoints";
 /// The file of a checkpoint that holds the policy.

@@ -32,4 +32,5 @@ mod versions;
 pub use config::LearnerConfig;
 pub use error::LearnerError;
 pub use options::{EndReason, LearnerOptions, Limits, RunOutcome};
+pub use publisher::encode as encode_policy;
 pub use run::run;

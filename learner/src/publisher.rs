@@ -139,7 +139,10 @@ impl Publisher {
 }
 
 /// A snapshot of the policy as it is.
-fn encode(
+///
+/// # Errors
+/// A value is not finite.
+pub fn encode(
     network: &NetworkConfig,
     spec: &EnvironmentSpec,
     state: &TrainState,

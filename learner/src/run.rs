@@ -1,16 +1,16 @@
 //! A learner as a service: puts the parts together, and takes them apart in order.
 
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::bounded;
 use pmpo_proto::FILE_DESCRIPTOR_SET;
 use pmpo_proto::v1::run_server::RunServer;
 use pmpo_replay_client::{Sampler, SamplerConfig};
 use pmpo_service::readiness::Readiness;
 use pmpo_service::{grpc, health};
-use pmpo_types::{EpisodeReturns, Role, derive_seed, step};
-use pmpo_update::{DeviceChoice, Learning, TrainState, threads};
+use pmpo_types::{Role, derive_seed, step};
+use pmpo_update::{Learning, TrainState, threads};
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;

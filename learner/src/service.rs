@@ -165,7 +165,9 @@ impl run_server::Run for Service {
         if let Some(returns) = episode.discounted {
             let returns = returns_from_wire(returns)?;
             // One more or less of so many is not worth a wait.
-            drop(self.episodes.try_send(returns));
+            if self.episodes.try_send(returns).is_err() {
+                tracing::debug!("an episode's returns were dropped: the update has many before it");
+            }
         }
         counter!(metrics::EPISODES).increment(1);
         gauge!(metrics::TRAIN_RETURN).set(self.board.episode(episode.episode_return));

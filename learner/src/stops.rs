@@ -59,7 +59,7 @@ impl Stops {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::BatchName;
+    use pmpo_update::{BatchName, NotFinite};
 
     #[test]
     fn stops_of_this_kind_are_remembered_and_others_are_not() {
@@ -68,14 +68,16 @@ mod tests {
         stops.note(&Ok(()));
         stops.note::<()>(&Err(LearnerError::Panicked("a thread")));
         assert!(!folder.path().join(FILE).exists());
-        let stop = || LearnerError::NotFinite {
-            step: 7,
-            statistic: "target",
-            value: f32::NAN,
-            batch: BatchName {
-                policy_versions: 1..=2,
-                rewards: 0.0..=1.0,
-            },
+        let stop = || {
+            LearnerError::from(NotFinite {
+                step: 7,
+                statistic: "target",
+                value: f32::NAN,
+                batch: BatchName {
+                    policy_versions: 1..=2,
+                    rewards: 0.0..=1.0,
+                },
+            })
         };
         stops.note::<()>(&Err(stop()));
         let mut stops = Stops::read(folder.path());

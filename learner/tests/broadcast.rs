@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pmpo_learner::broadcast_bench::Broadcaster;
-use pmpo_policy::NetworkConfig;
+use pmpo_learner::broadcaster::Broadcaster;
+use pmpo_policy::{NetworkConfig, TorsoConfig};
 use pmpo_proto::v1::{self, weights_client::WeightsClient};
 use pmpo_service::grpc;
 use pmpo_service::process::resident_bytes;
@@ -59,7 +59,7 @@ async fn a_subscriber_that_never_reads_delays_nobody_and_costs_bounded_memory() 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let network = NetworkConfig {
-        hidden_sizes: vec![512; 2],
+        torso: TorsoConfig::hidden(&[512; 2]),
         ..NetworkConfig::default()
     };
     let mut learner = Broadcaster::start(network, spec(), listener).unwrap();

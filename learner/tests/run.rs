@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use common::{FakeTable, options};
 use pmpo_learner::{EndReason, LearnerError, LearnerOptions, Limits, RunOutcome, checkpoint};
-use pmpo_learner::{curve, progress};
+use pmpo_learner::{best, progress};
 use pmpo_policy::PolicyNetwork;
 use pmpo_proto::v1::{self, run_client::RunClient, weights_client::WeightsClient};
 use pmpo_service::grpc::{self, Channel};
@@ -84,7 +84,7 @@ impl Learner {
 }
 
 async fn newest(run_dir: &Path) -> String {
-    let path = checkpoint::newest(run_dir).unwrap();
+    let (path, _) = checkpoint::newest(run_dir).unwrap();
     path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
@@ -108,8 +108,15 @@ async fn trains_to_its_limit_and_leaves_a_run_behind() {
         .unwrap()
         .into_inner();
     assert_eq!(
-        (info.task.as_str(), info.seed, info.experience),
-        ("test-task", 4, Some(v1::run_info::Experience::NStep(5)))
+        (info.task.as_str(), info.seed, info.window),
+        (
+            "test-task",
+            4,
+            Some(v1::Window {
+                steps: 5,
+                period: 1
+            })
+        )
     );
     assert_eq!(info.spec_digest, digest.0.to_vec());
 
@@ -133,7 +140,6 @@ async fn trains_to_its_limit_and_leaves_a_run_behind() {
     assert_eq!(outcome.reason, EndReason::LearnerSteps);
     assert_eq!((outcome.learner_steps, outcome.policy_version), (205, 22));
     assert_eq!(newest(folder.path()).await, "step-000000205");
-    assert!(folder.path().join(curve::FILE).is_file());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,11 +168,8 @@ async fn a_resumed_run_has_the_version_and_step_that_were_recorded() {
     let mut policies = learner.subscribe(&digest.0).await.unwrap();
     let policy = policies.message().await.unwrap().unwrap();
     assert_eq!((policy.version, policy.learner_step), (4, 25));
-    let saved = std::fs::read(
-        checkpoint::newest(folder.path())
-            .unwrap()
-            .join("policy.safetensors"),
-    );
+    let (saved, _) = checkpoint::newest(folder.path()).unwrap();
+    let saved = std::fs::read(saved.join(checkpoint::POLICY));
     assert_eq!(policy.weights, saved.unwrap());
     let status = learner.status().await;
     assert_eq!(status.state(), v1::RunState::WaitingForData);
@@ -206,17 +209,25 @@ async fn an_evaluation_that_reaches_the_goal_ends_the_run_and_is_recorded() {
         episode_return,
         length: 10,
         policy_version: 1,
+        discounted: Some(v1::DiscountedReturns {
+            mean: 1.0,
+            square: 2.0,
+            largest: 3.0,
+        }),
     };
     for value in [1.0, 2.0] {
         learner.run().report_episode(episode(value)).await.unwrap();
     }
-    let refused = learner
-        .run()
-        .report_episode(episode(f64::NAN))
-        .await
-        .unwrap_err();
-    assert_eq!(refused.code(), Code::InvalidArgument);
-    assert!(refused.message().contains("episode_return"), "{refused}");
+    let mut wrong = episode(1.0);
+    wrong.discounted.as_mut().unwrap().largest = f64::INFINITY;
+    for (refused, field) in [
+        (episode(f64::NAN), "episode_return"),
+        (wrong, "discounted.largest"),
+    ] {
+        let refused = learner.run().report_episode(refused).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains(field), "{refused}");
+    }
 
     let mut policies = learner.subscribe(&digest.0).await.unwrap();
     let policy = policies.message().await.unwrap().unwrap();
@@ -241,6 +252,15 @@ async fn an_evaluation_that_reaches_the_goal_ends_the_run_and_is_recorded() {
     assert_eq!(rows[1].train_return_mean, Some(1.5));
     let step = format!("step-{:09}", outcome.learner_steps);
     assert_eq!(newest(folder.path()).await, step);
+    // The policy that reached the goal is the best and the newest.
+    let (best_folder, best) = best::read(folder.path()).unwrap().unwrap();
+    assert_eq!(best.evaluation, rows[1]);
+    let (newest_folder, subject) = checkpoint::newest(folder.path()).unwrap();
+    assert_eq!(subject, best.subject);
+    for kept in [best_folder, newest_folder] {
+        let kept = std::fs::read(kept.join(checkpoint::POLICY)).unwrap();
+        assert_eq!(kept, policy.weights);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,6 +77,13 @@ impl Environment {
         &self.spec
     }
 
+    /// Starts the random generator again, as `RandomState(seed)`; the next step starts a new episode with
+    /// it. What the task drew when it was loaded stays.
+    pub fn reseed(&mut self, seed: u64) {
+        self.random = RandomState::new(seed);
+        self.reset_next_step = true;
+    }
+
     /// Starts a new episode.
     ///
     /// # Errors

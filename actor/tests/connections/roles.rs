@@ -4,7 +4,7 @@ use crate::support::{Learner, Replay, publication};
 use pmpo_actor::{ActorConfig, ActorError, Addresses, EvaluatorConfig};
 use pmpo_proto::v1;
 use pmpo_service::security::Credentials;
-use pmpo_types::{EnvironmentSpec, transition};
+use pmpo_types::{EnvironmentSpec, step};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -47,7 +47,7 @@ async fn an_actor_inserts_every_step_in_order_and_stops_cleanly() {
     let mut items = 0;
     while let Ok(batch) = inserted.try_recv() {
         assert_eq!(batch.first_sequence, items);
-        let signature = transition::signature(spec.observation_size(), spec.action_size());
+        let signature = step::signature(spec.observation_size(), spec.action_size());
         let batch = pmpo_proto::batch_from_wire(&signature, batch.columns, usize::MAX).unwrap();
         items += batch.len() as u64;
     }
@@ -80,7 +80,7 @@ async fn environments_have_writers_and_seeds_of_their_own() {
     let mut first_observations = Vec::new();
     while let Ok(batch) = inserted.try_recv() {
         if batch.first_sequence == 0 {
-            first_observations.push(batch.columns[transition::OBSERVATION].data.slice(..20));
+            first_observations.push(batch.columns[step::OBSERVATION].data.slice(..20));
         }
     }
     assert_eq!(first_observations.len(), 2);
@@ -151,7 +151,7 @@ async fn a_role_that_waits_for_an_absent_learner_stops_when_told() {
 #[tokio::test]
 async fn a_learner_with_another_idea_of_the_task_is_refused() {
     type Change = fn(&mut v1::RunInfo);
-    let cases: [(Change, &str); 3] = [
+    let cases: [(Change, &str); 4] = [
         (
             |info| info.spec_digest = vec![0; 32].into(),
             "run the same version everywhere",
@@ -161,8 +161,12 @@ async fn a_learner_with_another_idea_of_the_task_is_refused() {
             "unknown task \"cartpole-swingdown\"",
         ),
         (
-            |info| info.experience = Some(v1::run_info::Experience::NStep(0)),
-            "n_step: expected 1..=1000, got 0",
+            |info| info.window = None,
+            "window: expected a window, got nothing",
+        ),
+        (
+            |info| info.window = Some(v1::Window { steps: 3, period: 4 }),
+            "window.period: expected 1..=3, got 4",
         ),
     ];
     for (change, expected) in cases {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use pmpo_policy::{NamedTensor, NetworkConfig, snapshot};
+use pmpo_policy::{NamedTensor, NetworkConfig, TorsoConfig, snapshot};
 use pmpo_proto::v1::{self, insert_request::Request as Insertion};
 use pmpo_types::EnvironmentSpec;
 use tokio::net::TcpListener;
@@ -23,21 +23,12 @@ pub(crate) fn publication(
     learner_step: u64,
 ) -> v1::PolicySnapshot {
     let network = NetworkConfig {
-        hidden_sizes: vec![8, 8],
+        torso: TorsoConfig::hidden(&[8, 8]),
         ..NetworkConfig::default()
     };
     let (observations, actions) = (spec.observation_size(), spec.action_size());
-    let tensors: Vec<NamedTensor> = snapshot::expected_tensors(&network, observations, actions)
-        .into_iter()
-        .map(|(name, shape)| {
-            let values = vec![0.0; shape.iter().product()];
-            NamedTensor {
-                name,
-                shape,
-                values,
-            }
-        })
-        .collect();
+    let specs = network.tensors(observations, actions).unwrap();
+    let tensors: Vec<NamedTensor> = specs.iter().map(|spec| spec.filled(|_| 0.0)).collect();
     v1::PolicySnapshot {
         version,
         learner_step,
@@ -73,7 +64,10 @@ impl Learner {
             run_id: "test".to_owned(),
             task: spec.task.clone(),
             seed: 1,
-            experience: Some(v1::run_info::Experience::NStep(3)),
+            window: Some(v1::Window {
+                steps: 3,
+                period: 1,
+            }),
             discount: 0.99,
             spec_digest: spec.digest().0.to_vec().into(),
         }));

@@ -176,7 +176,7 @@ async fn a_learner_that_comes_back_with_other_settings_ends_the_subscription() {
         .await
         .unwrap();
     fixture.wait_for(1).await;
-    fixture.learner.info.lock().unwrap().experience = Some(v1::run_info::Experience::NStep(7));
+    fixture.learner.info.lock().unwrap().discount = 0.5;
     fixture
         .first
         .send(Err(Status::unavailable("gone")))

@@ -2,8 +2,8 @@
 //! `y = f(LayerNorm(x W + b))` ([`Layer`]), and `y = f(LayerNorm(x))` ([`Norm`]).
 //!
 //! Rows are worked on in blocks, from the matrix product to the activation, so that a block stays in
-//! the cache and threads share the blocks. Sums over rows are taken block by block and then in the
-//! blocks' order: for a given number of threads, results are the same bit for bit.
+//! the cache and threads share the blocks. Blocks are of one size, sums over rows are taken block by block
+//! and then in the blocks' order: results are the same bit for bit whatever the number of threads.
 //!
 //! `R` rows, `I` inputs, `O` outputs.
 
@@ -12,8 +12,9 @@ use rayon::prelude::*;
 use crate::matrix::{Matrix, multiply};
 use crate::rows::{Activate, ActivateBackward, Normalise, NormaliseBackward, Nonlinearity};
 
-/// Rows of a block at most: 256 rows of 256 numbers are a quarter of a typical L2 cache.
-const MAX_BLOCK: usize = 256;
+/// Rows of a block: 128 rows of 256 numbers are an eighth of a typical L2 cache, and two threads share a
+/// batch of 256.
+const BLOCK: usize = 128;
 
 /// A layer's parameters.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +25,7 @@ pub struct Layer<'a> {
     pub bias: &'a [f32],
     /// Gamma and beta of the layer normalisation, `[O]` each.
     pub norm: Option<[&'a [f32]; 2]>,
+    /// What the layer ends in.
     pub nonlinearity: Nonlinearity,
 }
 
@@ -31,18 +33,30 @@ pub struct Layer<'a> {
 /// normalisation, its result before gamma and beta, `[R, O]`, and its scales, `[R]`. Else empty.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
-    pub normalised: Vec<f32>,
-    pub scales: Vec<f32>,
+    normalised: Vec<f32>,
+    scales: Vec<f32>,
 }
 
 /// The loss's gradients, each as long as its parameter.
 #[derive(Clone, Debug)]
 pub struct Gradients {
+    /// Where it was wanted.
     pub input: Option<Vec<f32>>,
-    pub weight: Vec<f32>,
+    /// Of the weight, where it was wanted.
+    pub weight: Option<Vec<f32>>,
+    /// Of the bias.
     pub bias: Vec<f32>,
     /// Of gamma and beta.
     pub norm: Option<[Vec<f32>; 2]>,
+}
+
+/// Which of the gradients that cost a product are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of the input.
+    pub input: bool,
+    /// Of the weight.
+    pub weight: bool,
 }
 
 /// A layer normalisation on its own, as before a residual block's first product.
@@ -128,7 +142,7 @@ impl Layer<'_> {
             kept.scales = vec![0.0; rows];
         }
 
-        let block = block_rows(rows);
+        let block = BLOCK;
         let size = block * self.outputs();
         let mut normalised = kept.normalised.chunks_mut(size);
         let mut scales = kept.scales.chunks_mut(block);
@@ -181,11 +195,11 @@ impl Layer<'_> {
         outputs: &[f32],
         kept: &Kept,
         gradient: &mut [f32],
-        wants_input: bool,
+        wanted: Wanted,
     ) -> Gradients {
+        let wants_input = wanted.input;
         let columns = self.outputs();
-        let rows = outputs.len() / columns;
-        let block = block_rows(rows);
+        let (rows, block) = (outputs.len() / columns, BLOCK);
         let mut input_gradient = Box::new_uninit_slice(if wants_input { input.len() } else { 0 });
         let mut sums = vec![0.0; 3 * columns * rows.div_ceil(block)];
         let mut input_blocks = input_gradient.chunks_mut(block * self.inputs());
@@ -208,7 +222,9 @@ impl Layer<'_> {
                 }
             });
 
-        let weight = weight_gradient(Matrix::new(input, self.inputs()), gradient, columns);
+        let weight = wanted
+            .weight
+            .then(|| weight_gradient(Matrix::new(input, self.inputs()), gradient, columns));
         let [activation, gamma, bias] = sum_blocks(&sums, columns);
         let (bias, norm) = match self.norm {
             None => (activation, None),
@@ -265,10 +281,9 @@ fn weight_gradient(input: Matrix<'_>, gradient: &[f32], columns: usize) -> Vec<f
     let (transposed, gradient) = (input.transposed(), Matrix::new(gradient, columns));
     let inputs = transposed.row_count();
     let mut weight = Box::new_uninit_slice(inputs * columns);
-    let share = inputs.div_ceil(rayon::current_num_threads());
-    let shares = weight.par_chunks_mut(share * columns).enumerate();
+    let shares = weight.par_chunks_mut(BLOCK * columns).enumerate();
     shares.for_each(|(i, output)| {
-        let rows = transposed.rows(i * share, output.len() / columns);
+        let rows = transposed.rows(i * BLOCK, output.len() / columns);
         multiply(rows, gradient, output);
     });
     // SAFETY: the shares cover it, and each was filled by its product.
@@ -285,9 +300,4 @@ fn sum_blocks(sums: &[f32], columns: usize) -> [Vec<f32>; 3] {
         }
         total
     })
-}
-
-fn block_rows(rows: usize) -> usize {
-    rows.div_ceil(rayon::current_num_threads())
-        .clamp(1, MAX_BLOCK)
 }

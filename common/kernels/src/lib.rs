@@ -3,7 +3,7 @@
 //! - [`math`]: `exp`, `tanh`, `ELU` and `softplus` that vectorise, and [`simd`], which compiles a loop
 //!   for the widest vectors at hand and chooses when the program runs. Actors use these alone.
 //! - [`layer`]: a linear layer with its normalisation and activation as one pass, forward and
-//!   backward, on plain slices; [`adam`]: an optimiser's step as one pass; [`matrix`]: products.
+//!   backward, on plain slices; [`softmax`] with its cross-entropy; [`adam`]: an optimiser's step as one pass; [`matrix`]: products.
 //! - `fused`, with the feature `burn`: the same as operations of the tensor library, with the composed
 //!   formula wherever the kernels do not apply.
 //!
@@ -13,7 +13,7 @@
 //! layout and storage, and `Tensor::{from_primitive, try_into_primitive}`. The version is pinned to the
 //! patch for that reason. On an upgrade: make `operation.rs` compile, then run this crate's tests, which
 //! hold every fused form to the composed one, values and gradients. If an upgrade cannot be followed,
-//! have `fused::layer`, `fused::layer_norm` and `fused::adam_step` answer with the composed form: the
+//! have the functions of `fused` answer with the composed form: the
 //! numbers stay the same within rounding, and a step takes about two and a half times as long.
 
 pub mod adam;
@@ -24,5 +24,6 @@ pub mod math;
 pub mod matrix;
 mod rows;
 pub mod simd;
+pub mod softmax;
 
 pub use rows::{LAYER_NORM_EPSILON, Nonlinearity, normalise};

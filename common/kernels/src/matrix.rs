@@ -31,10 +31,13 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Number of rows.
     pub fn row_count(&self) -> usize {
         self.rows
     }
 
+    /// The same matrix with rows and columns exchanged.
+    #[must_use]
     pub fn transposed(self) -> Self {
         Self {
             rows: self.columns,
@@ -46,6 +49,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// `count` rows from `first` on.
+    #[must_use]
     pub fn rows(self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.rows, "rows within the matrix");
         Self {

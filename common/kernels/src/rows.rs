@@ -252,8 +252,9 @@ fn tanh_slope(y: f32) -> f32 {
     1.0 - y * y
 }
 
+/// The sum of the terms of two rows.
 #[inline(always)]
-fn sum(left: &[f32], right: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn sum(left: &[f32], right: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     let mut sums = [0.0; LANES];
     let (left, left_rest) = left.as_chunks::<LANES>();
     let (right, right_rest) = right.as_chunks::<LANES>();

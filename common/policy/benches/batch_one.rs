@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use pmpo_policy::{NamedTensor, NetworkConfig, PolicyNetwork, snapshot};
+use pmpo_policy::{NamedTensor, NetworkConfig, PolicyNetwork, TorsoConfig, snapshot};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -14,23 +14,15 @@ fn main() {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     for (observation_size, action_size, width) in [(24, 6, 256), (24, 6, 128), (67, 21, 256)] {
         let config = NetworkConfig {
-            hidden_sizes: vec![width, width],
+            torso: TorsoConfig::hidden(&[width, width]),
             ..Default::default()
         };
-        let tensors: Vec<NamedTensor> =
-            snapshot::expected_tensors(&config, observation_size, action_size)
-                .into_iter()
-                .map(|(name, shape)| {
-                    let values = (0..shape.iter().product())
-                        .map(|_| rng.random_range(-0.1..0.1))
-                        .collect();
-                    NamedTensor {
-                        name,
-                        shape,
-                        values,
-                    }
-                })
-                .collect();
+        let specs = config.tensors(observation_size, action_size);
+        let tensors: Vec<NamedTensor> = specs
+            .expect("a network that can be")
+            .iter()
+            .map(|spec| spec.filled(|_| rng.random_range(-0.1..0.1)))
+            .collect();
         let bytes = snapshot::encode(&config, observation_size, action_size, &tensors)
             .expect("the expected tensors");
         let mut network = PolicyNetwork::from_snapshot(&bytes).expect("a snapshot just written");

@@ -5,7 +5,7 @@ use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::layers::MAX_WIDTH;
-use crate::{CategoricalHead, GaussianHead, Layer, LinearOp, Plan};
+use crate::{CategoricalHead, GaussianHead, Layer, LinearOp, Plan, TensorSpec};
 
 const MAX_HIDDEN: usize = 16;
 const MAX_BLOCKS: usize = 16;
@@ -168,6 +168,18 @@ impl NetworkConfig {
             HeadConfig::Gaussian(head) => head.validate(),
             HeadConfig::Categorical(head) => head.validate(),
         }
+    }
+
+    /// The tensors of a policy between vectors of these sizes: names and shapes of a snapshot.
+    ///
+    /// # Errors
+    /// The network or a size cannot be.
+    pub fn tensors(
+        &self,
+        observation_size: usize,
+        action_size: usize,
+    ) -> Result<Vec<TensorSpec>, ConfigError> {
+        Ok(self.plan(observation_size, action_size)?.network.tensors)
     }
 
     /// The plan of a policy between vectors of these sizes.

@@ -9,6 +9,8 @@ use pmpo_kernels::Nonlinearity;
 use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
+use crate::NamedTensor;
+
 /// Layers of a list at most, those of its blocks included.
 const MAX_LAYERS: usize = 256;
 /// Widest layer.
@@ -63,6 +65,15 @@ impl TensorSpec {
     /// Number of its values.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// The tensor with a value for each place, row-major.
+    pub fn filled(&self, value: impl FnMut(usize) -> f32) -> NamedTensor {
+        NamedTensor {
+            name: self.name.clone(),
+            shape: self.shape.clone(),
+            values: (0..self.elements()).map(value).collect(),
+        }
     }
 }
 

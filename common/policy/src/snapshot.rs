@@ -70,7 +70,7 @@ pub fn encode(
     action_size: usize,
     tensors: &[NamedTensor],
 ) -> Result<Bytes, SnapshotError> {
-    let expected = network.plan(observation_size, action_size)?.network.tensors;
+    let expected = network.tensors(observation_size, action_size)?;
     refuse_unknown(&expected, tensors.iter().map(|t| t.name.as_str()))?;
     let given = Tensors::new(tensors);
     let data = expected
@@ -123,7 +123,7 @@ pub fn decode(snapshot: &[u8]) -> Result<PolicyWeights, SnapshotError> {
         observation_size,
         action_size,
     } = serde_json::from_str(json).map_err(unreadable)?;
-    let expected = network.plan(observation_size, action_size)?.network.tensors;
+    let expected = network.tensors(observation_size, action_size)?;
 
     let file = SafeTensors::deserialize(snapshot)?;
     refuse_unknown(&expected, file.names())?;

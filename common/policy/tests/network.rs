@@ -1,8 +1,9 @@
 //! The network against a reference written straight from its definition, in `f64`.
 
+use pmpo_kernels::LAYER_NORM_EPSILON;
 use pmpo_policy::{
-    Activation, CategoricalHead, GaussianHead, HeadConfig, HeadOutput, NamedTensor, NetworkConfig,
-    PolicyNetwork, snapshot, torso::LAYER_NORM_EPSILON,
+    Activation, CategoricalHead, GaussianHead, HeadConfig, HeadOutput, Layer, NORMALISER_EPSILON,
+    NORMALISER_LIMIT, NamedTensor, NetworkConfig, PolicyNetwork, TorsoConfig, snapshot,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -13,41 +14,69 @@ fn random_tensors(
     (observation_size, action_size): (usize, usize),
     rng: &mut ChaCha8Rng,
 ) -> Vec<NamedTensor> {
-    snapshot::expected_tensors(network, observation_size, action_size)
-        .into_iter()
-        .map(|(name, shape)| {
-            let scale = 1.0 / (shape[0] as f32).sqrt();
-            let values = (0..shape.iter().product())
-                .map(|_| scale * rng.sample::<f32, _>(StandardNormal))
-                .collect();
-            NamedTensor {
-                name,
-                shape,
-                values,
+    let specs = network.tensors(observation_size, action_size).unwrap();
+    specs
+        .iter()
+        .map(|spec| {
+            let scale = 1.0 / (spec.shape[0] as f32).sqrt();
+            let mut tensor = spec.filled(|_| scale * rng.sample::<f32, _>(StandardNormal));
+            if spec.name == "normaliser.variance" {
+                tensor.values.iter_mut().for_each(|x| *x = x.abs() + 0.1);
             }
+            tensor
         })
         .collect()
 }
 
+/// The values of a tensor, in `f64`.
+fn find(name: &str, tensors: &[NamedTensor]) -> Vec<f64> {
+    let tensor = tensors.iter().find(|tensor| tensor.name == name);
+    let values = &tensor.unwrap_or_else(|| panic!("no tensor {name}")).values;
+    values.iter().map(|&x| x.into()).collect()
+}
+
 fn linear(input: &[f64], name: &str, tensors: &[NamedTensor]) -> Vec<f64> {
-    let find = |suffix: &str| {
-        let name = format!("{name}.{suffix}");
-        &tensors
-            .iter()
-            .find(|tensor| tensor.name == name)
-            .expect("a known tensor")
-            .values
-    };
-    let (weight, bias) = (find("weight"), find("bias"));
+    let weight = find(&format!("{name}.weight"), tensors);
+    let bias = find(&format!("{name}.bias"), tensors);
     (0..bias.len())
         .map(|k| {
-            let products = input
-                .iter()
-                .enumerate()
-                .map(|(i, x)| x * f64::from(weight[i * bias.len() + k]));
-            products.sum::<f64>() + f64::from(bias[k])
+            let products = input.iter().enumerate();
+            let products = products.map(|(i, x)| x * weight[i * bias.len() + k]);
+            products.sum::<f64>() + bias[k]
         })
         .collect()
+}
+
+fn layer_norm(input: &[f64], name: &str, tensors: &[NamedTensor]) -> Vec<f64> {
+    let n = input.len() as f64;
+    let mean = input.iter().sum::<f64>() / n;
+    let variance = input.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+    let gamma = find(&format!("{name}.gamma"), tensors);
+    let beta = find(&format!("{name}.beta"), tensors);
+    let unit = |x: &f64| (x - mean) / (variance + LAYER_NORM_EPSILON).sqrt();
+    let scaled = input.iter().map(unit).zip(gamma).zip(beta);
+    scaled.map(|((unit, gamma), beta)| unit * gamma + beta).collect()
+}
+
+/// A list of layers, as each is defined.
+fn run(layers: &[Layer], name: &str, tensors: &[NamedTensor], input: &[f64]) -> Vec<f64> {
+    let mut x = input.to_vec();
+    for (i, layer) in layers.iter().enumerate() {
+        let name = format!("{name}.{i}");
+        let each = |f: fn(f64) -> f64, x: &[f64]| x.iter().map(|x| f(*x)).collect();
+        x = match layer {
+            Layer::Linear(_) => linear(&x, &name, tensors),
+            Layer::LayerNorm => layer_norm(&x, &name, tensors),
+            Layer::Relu => each(|x| x.max(0.0), &x),
+            Layer::Elu => each(|x| if x > 0.0 { x } else { x.exp_m1() }, &x),
+            Layer::Tanh => each(f64::tanh, &x),
+            Layer::Residual(inner) => {
+                let inner = run(inner, &name, tensors, &x);
+                x.iter().zip(inner).map(|(x, f)| x + f).collect()
+            }
+        };
+    }
+    x
 }
 
 fn reference(
@@ -56,33 +85,17 @@ fn reference(
     observation: &[f32],
 ) -> (Vec<f64>, Vec<f64>) {
     let mut x: Vec<f64> = observation.iter().map(|&x| x.into()).collect();
-    for i in 0..network.hidden_sizes.len() {
-        x = linear(&x, &format!("torso.{i}"), tensors);
-        if i == 0 {
-            let n = x.len() as f64;
-            let mean = x.iter().sum::<f64>() / n;
-            let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-            let find = |name: &str| &tensors.iter().find(|t| t.name == name).unwrap().values;
-            let (gamma, beta) = (find("torso.norm.gamma"), find("torso.norm.beta"));
-            for (j, x) in x.iter_mut().enumerate() {
-                let unit = (*x - mean) / (variance + LAYER_NORM_EPSILON).sqrt();
-                *x = unit * f64::from(gamma[j]) + f64::from(beta[j]);
-            }
-        }
-        for x in &mut x {
-            *x = match network.activation {
-                Activation::LayerNormRelu => x.max(0.0),
-                Activation::LayerNormTanhElu if i == 0 => x.tanh(),
-                Activation::LayerNormTanhElu => {
-                    if *x > 0.0 {
-                        *x
-                    } else {
-                        x.exp_m1()
-                    }
-                }
-            };
+    if network.normalise_observations {
+        let mean = find("normaliser.mean", tensors);
+        let variance = find("normaliser.variance", tensors);
+        let statistics = mean.into_iter().zip(variance);
+        for (x, (mean, variance)) in x.iter_mut().zip(statistics) {
+            let limit = f64::from(NORMALISER_LIMIT);
+            let deviation = (variance + f64::from(NORMALISER_EPSILON)).sqrt();
+            *x = ((*x - mean) / deviation).clamp(-limit, limit);
         }
     }
+    let x = run(&network.torso.layers(), "torso", tensors, &x);
     let HeadConfig::Gaussian(head) = &network.head else {
         let logits = linear(&x, "head.logits", tensors);
         return (logits, Vec::new());
@@ -103,22 +116,50 @@ fn reference(
     )
 }
 
+/// Hidden layers of every kind, residual blocks, and layers of one's own.
+fn torsos() -> Vec<TorsoConfig> {
+    use Layer::{Elu, LayerNorm, Linear, Relu, Residual, Tanh};
+    let torso = |hidden: &[usize], activation, blocks| TorsoConfig {
+        activation,
+        blocks,
+        expansion: 2,
+        ..TorsoConfig::hidden(hidden)
+    };
+    let own = TorsoConfig {
+        layers: vec![
+            LayerNorm,
+            Tanh,
+            Linear(9),
+            Elu,
+            Residual(vec![Residual(vec![Linear(9), LayerNorm, Relu]), Tanh]),
+            Relu,
+            Linear(5),
+        ],
+        ..TorsoConfig::default()
+    };
+    vec![
+        torso(&[256, 256], Activation::LayerNormTanhElu, 0),
+        torso(&[17], Activation::LayerNormRelu, 0),
+        torso(&[33, 5, 64], Activation::LayerNormReluEach, 0),
+        torso(&[40], Activation::None, 2),
+        torso(&[33, 20], Activation::LayerNormRelu, 1),
+        own,
+    ]
+}
+
 #[test]
 fn forward_agrees_with_the_definition() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    for activation in [Activation::LayerNormTanhElu, Activation::LayerNormRelu] {
-        for (hidden_sizes, tanh_mean, sizes) in [
-            (vec![256, 256], true, (24, 6)),
-            (vec![17], false, (1, 1)),
-            (vec![33, 5, 64], true, (67, 21)),
-        ] {
+    let variants = [(true, false, (24, 6)), (false, true, (3, 1)), (true, true, (67, 21))];
+    for torso in torsos() {
+        for (tanh_mean, normalise_observations, sizes) in variants {
             let head = HeadConfig::Gaussian(GaussianHead {
                 tanh_mean,
                 ..Default::default()
             });
             let config = NetworkConfig {
-                hidden_sizes,
-                activation,
+                torso: torso.clone(),
+                normalise_observations,
                 head,
             };
             let tensors = random_tensors(&config, sizes, &mut rng);
@@ -139,7 +180,8 @@ fn forward_agrees_with_the_definition() {
                     .chain(output.std.iter().zip(&std))
                 {
                     let error = (f64::from(*got) - expected).abs();
-                    assert!(error < 5e-6, "{config:?}: {got} instead of {expected}");
+                    let allowed = 1e-5 * expected.abs().max(1.0);
+                    assert!(error < allowed, "{config:?}: {got} instead of {expected}");
                 }
             }
         }
@@ -152,17 +194,8 @@ fn blank(head: GaussianHead) -> PolicyNetwork {
         head: HeadConfig::Gaussian(head),
         ..NetworkConfig::default()
     };
-    let tensors: Vec<NamedTensor> = snapshot::expected_tensors(&config, 3, 2)
-        .into_iter()
-        .map(|(name, shape)| {
-            let values = vec![0.0; shape.iter().product()];
-            NamedTensor {
-                name,
-                shape,
-                values,
-            }
-        })
-        .collect();
+    let specs = config.tensors(3, 2).unwrap();
+    let tensors: Vec<NamedTensor> = specs.iter().map(|spec| spec.filled(|_| 0.0)).collect();
     PolicyNetwork::from_snapshot(&snapshot::encode(&config, 3, 2, &tensors).unwrap()).unwrap()
 }
 
@@ -223,7 +256,7 @@ fn the_same_generator_gives_the_same_actions() {
 
 fn categorical(bins: usize) -> NetworkConfig {
     NetworkConfig {
-        hidden_sizes: vec![33, 20],
+        torso: TorsoConfig::hidden(&[33, 20]),
         head: HeadConfig::Categorical(CategoricalHead { bins }),
         ..NetworkConfig::default()
     }

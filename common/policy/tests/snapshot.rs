@@ -3,31 +3,21 @@
 use std::collections::HashMap;
 
 use pmpo_policy::{
-    GaussianHead, HeadConfig, NamedTensor, NetworkConfig, PolicyNetwork, SnapshotError, snapshot,
+    GaussianHead, HeadConfig, NamedTensor, NetworkConfig, PolicyNetwork, SnapshotError, TorsoConfig,
+    snapshot,
 };
 use safetensors::tensor::{Dtype, TensorView};
 
 fn config() -> NetworkConfig {
     NetworkConfig {
-        hidden_sizes: vec![4, 3],
+        torso: TorsoConfig::hidden(&[4, 3]),
         ..NetworkConfig::default()
     }
 }
 
 fn tensors() -> Vec<NamedTensor> {
-    snapshot::expected_tensors(&config(), 2, 1)
-        .into_iter()
-        .map(|(name, shape)| {
-            let values = (0..shape.iter().product())
-                .map(|i: usize| i as f32)
-                .collect();
-            NamedTensor {
-                name,
-                shape,
-                values,
-            }
-        })
-        .collect()
+    let specs = config().tensors(2, 1).unwrap();
+    specs.iter().map(|spec| spec.filled(|i| i as f32)).collect()
 }
 
 /// A file that `encode` would refuse to write.
@@ -45,7 +35,7 @@ fn file(tensors: &[NamedTensor], dtype: Dtype, metadata: Option<(&str, &str)>) -
 }
 
 const DESCRIPTION: &str =
-    r#"{"network":{"hidden_sizes":[4,3]},"observation_size":2,"action_size":1}"#;
+    r#"{"network":{"torso":{"hidden_sizes":[4,3]}},"observation_size":2,"action_size":1}"#;
 
 fn refusal(bytes: &[u8]) -> String {
     PolicyNetwork::from_snapshot(bytes).unwrap_err().to_string()
@@ -53,23 +43,32 @@ fn refusal(bytes: &[u8]) -> String {
 
 #[test]
 fn names_and_shapes_are_those_the_learner_and_the_actors_agreed_on() {
-    let listed: Vec<String> = snapshot::expected_tensors(&config(), 2, 1)
+    let normalising = NetworkConfig {
+        normalise_observations: true,
+        ..config()
+    };
+    let specs = normalising.tensors(2, 1).unwrap();
+    let trained = specs.iter().filter(|spec| spec.trained).count();
+    assert_eq!(trained, specs.len() - 2);
+    let listed: Vec<String> = specs
         .into_iter()
-        .map(|(name, shape)| format!("{name} {shape:?}"))
+        .map(|spec| format!("{} {:?}", spec.name, spec.shape))
         .collect();
     assert_eq!(
         listed,
         [
             "torso.0.weight [2, 4]",
             "torso.0.bias [4]",
-            "torso.norm.gamma [4]",
-            "torso.norm.beta [4]",
-            "torso.1.weight [4, 3]",
-            "torso.1.bias [3]",
+            "torso.1.gamma [4]",
+            "torso.1.beta [4]",
+            "torso.3.weight [4, 3]",
+            "torso.3.bias [3]",
             "head.mean.weight [3, 1]",
             "head.mean.bias [1]",
             "head.std.weight [3, 1]",
             "head.std.bias [1]",
+            "normaliser.mean [2]",
+            "normaliser.variance [2]",
         ]
     );
 }
@@ -113,7 +112,7 @@ fn refuses_damaged_tensors_and_names_them() {
         ),
         (
             changed(&|t| t[5].values[2] = f32::NAN),
-            "policy snapshot: tensor `torso.1.bias`: expected finite values, got NaN at element 2",
+            "policy snapshot: tensor `torso.3.bias`: expected finite values, got NaN at element 2",
         ),
         (
             changed(&|t| t[9].values[0] = f32::INFINITY),
@@ -151,7 +150,7 @@ fn refuses_files_that_do_not_describe_a_network() {
     assert!(described(&DESCRIPTION.replace("hidden_sizes", "hidden")).contains("unknown field"));
     assert_eq!(
         described(&DESCRIPTION.replace("[4,3]", "[]")),
-        "policy snapshot: network.hidden_sizes: expected 1 to 16 layers, got 0"
+        "policy snapshot: network.torso.hidden_sizes: expected 1 to 16 layers, got 0"
     );
     assert!(
         described(&DESCRIPTION.replace("\"action_size\":1", "\"action_size\":9999999999"))
@@ -169,18 +168,18 @@ fn networks_that_cannot_be_built_are_refused_with_field_and_value() {
         }),
         ..config()
     };
-    let hidden = |hidden_sizes| NetworkConfig {
-        hidden_sizes,
+    let hidden = |hidden_sizes: &[usize]| NetworkConfig {
+        torso: TorsoConfig::hidden(hidden_sizes),
         ..config()
     };
     let cases = [
         (
-            hidden(vec![]),
-            "hidden_sizes: expected 1 to 16 layers, got 0",
+            hidden(&[]),
+            "torso.hidden_sizes: expected 1 to 16 layers, got 0",
         ),
         (
-            hidden(vec![8, 0]),
-            "hidden_sizes: expected widths from 1 to 16384, got 0",
+            hidden(&[8, 0]),
+            "torso.hidden_sizes: expected widths from 1 to 16384, got 0",
         ),
         (
             gaussian(0.7, 0.0),
@@ -207,7 +206,8 @@ fn configurations_read_back_and_unknown_keys_are_refused() {
     assert_eq!(
         json,
         concat!(
-            r#"{"hidden_sizes":[128,128],"activation":"layer_norm_tanh_elu","#,
+            r#"{"torso":{"hidden_sizes":[128,128],"activation":"layer_norm_tanh_elu","#,
+            r#""blocks":0,"expansion":4},"normalise_observations":false,"#,
             r#""head":{"kind":"gaussian","tanh_mean":true,"init_std":0.7,"min_std":0.02}}"#
         )
     );

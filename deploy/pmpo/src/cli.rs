@@ -123,6 +123,13 @@ pub(crate) struct TrainArgs {
     /// Number of actor processes.
     #[arg(long)]
     pub(crate) actors: Option<u64>,
+    /// In this process alone: so many steps of one environment, then the learner steps that are due, by
+    /// no clock. The same seed gives the same curve and the same weights, whatever else the machine does.
+    #[arg(long)]
+    pub(crate) lockstep: bool,
+    /// Threads of the update; speed changes with them, results do not.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
     /// Stop when the process with this id, which must be the parent, ends.
     #[arg(long, hide = true)]
     pub(crate) parent: Option<u32>,

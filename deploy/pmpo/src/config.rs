@@ -38,7 +38,8 @@ pub(crate) struct Source<'a> {
 }
 
 /// A named set of ordinary keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Preset {
     /// The best return per second where environment steps are nearly free.
     Fast,
@@ -409,7 +410,7 @@ mod tests {
         assert_eq!((update.target_period_steps, update.reference_period_steps), (50, 50));
         assert_eq!(
             config.critic.loss,
-            pmpo_losses::CriticLoss::Huber { delta: 2.0 }
+            pmpo_update::CriticLoss::Huber { delta: 2.0 }
         );
     }
 

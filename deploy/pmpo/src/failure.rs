@@ -91,7 +91,7 @@ fn code(error: &anyhow::Error) -> u8 {
 fn of_learner(error: &LearnerError) -> Option<u8> {
     use LearnerError as E;
     match error {
-        E::Config(_) | E::Network(_) | E::Address(_) | E::NotFresh(_) => Some(USAGE),
+        E::Config(_) | E::NoSuchStep { .. } | E::Address(_) | E::NotFresh(_) => Some(USAGE),
         E::NotFinite { .. } => Some(NOT_FINITE),
         E::Device { .. } => Some(DEVICE),
         E::File { .. } | E::NoCheckpoint { .. } | E::OtherRun { .. } | E::Format { .. } => {

@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod curve;
 mod failure;
+mod lockstep;
 mod roles;
 mod sweep;
 mod train;

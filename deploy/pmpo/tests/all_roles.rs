@@ -4,17 +4,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use pmpo_actor::{ActorConfig, Addresses, EvaluatorConfig};
-use pmpo_learner::{
-    DeviceChoice, EndReason, LearnerConfig, LearnerOptions, Limits, Priorities, RetraceTargets,
-    Targets, TdErrorPriorities,
-};
-use pmpo_policy::NetworkConfig;
+use pmpo_learner::{EndReason, LearnerConfig, LearnerOptions, Limits};
+use pmpo_policy::TorsoConfig;
 use pmpo_proto::v1::ListTablesRequest;
 use pmpo_proto::v1::replay_client::ReplayClient;
 use pmpo_replay::{ReplayConfig, SelectorKind, TableConfig};
 use pmpo_replay_client::{Sampler, SamplerConfig};
 use pmpo_service::security::Credentials;
-use pmpo_types::{step, transition};
+use pmpo_types::step;
+use pmpo_update::{
+    AgentConfig, DeviceChoice, Priorities, RetraceTargets, Targets, TdErrorPriorities, UpdateConfig,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -24,11 +24,20 @@ const SAMPLES_PER_INSERT: f64 = 16.0;
 const MIN_SIZE: usize = 200;
 const ERROR_BUFFER: f64 = 400.0;
 
-fn replay_config(targets: &Targets, sampler: SelectorKind) -> ReplayConfig {
+fn update(targets: Targets, priorities: Priorities) -> UpdateConfig {
+    UpdateConfig {
+        batch_size: BATCH,
+        targets,
+        priorities,
+        ..UpdateConfig::default()
+    }
+}
+
+fn replay_config(update: &UpdateConfig, sampler: SelectorKind) -> ReplayConfig {
     ReplayConfig {
         table: TableConfig {
             sampler,
-            sequence_length: targets.steps_per_item(),
+            sequence_length: update.window().rows(),
             samples_per_insert: SAMPLES_PER_INSERT,
             min_size_to_sample: MIN_SIZE,
             error_buffer: Some(ERROR_BUFFER),
@@ -42,25 +51,24 @@ fn replay_config(targets: &Targets, sampler: SelectorKind) -> ReplayConfig {
 fn learner_options(
     run_dir: &Path,
     replay_address: String,
-    targets: Targets,
-    priorities: Priorities,
+    update: UpdateConfig,
 ) -> LearnerOptions {
     let task = "cartpole-swingup".to_owned();
     let spec = pmpo_suite::load(&task, 0).expect("the task").spec().clone();
+    let mut agent = AgentConfig {
+        update,
+        ..AgentConfig::default()
+    };
+    agent.policy.torso = TorsoConfig::hidden(&[32, 32]);
+    agent.critic.torso = TorsoConfig::hidden(&[32, 32]);
     LearnerOptions {
         run_id: "test".to_owned(),
         task,
         seed: 3,
         spec,
-        policy: NetworkConfig {
-            hidden_sizes: vec![32, 32],
-            ..NetworkConfig::default()
-        },
+        agent,
         learner: LearnerConfig {
-            batch_size: BATCH,
             publish_period_steps: 20,
-            targets,
-            priorities,
             ..LearnerConfig::default()
         },
         limits: Limits {
@@ -110,18 +118,18 @@ async fn the_whole_loop(targets: Targets, priorities: Priorities, steps_per_item
         Priorities::TdError(_) => SelectorKind::Prioritized,
     };
     let even = selector == SelectorKind::Uniform;
-    let kind = (targets.clone(), selector);
+    let update = update(targets, priorities);
     let folder = tempfile::tempdir().unwrap();
     let shutdown = CancellationToken::new();
     let (replay_listener, replay) = bind().await;
     let (learner_listener, learner) = bind().await;
 
     let replay_task = tokio::spawn(pmpo_replay::run(
-        replay_config(&kind.0, kind.1),
+        replay_config(&update, selector),
         replay_listener,
         shutdown.clone(),
     ));
-    let options = learner_options(folder.path(), replay.clone(), targets, priorities);
+    let options = learner_options(folder.path(), replay.clone(), update.clone());
     let learner_task = tokio::spawn(pmpo_learner::run(
         options,
         learner_listener,
@@ -199,7 +207,7 @@ async fn the_whole_loop(targets: Targets, priorities: Priorities, steps_per_item
         "{outcome:?} {counters:?}"
     );
 
-    let drawn = probabilities(replay, &kind.0, shutdown.clone()).await;
+    let drawn = probabilities(replay, &update, shutdown.clone()).await;
     assert_eq!(drawn.iter().all(|&p| p == drawn[0]), even, "{drawn:?}");
 
     shutdown.cancel();
@@ -221,7 +229,7 @@ async fn the_whole_loop(targets: Targets, priorities: Priorities, steps_per_item
         .await
         .expect("all roles end");
 
-    let checkpoint = pmpo_learner::checkpoint::newest(folder.path()).unwrap();
+    let (checkpoint, _) = pmpo_learner::checkpoint::newest(folder.path()).unwrap();
     assert!(
         checkpoint.ends_with(format!("step-{LEARNER_STEPS:09}")),
         "{}",
@@ -238,19 +246,16 @@ async fn the_whole_loop(targets: Targets, priorities: Priorities, steps_per_item
 }
 
 /// How likely the items of a batch were to be drawn.
-async fn probabilities(replay: String, targets: &Targets, shutdown: CancellationToken) -> Vec<f64> {
+async fn probabilities(replay: String, update: &UpdateConfig, shutdown: CancellationToken) -> Vec<f64> {
     let spec = pmpo_suite::load("cartpole-swingup", 0)
         .expect("the task")
         .spec()
         .clone();
     let sizes = (spec.observation_size(), spec.action_size());
-    let signature = match targets {
-        Targets::NStep {} => transition::signature(sizes.0, sizes.1),
-        Targets::Retrace(_) => step::signature(sizes.0, sizes.1),
-    };
+    let signature = step::signature(sizes.0, sizes.1);
     let config = SamplerConfig {
         batch_size: BATCH,
-        sequence_length: targets.steps_per_item(),
+        sequence_length: update.window().rows(),
         ..SamplerConfig::default()
     };
     let runtime = tokio::runtime::Handle::current();

@@ -5,7 +5,7 @@
 //! The target is the mixture of the target critic's distributions for the sampled actions, moved by
 //! `r + d z`, clipped to the support and projected back on its atoms; the loss is the cross-entropy.
 
-use burn::tensor::{Device, IndexingUpdateOp, Tensor, activation};
+use burn::tensor::{Device, IndexingUpdateOp, Tensor};
 use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
@@ -84,7 +84,7 @@ impl Support {
     }
 
     /// The atoms' values `[1, K]`, like `tensor` in device and kind.
-    fn values(&self, tensor: &Tensor<2>) -> Tensor<2> {
+    pub(crate) fn values(&self, tensor: &Tensor<2>) -> Tensor<2> {
         let index = Tensor::<1, burn::tensor::Int>::arange(0..self.atoms as i64, &tensor.device());
         (index.float().cast(tensor.dtype()) * self.spacing() + self.min_value)
             .reshape([1, self.atoms])
@@ -137,14 +137,6 @@ impl Support {
             .log();
         -(distribution * logarithm).sum_dim(1).reshape([batch])
     }
-
-    /// Cross-entropy of the logits `[B, K]` under the target `[B, K]`, for each state: `[B]`.
-    pub(crate) fn cross_entropy(logits: Tensor<2>, target: Tensor<2>) -> Tensor<1> {
-        let [batch, _] = logits.dims();
-        -(target.without_autodiff() * activation::log_softmax(logits, 1))
-            .sum_dim(1)
-            .reshape([batch])
-    }
 }
 
 /// Shares each atom's mass `[B, K]` between the two atoms around the place it has moved to, in units of
@@ -182,6 +174,8 @@ fn gathered(mixture: Tensor<2>, place: Tensor<2>) -> Tensor<2> {
 
 #[cfg(test)]
 mod tests {
+    use pmpo_kernels::fused::cross_entropy;
+
     use super::*;
     use crate::testing::{assert_close, constant, gradient_check, values};
 
@@ -261,7 +255,7 @@ mod tests {
         let target = [0.1, 0.2, 0.3, 0.4];
         let x = [0.5, -0.3, 0.2, 0.9];
         let gradient = gradient_check(&x, |x| {
-            Support::cross_entropy(x.reshape([1, 4]), constant(&target, [1, 4]))
+            cross_entropy(x.reshape([1, 4]), constant(&target, [1, 4]))
         });
         let sum: f64 = x.iter().map(|x| x.exp()).sum();
         let expected: Vec<f64> = x

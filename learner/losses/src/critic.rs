@@ -6,7 +6,8 @@
 //! says a number, or a distribution over returns (`c51.rs`), whose target is `y` in distribution.
 //! Several critics' predictions may be combined first ([`Combination`]).
 
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
+use pmpo_kernels::fused::{cross_entropy, expectation, softmax};
 use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +95,19 @@ impl CriticHead {
         }
     }
 
+    /// The values `[rows]` that outputs `[rows, K]` stand for, on their graph.
+    pub fn values(&self, outputs: Tensor<2>) -> Tensor<1> {
+        let [rows, k] = outputs.dims();
+        assert_eq!(k, self.outputs(), "outputs must be [rows, K]");
+        match self {
+            Self::Value { .. } => outputs.reshape([rows]),
+            Self::Distribution(support) => {
+                let atoms = support.values(&outputs).reshape([k]).without_autodiff();
+                expectation(outputs, atoms)
+            }
+        }
+    }
+
     /// What the outputs `[rows, K]` of one critic say.
     pub fn predict(&self, outputs: Tensor<2>) -> Prediction {
         let [rows, k] = outputs.dims();
@@ -105,7 +119,7 @@ impl CriticHead {
                 distributions: None,
             },
             Self::Distribution(support) => {
-                let distributions = activation::softmax(outputs, 1);
+                let distributions = softmax(outputs);
                 Prediction {
                     values: support.mean(distributions.clone()),
                     distributions: Some(distributions),
@@ -190,7 +204,7 @@ impl CriticHead {
             (Self::Distribution(support), CriticTarget::Distribution(target)) => {
                 assert_eq!(outputs.dims(), target.dims(), "targets must be [B, K]");
                 let mean = support.mean(target.clone());
-                let losses = Support::cross_entropy(outputs, target.clone());
+                let losses = cross_entropy(outputs, target.clone());
                 // Errors are wanted of weighted batches alone, and the entropy costs a logarithm.
                 let divergence = match &weights {
                     Some(_) => losses.clone() - Support::entropy(target),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy_loss::at_least_a_pair;
 use crate::preference::best_and_worst;
-use crate::{Improvement, PolicyLossOutput};
+use crate::{Improvement, Judgement, PolicyLossOutput};
 
 /// Configuration of the DPO loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,17 +52,20 @@ pub fn dpo_loss(config: &DpoConfig, improvement: &Improvement<'_>) -> PolicyLoss
     }
 }
 
-/// `ln pi(a_w) / pi_ref(a_w) - ln pi(a_l) / pi_ref(a_l)` of each state, `[1, B]`.
+/// `ln pi(a_w) / pi_ref(a_w) - ln pi(a_l) / pi_ref(a_l)` of each state, `[1, B]`; of labelled actions, one
+/// of which is accepted and one rejected in each state, those.
 pub(crate) fn log_ratio_margin(improvement: &Improvement<'_>) -> Tensor<2> {
     improvement.dims();
-    let (best, worst) = best_and_worst(improvement.values());
+    let (best, worst) = match &improvement.judgement {
+        Judgement::Values(values) => best_and_worst(values.clone()),
+        Judgement::Labels { accepted, rejected } => (accepted.clone(), rejected.clone()),
+    };
     ((best - worst) * improvement.log_ratio()).sum_dim(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Judgement;
     use crate::testing::{assert_close, constant, gaussian, gradient_check, stat, values};
 
     /// Reference N(0, 0.5), policy N(0.2, 1), samples -0.5, 0.1 and 0.5 with values 1, 1.5, 2. The

@@ -47,8 +47,9 @@ pub struct MpoConfig {
     pub action_penalty: bool,
     /// Bound of the penalty's KL.
     pub epsilon_penalty: f64,
-    /// Initial dual variable of the temperatures, before the softplus.
-    pub init_log_temperature: f64,
+    /// Initial temperatures, in the units of the values, that is of scaled rewards; unlike Acme's, which
+    /// starts near 10 for unscaled ones.
+    pub initial_temperature: f64,
     /// Initial dual variable of the means' multiplier, or of the categorical policy's.
     pub init_log_alpha_mean: f64,
     /// Initial dual variable of the standard deviations' multiplier.
@@ -67,7 +68,7 @@ impl Default for MpoConfig {
             per_dimension: true,
             action_penalty: true,
             epsilon_penalty: 0.001,
-            init_log_temperature: 10.0,
+            initial_temperature: 1.0,
             init_log_alpha_mean: 10.0,
             init_log_alpha_std: 1000.0,
             dual_learning_rate: 1e-2,
@@ -92,12 +93,12 @@ impl MpoConfig {
             ("epsilon_std", self.epsilon_std),
             ("epsilon_policy", self.epsilon_policy),
             ("epsilon_penalty", self.epsilon_penalty),
+            ("initial_temperature", self.initial_temperature),
             ("dual_learning_rate", self.dual_learning_rate),
         ] {
             ConfigError::positive(field, value)?;
         }
         for (field, value) in [
-            ("init_log_temperature", self.init_log_temperature),
             ("init_log_alpha_mean", self.init_log_alpha_mean),
             ("init_log_alpha_std", self.init_log_alpha_std),
         ] {
@@ -112,10 +113,11 @@ impl MpoConfig {
     /// Initial dual variables, in the order of [`Duals`].
     pub(crate) fn initial_duals(&self, action_size: usize, family: Family) -> Vec<f32> {
         let bounds = if self.per_dimension { action_size } else { 1 };
-        let mut duals = vec![self.init_log_temperature as f32];
+        let temperature = dual_variable(self.initial_temperature);
+        let mut duals = vec![temperature];
         let alphas = |init: f64| std::iter::repeat_n(init as f32, bounds);
         if self.penalises(family) {
-            duals.push(self.init_log_temperature as f32);
+            duals.push(temperature);
         }
         duals.extend(alphas(self.init_log_alpha_mean));
         if family == Family::Gaussian {
@@ -127,6 +129,12 @@ impl MpoConfig {
     fn penalises(&self, family: Family) -> bool {
         self.action_penalty && family == Family::Gaussian
     }
+}
+
+/// The dual variable that stands for a multiplier: the inverse of the softplus.
+fn dual_variable(multiplier: f64) -> f32 {
+    // ln(e^m - 1), which for large m is m itself.
+    (multiplier + (-(-multiplier).exp()).ln_1p()).max(LEAST_DUAL) as f32
 }
 
 /// The dual variables one after the other, taken apart.
@@ -170,12 +178,13 @@ pub fn mpo_loss(
     let family = improvement.policy.family();
     let duals = Duals::new(config, duals, action_size, family);
 
+    let mean = |per_state: Tensor<2>| improvement.weigh(per_state).mean();
     let values = improvement.values();
     let temperature = duals.temperature.clone();
-    let (mut weights, mut loss) = e_step(improvement, values, config.epsilon, temperature);
+    let (mut weights, mut loss) = e_step(values, config.epsilon, temperature, mean);
     if let Some(temperature) = duals.penalty_temperature.clone() {
         let cost = -excess(improvement.actions.clone().without_autodiff());
-        let (penalty, dual) = e_step(improvement, cost, config.epsilon_penalty, temperature);
+        let (penalty, dual) = e_step(cost, config.epsilon_penalty, temperature, mean);
         weights = weights + penalty;
         loss = loss + dual;
     }
@@ -247,19 +256,20 @@ fn parts(config: &MpoConfig, improvement: &Improvement<'_>, duals: &Duals) -> Ve
     }
 }
 
-/// The non-parametric policy's weights `[N, B]`, constants, and the temperature's loss `[1]`.
+/// The non-parametric policy's weights `[N, B]`, constants, and the temperature's loss `[1]`; `mean` is over
+/// the states, of `[1, B]`.
 fn e_step(
-    improvement: &Improvement<'_>,
     values: Tensor<2>,
     epsilon: f64,
     temperature: Tensor<1>,
+    mean: impl FnOnce(Tensor<2>) -> Tensor<1>,
 ) -> (Tensor<2>, Tensor<1>) {
     let [samples, _] = values.dims();
     let tempered = values / temperature.clone().reshape([1, 1]);
     let weights = activation::softmax(tempered.clone().without_autodiff(), 0);
     let largest = tempered.clone().without_autodiff().max_dim(0);
     let log_sum = (tempered - largest.clone()).exp().sum_dim(0).log() + largest;
-    let dual = improvement.weigh(log_sum).mean() + (epsilon - (samples as f64).ln());
+    let dual = mean(log_sum) + (epsilon - (samples as f64).ln());
     (weights, temperature * dual)
 }
 

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use pmpo_learner::{DeviceChoice, LearnerConfig, LearnerOptions, Limits};
-use pmpo_policy::NetworkConfig;
+use pmpo_learner::{LearnerConfig, LearnerOptions, Limits};
+use pmpo_policy::TorsoConfig;
 use pmpo_proto::v1::{self, replay_server, sample_request::Request as Asked};
 use pmpo_proto::{batch_to_wire, counters_to_wire};
 use pmpo_service::grpc;
 use pmpo_service::security::Credentials;
 use pmpo_types::{
-    ActionSpec, ColumnBatch, EnvironmentSpec, ObservationField, TableCounters, transition,
+    ActionSpec, ColumnBatch, DType, EnvironmentSpec, ObservationField, TableCounters, step,
 };
+use pmpo_update::{AgentConfig, DeviceChoice};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -68,7 +69,8 @@ impl FakeTable {
     }
 
     fn batch(&self, number: u64) -> v1::SampleResponse {
-        let signature = transition::signature(OBSERVATION, ACTION);
+        let signature = step::signature(OBSERVATION, ACTION);
+        let rows = BATCH * AgentConfig::default().update.window().rows();
         let poisoned = number >= self.poisoned_from.load(Ordering::Relaxed);
         let columns = signature
             .columns
@@ -76,19 +78,19 @@ impl FakeTable {
             .enumerate()
             .map(|(index, spec)| -> Bytes {
                 let value = |i: usize| match index {
-                    transition::REWARD if poisoned => f32::MAX,
-                    transition::DISCOUNT => 0.9,
+                    step::REWARD if poisoned => f32::MAX,
+                    step::DISCOUNT => 0.9,
                     _ => ((i as f32 + number as f32) * 0.7).sin(),
                 };
-                if index == transition::POLICY_VERSION {
-                    vec![0; 8 * BATCH].into()
-                } else {
-                    (0..spec.elements() * BATCH)
+                match spec.dtype {
+                    // Version 0, in the middle of episodes.
+                    DType::I64 => 1i64.to_le_bytes().repeat(rows).into(),
+                    DType::F32 => (0..spec.elements() * rows)
                         .flat_map(|i| value(i).to_le_bytes())
-                        .collect()
+                        .collect(),
                 }
             });
-        let columns = ColumnBatch::new(&signature, BATCH, columns.collect()).unwrap();
+        let columns = ColumnBatch::new(&signature, rows, columns.collect()).unwrap();
         v1::SampleResponse {
             columns: batch_to_wire(&signature, columns),
             counters: Some(counters_to_wire(self.counters())),
@@ -184,17 +186,17 @@ pub(crate) fn options(run_dir: &Path, replay: SocketAddr, limits: Limits) -> Lea
         control_timestep: 0.01,
         step_limit: None,
     };
+    let mut agent = AgentConfig::default();
+    agent.policy.torso = TorsoConfig::hidden(&[8, 8]);
+    agent.critic.torso = TorsoConfig::hidden(&[8, 8]);
+    agent.update.batch_size = BATCH;
     LearnerOptions {
         run_id: "test-run".to_owned(),
         task: spec.task.clone(),
         seed: 4,
         spec,
-        policy: NetworkConfig {
-            hidden_sizes: vec![8, 8],
-            ..NetworkConfig::default()
-        },
+        agent,
         learner: LearnerConfig {
-            batch_size: BATCH,
             publish_period_steps: 10,
             stats_period_steps: 5,
             ..LearnerConfig::default()

@@ -5,12 +5,16 @@ use pmpo_policy::NetworkConfig;
 use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
+use crate::candidates::Candidates;
 use crate::critic::CriticConfig;
 use crate::optimizer::OptimizerConfig;
-use crate::policy::family;
+use crate::policy::{family, squashes};
 use crate::priorities::Priorities;
 use crate::reward_scale::RewardScaleConfig;
 use crate::targets::{Targets, Window};
+
+/// Labels need no preference by rank, whatever numbers of it are configured.
+const MOST_PREFERRED: usize = 1 << 20;
 
 /// What a learner step does. The defaults learn the Control Suite's small tasks fast on the clock; they
 /// follow Acme's MPO where the paper is silent.
@@ -33,14 +37,18 @@ pub struct UpdateConfig {
     pub n_step: usize,
     /// The critic's targets.
     pub targets: Targets,
+    /// The actions that are compared.
+    pub candidates: Candidates,
     /// The policy's loss.
     pub policy_loss: PolicyLoss,
     /// How the policy is moved.
     pub policy: OptimizerConfig,
     /// How the critics are moved.
     pub critic: OptimizerConfig,
-    /// Learner steps between copies of the online critics to the target critics.
+    /// Learner steps between movements of the target critics towards the online critics.
     pub target_period_steps: u64,
+    /// How far they move: 1 is a copy; less, every step, is an average that forgets (Lillicrap et al. 2016).
+    pub target_share: f64,
     /// Learner steps between copies of the online policy to the reference policy, which actions are
     /// drawn from and which the policy loss's KL is to.
     pub reference_period_steps: u64,
@@ -60,10 +68,12 @@ impl Default for UpdateConfig {
             reward_range: [0.0, 1.0],
             n_step: 5,
             targets: Targets::default(),
+            candidates: Candidates::default(),
             policy_loss: PolicyLoss::default(),
             policy: OptimizerConfig::default(),
             critic: OptimizerConfig::default(),
             target_period_steps: 100,
+            target_share: 1.0,
             reference_period_steps: 100,
             priorities: Priorities::default(),
             threads: 1,
@@ -122,6 +132,8 @@ impl UpdateConfig {
             ConfigError::at_least_one(field, count)?;
         }
         ConfigError::share("discount", self.discount)?;
+        ConfigError::share("target_share", self.target_share)?;
+        ConfigError::positive("target_share", self.target_share)?;
         self.reward_scale.validate()?;
         let [least, largest] = self.reward_range;
         if !(least <= largest && least.is_finite() && largest.is_finite()) {
@@ -131,11 +143,43 @@ impl UpdateConfig {
         }
         self.policy.validate().map_err(|error| error.within("policy"))?;
         self.critic.validate().map_err(|error| error.within("critic"))?;
-        self.policy_loss
-            .validate(self.actions_per_state, family(&policy.head))
-            .map_err(|error| error.within("policy_loss"))?;
+        self.validate_improvement(policy)?;
         self.targets.validate(self.n_step)?;
         self.priorities.validate()
+    }
+
+    /// The actions that are compared, and what is made of the comparison.
+    fn validate_improvement(&self, policy: &NetworkConfig) -> Result<(), ConfigError> {
+        self.candidates.validate(&policy.head)?;
+        let refined = matches!(self.candidates, Candidates::Refined(_));
+        match &self.policy_loss {
+            PolicyLoss::Mpo(_) if refined => {
+                let expected = "pmpo, dpo or ipo with candidates.kind = refined, which gives labels";
+                return Err(ConfigError::new("policy_loss.kind", expected, "mpo"));
+            }
+            PolicyLoss::Mpo(mpo) if mpo.action_penalty && squashes(&policy.head) => {
+                let expected = "false with policy.head.squash = true: nothing is out of range";
+                return Err(ConfigError::new("policy_loss.action_penalty", expected, true));
+            }
+            PolicyLoss::Dpo(_) | PolicyLoss::Ipo(_) if refined && self.actions_per_state > 1 => {
+                let expected = "1 with candidates.kind = refined, which makes a pair of each";
+                return Err(ConfigError::new(
+                    "actions_per_state",
+                    expected,
+                    self.actions_per_state,
+                ));
+            }
+            _ => {}
+        }
+        // Refined or not, each sample has what it is compared with.
+        let samples = if refined {
+            self.actions_per_state.max(MOST_PREFERRED)
+        } else {
+            self.actions_per_state
+        };
+        self.policy_loss
+            .validate(samples, family(&policy.head))
+            .map_err(|error| error.within("policy_loss"))
     }
 
     /// Bounds of the scaled returns.

@@ -139,6 +139,34 @@ impl Critic {
         self.head.combine(predictions.collect(), self.combination)
     }
 
+    /// The gradient of what the online critics together say of actions `tanh u` in states `[rows, O]`, for
+    /// `u` `[rows, A]`.
+    pub(crate) fn squashed_action_gradient(
+        &self,
+        observation: Tensor<2>,
+        u: Tensor<2>,
+    ) -> Tensor<2> {
+        let leaf = u.autodiff().require_grad();
+        let action = leaf.clone().tanh();
+        let values = self.online.iter().map(|network| {
+            let outputs = self.outputs(network, observation.clone(), action.clone());
+            self.head.values(outputs)
+        });
+        let count = self.online.len() as f64;
+        let combined = values.reduce(|left, right| match self.combination {
+            Combination::Mean => left + right,
+            Combination::Minimum => left.min_pair(right),
+        });
+        let combined = combined.expect("at least one critic");
+        let sum = match self.combination {
+            Combination::Mean => combined.sum() / count,
+            Combination::Minimum => combined.sum(),
+        };
+        let mut gradients = sum.backward();
+        let gradient = leaf.grad_remove(&mut gradients);
+        gradient.expect("a critic looks at the action")
+    }
+
     /// The target of the batch's actions, from scaled rewards and discounts `[B]` and what was predicted
     /// for the next states, `[N * B]`, samples first.
     pub(crate) fn target(
@@ -179,9 +207,15 @@ impl Critic {
         mean_step(steps)
     }
 
-    /// The online critics become the targets.
-    pub(crate) fn refresh_target(&mut self) {
-        self.target.clone_from(&self.online);
+    /// The targets move by `share` of the way to the online critics.
+    pub(crate) fn move_target(&mut self, share: f64) {
+        if share == 1.0 {
+            self.target.clone_from(&self.online);
+            return;
+        }
+        for (target, online) in self.target.iter_mut().zip(&self.online) {
+            target.move_towards(online, share);
+        }
     }
 }
 

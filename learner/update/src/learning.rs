@@ -1,5 +1,7 @@
 //! Steps one after another: the state, and what its steps leave to be read back later.
 
+use burn::tensor::Device;
+
 use crate::{BatchSource, Drawn, NotFinite, PriorityUpdates, Statistics, TrainState};
 
 /// An update under way. A learner's thread and a run in lockstep both take their steps here.
@@ -48,12 +50,15 @@ impl Learning {
         drawn: &Drawn,
         source: &mut S,
     ) -> Result<Acted, S::Error> {
-        self.priorities
-            .deliver(&self.state.config().priorities, source)?;
+        self.deliver(source)?;
         let batch = self.state.prepare(&drawn.batch);
         let mut statistics = self.state.update(&batch);
         if let Some(errors) = statistics.take_errors() {
             self.priorities.push(drawn, errors);
+            // On the CPU they are there already; a GPU goes on meanwhile.
+            if *self.state.device() == Device::flex() {
+                self.deliver(source)?;
+            }
         }
         let acted = Acted {
             mean_version: batch.mean_policy_version,
@@ -61,6 +66,11 @@ impl Learning {
         };
         self.statistics.push(statistics, batch.name);
         Ok(acted)
+    }
+
+    fn deliver<S: BatchSource>(&mut self, source: &mut S) -> Result<(), S::Error> {
+        self.priorities
+            .deliver(&self.state.config().priorities, source)
     }
 
     /// Steps whose statistics were not read.

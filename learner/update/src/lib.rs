@@ -13,6 +13,7 @@
 //! ```
 
 mod batch;
+mod candidates;
 mod config;
 mod critic;
 mod device;
@@ -25,6 +26,7 @@ mod normaliser;
 mod optimizer;
 mod policy;
 mod priorities;
+mod random;
 mod reward_scale;
 mod source;
 mod state;
@@ -34,14 +36,16 @@ mod targets;
 pub mod threads;
 
 pub use batch::{Batch, Sequences};
+pub use candidates::{Candidates, RefinedCandidates};
 pub use config::{AgentConfig, UpdateConfig};
 pub use critic::CriticConfig;
 pub use device::DeviceChoice;
 pub use error::{DeviceError, NotFinite};
 pub use learning::{Acted, Learning};
 pub use optimizer::{OptimizerConfig, VectorAdam};
-pub use pmpo_losses::PolicyLoss;
+pub use pmpo_losses::{C51Config, CriticLoss, MpoConfig, PolicyLoss};
 pub use priorities::{Priorities, PriorityUpdates, TdErrorPriorities};
+pub use random::random_windows;
 pub use reward_scale::{RewardScaleConfig, RunningScale};
 pub use source::{BatchSource, Drawn};
 pub use state::TrainState;

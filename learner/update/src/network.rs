@@ -78,6 +78,22 @@ impl Parameter {
         }
     }
 
+    /// A tensor of the same shape with these values.
+    #[cfg(test)]
+    pub(crate) fn like(&self, values: Vec<f32>) -> Self {
+        match self {
+            Self::Vector(tensor) => Self::new(values, &tensor.dims(), &tensor.device()),
+            Self::Matrix(tensor) => Self::new(values, &tensor.dims(), &tensor.device()),
+        }
+    }
+
+    /// The same plus `factor` times another of its shape.
+    #[cfg(test)]
+    pub(crate) fn plus(&self, other: &Self, factor: f64) -> Self {
+        let sum = self.flat() + other.flat() * factor;
+        self.like(sum.into_data().try_into_vec().expect("parameters are f32"))
+    }
+
     /// Takes it out; what stays is of no use.
     pub(crate) fn take(&mut self) -> Self {
         let nothing = Self::Vector(Tensor::zeros([1], &Device::flex()));
@@ -142,6 +158,17 @@ impl Network {
             .collect()
     }
 
+    /// Moves by `share` of the way to another network of the same plan.
+    pub(crate) fn move_towards(&mut self, other: &Self, share: f64) {
+        use Parameter::{Matrix, Vector};
+        for (own, other) in self.parameters.iter_mut().zip(&other.parameters) {
+            *own = match (own.take(), other) {
+                (Vector(own), Vector(other)) => Vector(fused::lerp(own, other.clone(), share)),
+                (Matrix(own), Matrix(other)) => Matrix(fused::lerp(own, other.clone(), share)),
+                _ => unreachable!("one plan"),
+            };
+        }
+    }
 
     /// The torso's features `[rows, features]` of inputs `[rows, inputs]`.
     pub(crate) fn features(&self, plan: &Plan, input: Tensor<2>) -> Tensor<2> {

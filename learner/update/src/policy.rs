@@ -5,13 +5,16 @@ use pmpo_losses::{
     ActionDistribution, CategoricalActions, DiagonalGaussian, Family, Improvement, LEAST_DUAL,
     PolicyLoss, PolicyLossOutput,
 };
-use pmpo_policy::{HeadConfig, HeadPlan, NetworkConfig, PolicyPlan};
+use pmpo_policy::{GaussianHead, HeadConfig, HeadPlan, NetworkConfig, PolicyPlan};
 use pmpo_types::ConfigError;
 use rand::Rng;
 
 use crate::network::{Network, Parameter};
 use crate::normaliser::ObservationNormaliser;
 use crate::optimizer::{AdamW, OptimizerConfig, VectorAdam};
+
+/// The largest action of which it is asked what it is the hyperbolic tangent of.
+const LARGEST_ACTION: f64 = 1.0 - 1e-6;
 
 /// What is computed with a policy's tensors.
 #[derive(Clone, Debug)]
@@ -21,6 +24,35 @@ pub(crate) struct PolicyModel {
 }
 
 impl PolicyModel {
+    pub(crate) fn new(
+        network: &NetworkConfig,
+        [observation_size, action_size]: [usize; 2],
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            plan: network.plan(observation_size, action_size)?,
+            head: network.head.clone(),
+        })
+    }
+
+    /// The canonical actions of samples that a distribution gave.
+    pub(crate) fn actions<const D: usize>(&self, drawn: Tensor<D>) -> Tensor<D> {
+        if squashes(&self.head) {
+            drawn.tanh()
+        } else {
+            drawn
+        }
+    }
+
+    /// What a distribution gave where an actor stored these actions.
+    pub(crate) fn drawn<const D: usize>(&self, stored: Tensor<D>) -> Tensor<D> {
+        if !squashes(&self.head) {
+            return stored;
+        }
+        // Rounding makes 1 of actions from 9 standard deviations of 1 on.
+        let inside = stored.clamp(-LARGEST_ACTION, LARGEST_ACTION);
+        ((inside.clone() + 1.0) / (-inside + 1.0)).log() * 0.5
+    }
+
     /// The distributions `[rows, A]` in states `[rows, O]`, normalised where the policy does that.
     pub(crate) fn distribution(
         &self,
@@ -91,14 +123,12 @@ impl Policy {
     pub(crate) fn new(
         network: &NetworkConfig,
         loss: &PolicyLoss,
-        [observation_size, action_size]: [usize; 2],
+        sizes: [usize; 2],
         rng: &mut impl Rng,
         device: &Device,
     ) -> Result<Self, ConfigError> {
-        let model = PolicyModel {
-            plan: network.plan(observation_size, action_size)?,
-            head: network.head.clone(),
-        };
+        let model = PolicyModel::new(network, sizes)?;
+        let [_, action_size] = sizes;
         let online = Network::new(&model.plan.network, rng, device);
         let initial = loss.initial_duals(action_size, family(&network.head));
         let duals = loss.dual_learning_rate().map(|learning_rate| Duals {
@@ -196,6 +226,11 @@ impl Policy {
             }
         }
     }
+}
+
+/// Whether actions are hyperbolic tangents of what a head's distribution gives.
+pub(crate) fn squashes(head: &HeadConfig) -> bool {
+    matches!(head, HeadConfig::Gaussian(GaussianHead { squash: true, .. }))
 }
 
 /// The family of distributions that a head gives.

@@ -2,7 +2,8 @@
 //!
 //! In every next state of the batch the reference policy gives `N` actions. The target critics' values of
 //! them serve twice: averaged they make the critic's n-step or Retrace target, compared they say how the
-//! online policy should improve in those same states. States that no episode goes on from are left out:
+//! online policy should improve in those same states; or they are compared with what the online critics'
+//! gradient makes of them (`candidates.rs`). States that no episode goes on from are left out:
 //! nobody learns values there. Critics see actions clipped to the canonical range, as actors act;
 //! log-likelihoods are of the actions as drawn. AdamW moves the networks and Adam the loss's dual
 //! variables; the online networks become target critics and reference policy each with its own period.
@@ -17,6 +18,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::batch::{Batch, Extras, Sequences};
+use crate::candidates::{Candidates, Pairs, Temperature, refine};
 use crate::config::{AgentConfig, UpdateConfig};
 use crate::critic::{Critic, CriticLesson, CriticStep};
 use crate::experience::{Rows, Windows};
@@ -37,6 +39,8 @@ pub struct TrainState {
     /// Of observations, where the policy normalises them.
     pub(crate) normaliser: Option<ObservationNormaliser>,
     pub(crate) reward_scale: RewardScale,
+    /// Of the soft score, where candidates are refined.
+    pub(crate) temperature: Option<Temperature>,
     pub(crate) step: u64,
     pub(crate) rng: ChaCha8Rng,
     pub(crate) device: Device,
@@ -67,6 +71,7 @@ impl TrainState {
             critic,
             normaliser: normalised.then(|| ObservationNormaliser::new(observation_size)),
             reward_scale: RewardScale::new(update.reward_scale),
+            temperature: update.candidates.temperature(device),
             step: 0,
             rng,
             device: device.clone(),
@@ -139,11 +144,11 @@ impl TrainState {
 
     /// Takes one step on a batch; returns its statistics.
     pub fn update(&mut self, batch: &Batch) -> UpdateStatistics {
-        let (samples, lesson) = self.judge(batch);
+        let judged = self.judge(batch);
         let config = &self.config;
         let (policy, critic) = (&mut self.policy, &mut self.critic);
-        let mut improve = || policy.improve(&config.policy_loss, &config.policy, &samples);
-        let mut learn = || critic.learn(&config.critic, &lesson);
+        let mut improve = || policy.improve(&config.policy_loss, &config.policy, &judged.samples);
+        let mut learn = || critic.learn(&config.critic, &judged.lesson);
         // They share nothing that either changes. A device has one queue, which two threads would only
         // have to take turns at.
         let (policy, critic) = if self.device == Device::flex() {
@@ -151,28 +156,36 @@ impl TrainState {
         } else {
             (improve(), learn())
         };
+        let mut all = statistics(&policy, &critic);
+        if let (Some(temperature), Candidates::Refined(config), Some(entropy)) =
+            (&mut self.temperature, &self.config.candidates, judged.entropy)
+        {
+            temperature.follow(config, entropy.clone());
+            all.push(("temperature", temperature.value()));
+            all.push(("entropy", entropy));
+        }
         if let Some(normaliser) = &self.normaliser {
             self.policy.set_normaliser(normaliser, &self.device);
         }
         self.step += 1;
         if self.step.is_multiple_of(self.config.target_period_steps) {
-            self.critic.refresh_target();
+            self.critic.move_target(self.config.target_share);
         }
         if self.step.is_multiple_of(self.config.reference_period_steps) {
             self.policy.refresh_reference();
         }
-        statistics(policy, critic)
+        UpdateStatistics::new(all, critic.output.errors)
     }
 
-    /// What the reference policy and the target critics make of a batch: for the policy, actions and
-    /// which of them are good; for the critics, what they should have said.
-    fn judge(&self, batch: &Batch) -> (Samples, CriticLesson) {
+    /// What the reference policy and the critics make of a batch.
+    fn judge(&self, batch: &Batch) -> Judged {
         let reference = self.policy.reference(batch.next_observation.clone());
         let [samples, rows, size] = batch.noise.dims();
-        let actions = reference.sample(batch.noise.clone());
+        let drawn = reference.sample(batch.noise.clone());
+        let actions = self.policy.model.actions(drawn.clone());
         let prediction = self.critic.target_prediction(
             batch.next_observation.clone().repeat(&[samples, 1]),
-            actions.clone().reshape([samples * rows, size]),
+            actions.reshape([samples * rows, size]),
         );
         let values = prediction.values.clone().reshape([samples, rows]);
         let target = match &self.config.targets {
@@ -185,20 +198,36 @@ impl TrainState {
                 CriticTarget::Values(retrace(targets.lambda, trajectory).reshape([rows]))
             }
         };
-        let samples = Samples {
-            observation: batch.next_observation.clone(),
-            reference,
-            actions,
-            judgement: Judgement::Values(values),
-            state_weights: batch.state_weights.clone(),
+        let (actions, judgement, entropy) = match (&self.config.candidates, &self.temperature) {
+            (Candidates::Refined(config), Some(temperature)) => {
+                let observation = batch.next_observation.clone();
+                let critic = &self.critic;
+                let pairs = refine(config, temperature, critic, observation, &reference, drawn);
+                let Pairs {
+                    actions,
+                    judgement,
+                    entropy,
+                } = pairs;
+                (actions, judgement, Some(entropy))
+            }
+            _ => (drawn, Judgement::Values(values), None),
         };
-        let lesson = CriticLesson {
-            observation: batch.observation.clone(),
-            action: batch.action.clone(),
-            target,
-            weights: batch.weights.clone(),
-        };
-        (samples, lesson)
+        Judged {
+            samples: Samples {
+                observation: batch.next_observation.clone(),
+                reference,
+                actions,
+                judgement,
+                state_weights: batch.state_weights.clone(),
+            },
+            lesson: CriticLesson {
+                observation: batch.observation.clone(),
+                action: batch.action.clone(),
+                target,
+                weights: batch.weights.clone(),
+            },
+            entropy,
+        }
     }
 
     /// What Retrace wants to know of a batch of sequences, in whose next states the reference policy's
@@ -213,8 +242,9 @@ impl TrainState {
             .target_prediction(observation.clone(), action.clone())
             .values;
         let policy = self.policy.reference(observation);
+        let drawn = self.policy.model.drawn(action);
         let log_ratio = policy
-            .log_prob(action.reshape([1, rows, actions]))
+            .log_prob(drawn.reshape([1, rows, actions]))
             .reshape([rows])
             - log_prob.clone();
         Trajectory {
@@ -225,6 +255,16 @@ impl TrainState {
             log_ratio: by_step(log_ratio),
         }
     }
+}
+
+/// What a batch teaches.
+struct Judged {
+    /// Actions, and which of them are good.
+    samples: Samples,
+    /// What the critics should have said.
+    lesson: CriticLesson,
+    /// Of the reference policy's actions, a dimension, `[1]`, where candidates are refined.
+    entropy: Option<Tensor<1>>,
 }
 
 /// Factors of the critic's losses: the importance weights of items, of which each row has its item's, and
@@ -263,16 +303,22 @@ fn state_weights(rows: &Rows) -> Vec<f32> {
         .collect()
 }
 
-fn statistics(policy: PolicyStep, critic: CriticStep) -> UpdateStatistics {
+fn statistics(policy: &PolicyStep, critic: &CriticStep) -> Vec<(&'static str, Tensor<1>)> {
     let mut all = vec![
-        ("policy_loss", policy.output.loss),
-        ("critic_loss", critic.output.loss),
-        ("policy_gradient_norm", policy.gradient_norm),
-        ("critic_gradient_norm", critic.gradient_norm),
-        ("value", critic.output.stats.value),
-        ("target", critic.output.stats.target),
-        policy.exploration,
+        ("policy_loss", policy.output.loss.clone()),
+        ("critic_loss", critic.output.loss.clone()),
+        ("policy_gradient_norm", policy.gradient_norm.clone()),
+        ("critic_gradient_norm", critic.gradient_norm.clone()),
+        ("value", critic.output.stats.value.clone()),
+        ("target", critic.output.stats.target.clone()),
+        policy.exploration.clone(),
     ];
-    all.extend(policy.output.stats);
-    UpdateStatistics::new(all, critic.output.errors)
+    all.extend(policy.output.stats.iter().cloned());
+    all
 }
+
+#[cfg(test)]
+mod retrace_tests;
+
+#[cfg(test)]
+mod tests;

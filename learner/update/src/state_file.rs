@@ -61,6 +61,9 @@ impl TrainState {
             file.vector("duals.adam.first", &duals.adam.first);
             file.vector("duals.adam.second", &duals.adam.second);
         }
+        if let Some(temperature) = &self.temperature {
+            file.vector("temperature.log", &temperature.log);
+        }
         if let Some(normaliser) = &self.normaliser {
             file.statistics("normaliser.mean", &normaliser.mean);
             file.statistics("normaliser.variance", &normaliser.variance);
@@ -101,6 +104,9 @@ impl TrainState {
             duals.adam.first = file.vector("duals.adam.first", &duals.adam.first)?;
             duals.adam.second = file.vector("duals.adam.second", &duals.adam.second)?;
             duals.adam.steps = scalars.dual_adam_steps;
+        }
+        if let Some(temperature) = &mut self.temperature {
+            temperature.log = file.vector("temperature.log", &temperature.log)?;
         }
         if let Some(normaliser) = &mut self.normaliser {
             let size = normaliser.mean.len();

@@ -1,4 +1,4 @@
-//! A step of AdamW on tensors: `adam.rs` of this crate has the formula and the kernel.
+//! A step of AdamW on tensors (`adam.rs` of this crate has the formula and the kernel), and averages.
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -30,6 +30,21 @@ pub fn adam_step<const D: usize>(
     }
     .take(factors);
     Ok([value, first, second].map(Tensor::from_primitive::<Flex>))
+}
+
+/// `values + share (towards - values)`.
+pub(super) fn lerp<const D: usize>(
+    values: Tensor<D>,
+    towards: Tensor<D>,
+    share: f64,
+) -> Tensor<D> {
+    let [mut values, towards] = [values, towards].map(on_cpu);
+    let share = share as f32;
+    let from = towards.as_slice::<f32>().expect("contiguous f32");
+    for (value, target) in values.storage_mut::<f32>().iter_mut().zip(from) {
+        *value += share * (target - *value);
+    }
+    Tensor::from_primitive::<Flex>(values)
 }
 
 fn on_cpu<const D: usize>(tensor: Tensor<D>) -> FlexTensor {

@@ -1,7 +1,8 @@
 //! Layers as operations of the tensor library: fused on the CPU, composed elsewhere.
 //!
-//! [`layer()`] computes `f(x W + b)` or `f(LayerNorm(x W + b))`, [`layer_norm`] `f(LayerNorm(x))`. The
-//! composed formulas, [`composed`] and [`composed_norm`], are right on every device and data type; they
+//! [`layer()`] computes `f(x W + b)` or `f(LayerNorm(x W + b))`, [`layer_norm`] `f(LayerNorm(x))`, and
+//! [`cross_entropy`] the loss of a distribution's logits. The composed formulas, [`composed`] and so on,
+//! are right on every device and data type; they
 //! are what the fused forms are tested against, values and gradients. Where the tensors are `f32` on
 //! the CPU backend, a layer is instead one operation with a hand-derived backward pass, registered with
 //! the tensor library's automatic differentiation: no temporaries between product and activation, no
@@ -98,6 +99,71 @@ pub fn activate(x: Tensor<2>, nonlinearity: Nonlinearity) -> Tensor<2> {
         Nonlinearity::Tanh => x.tanh(),
         Nonlinearity::Softplus => activation::softplus(x, 1.0),
     }
+}
+
+/// Probabilities `[R, K]` of logits `[R, K]`; a constant.
+pub fn softmax(logits: Tensor<2>) -> Tensor<2> {
+    let logits = logits.without_autodiff();
+    if on_cpu(&logits) {
+        operation::softmax(logits)
+    } else {
+        activation::softmax(logits, 1)
+    }
+}
+
+/// `-sum_k t_k ln softmax(x)_k` of logits `x` `[R, K]` under targets `t` `[R, K]`, constants that add up to
+/// 1 in each row: `[R]`.
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    assert_eq!(logits.dims(), targets.dims(), "a target for each logit");
+    let targets = targets.without_autodiff();
+    if on_cpu(&logits) {
+        let tracked = logits.is_autodiff();
+        let losses = operation::cross_entropy(logits, targets);
+        return if tracked {
+            losses
+        } else {
+            losses.without_autodiff()
+        };
+    }
+    composed_cross_entropy(logits, targets)
+}
+
+/// [`cross_entropy`] in the tensor library's operations.
+pub fn composed_cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    let [rows, _] = logits.dims();
+    -(targets * activation::log_softmax(logits, 1))
+        .sum_dim(1)
+        .reshape([rows])
+}
+
+/// Means `[R]` over the support `[K]` of distributions with logits `[R, K]`.
+pub fn expectation(logits: Tensor<2>, support: Tensor<1>) -> Tensor<1> {
+    let tracked = logits.is_autodiff();
+    if !on_cpu(&logits) {
+        return composed_expectation(logits, support);
+    }
+    let means = operation::expectation(logits, support.without_autodiff());
+    if tracked {
+        means
+    } else {
+        means.without_autodiff()
+    }
+}
+
+/// [`expectation`] in the tensor library's operations.
+pub fn composed_expectation(logits: Tensor<2>, support: Tensor<1>) -> Tensor<1> {
+    let [rows, _] = logits.dims();
+    (activation::softmax(logits, 1) * support.unsqueeze::<2>())
+        .sum_dim(1)
+        .reshape([rows])
+}
+
+/// Moves `values` by `share` of the way to `towards`: in place on the CPU, if nobody else holds them.
+pub fn lerp<const D: usize>(values: Tensor<D>, towards: Tensor<D>, share: f64) -> Tensor<D> {
+    if values.device() == Device::flex() && values.dtype() == DType::F32 {
+        return adam::lerp(values, towards, share);
+    }
+    values.clone() + (towards - values) * share
 }
 
 fn on_cpu(tensor: &Tensor<2>) -> bool {

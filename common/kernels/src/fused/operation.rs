@@ -12,7 +12,8 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::NormTensors;
 use crate::Nonlinearity;
-use crate::layer::{self, Kept, Layer, Norm};
+use crate::layer::{self, Kept, Layer, Norm, Wanted};
+use crate::softmax;
 
 type GraphTensor = FloatTensor<Autodiff<Flex>>;
 
@@ -138,9 +139,12 @@ impl<const N: usize> Backward<Flex, N> for LayerBackward {
             values(&saved.outputs),
             &saved.kept,
             gradient.storage_mut(),
-            ops.parents[0].is_some(),
+            Wanted {
+                input: ops.parents[0].is_some(),
+                weight: ops.parents[1].is_some(),
+            },
         );
-        let parts = [input, Some(weight), Some(bias)];
+        let parts = [input, weight, Some(bias)];
         let parts = parts
             .into_iter()
             .chain(norm.into_iter().flatten().map(Some));
@@ -211,6 +215,133 @@ fn as_norm(tensors: &[FlexTensor; 3], nonlinearity: Nonlinearity) -> Norm<'_> {
         gamma: values(&tensors[1]),
         beta: values(&tensors[2]),
         nonlinearity,
+    }
+}
+
+pub(super) fn softmax(logits: Tensor<2>) -> Tensor<2> {
+    let [_, columns] = logits.dims();
+    let primitive = logits.try_into_primitive::<Flex>();
+    let mut primitive = contiguous(primitive.expect("a constant on the CPU"));
+    softmax::softmax(primitive.storage_mut(), columns, &mut []);
+    Tensor::from_primitive::<Flex>(primitive)
+}
+
+pub(super) fn cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    let [rows, columns] = logits.dims();
+    let logits = on_graph(logits);
+    let targets = targets.try_into_primitive::<Flex>();
+    let targets = contiguous(targets.expect("a constant on the CPU"));
+    let inputs = contiguous(logits.primitive().clone());
+    let prepared = CrossEntropyBackward
+        .prepare::<NoCheckpointing>([logits.into_parts().1])
+        .compute_bound()
+        .stateful();
+    let mut probabilities = values(&inputs).to_vec();
+    let (mut log_sums, mut losses) = (vec![0.0; rows], vec![0.0; rows]);
+    softmax::softmax(&mut probabilities, columns, &mut log_sums);
+    softmax::cross_entropy(values(&inputs), &log_sums, values(&targets), &mut losses);
+    let losses = tensor(losses, vec![rows]);
+    let output = match prepared {
+        OpsKind::UnTracked(prepared) => prepared.finish(losses),
+        OpsKind::Tracked(prepared) => {
+            let state = Entropies {
+                probabilities: tensor(probabilities, vec![rows, columns]),
+                targets,
+            };
+            prepared.finish(state, losses)
+        }
+    };
+    Tensor::from_primitive::<Autodiff<Flex>>(output)
+}
+
+/// Of a cross-entropy: its only parent are the logits.
+#[derive(Debug)]
+struct CrossEntropyBackward;
+
+#[derive(Clone, Debug)]
+struct Entropies {
+    probabilities: FlexTensor,
+    targets: FlexTensor,
+}
+
+impl Backward<Flex, 1> for CrossEntropyBackward {
+    type State = Entropies;
+
+    fn backward(self, ops: Ops<Entropies, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = contiguous(gradients.consume::<Flex>(&ops.node));
+        let Entropies {
+            mut probabilities,
+            targets,
+        } = ops.state;
+        let [parent] = ops.parents;
+        if let Some(parent) = parent {
+            let storage = probabilities.storage_mut();
+            softmax::cross_entropy_backward(storage, values(&targets), values(&gradient));
+            gradients.register::<Flex>(parent.id, probabilities);
+        }
+    }
+}
+
+pub(super) fn expectation(logits: Tensor<2>, support: Tensor<1>) -> Tensor<1> {
+    let [rows, columns] = logits.dims();
+    let logits = on_graph(logits);
+    let support = support.try_into_primitive::<Flex>();
+    let support = contiguous(support.expect("a constant on the CPU"));
+    let inputs = contiguous(logits.primitive().clone());
+    let prepared = ExpectationBackward
+        .prepare::<NoCheckpointing>([logits.into_parts().1])
+        .compute_bound()
+        .stateful();
+    let mut probabilities = values(&inputs).to_vec();
+    let mut means = vec![0.0; rows];
+    softmax::softmax(&mut probabilities, columns, &mut []);
+    softmax::expectation(&probabilities, values(&support), &mut means);
+    let means = tensor(means, vec![rows]);
+    let output = match prepared {
+        OpsKind::UnTracked(prepared) => prepared.finish(means),
+        OpsKind::Tracked(prepared) => {
+            let state = Expectations {
+                probabilities: tensor(probabilities, vec![rows, columns]),
+                support,
+                means: means.clone(),
+            };
+            prepared.finish(state, means)
+        }
+    };
+    Tensor::from_primitive::<Autodiff<Flex>>(output)
+}
+
+/// Of a distribution's mean: its only parent are the logits.
+#[derive(Debug)]
+struct ExpectationBackward;
+
+#[derive(Clone, Debug)]
+struct Expectations {
+    probabilities: FlexTensor,
+    support: FlexTensor,
+    means: FlexTensor,
+}
+
+impl Backward<Flex, 1> for ExpectationBackward {
+    type State = Expectations;
+
+    fn backward(self, ops: Ops<Expectations, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = contiguous(gradients.consume::<Flex>(&ops.node));
+        let Expectations {
+            mut probabilities,
+            support,
+            means,
+        } = ops.state;
+        let [parent] = ops.parents;
+        if let Some(parent) = parent {
+            softmax::expectation_backward(
+                probabilities.storage_mut(),
+                values(&support),
+                values(&means),
+                values(&gradient),
+            );
+            gradients.register::<Flex>(parent.id, probabilities);
+        }
     }
 }
 

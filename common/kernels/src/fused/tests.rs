@@ -95,6 +95,40 @@ fn values_and_gradients_are_those_of_the_composed_layer() {
     }
 }
 
+/// Of many and few outputs, with targets that are distributions.
+#[test]
+fn cross_entropy_and_softmax_are_those_of_the_composed_form() {
+    Device::flex().seed(5);
+    for [rows, columns] in [[1, 2], [7, 16], [33, 101]] {
+        let logits = leaf([rows, columns]) * 5.0;
+        let logits = logits.without_autodiff().autodiff().require_grad();
+        let targets = activation::softmax(random([rows, columns]), 1);
+        let weights: Tensor<1> = random([rows]);
+        let of = |form: fn(Tensor<2>, Tensor<2>) -> Tensor<1>| {
+            let losses = form(logits.clone(), targets.clone());
+            let gradients = (losses.clone() * weights.clone()).sum().backward();
+            (losses.without_autodiff(), logits.grad(&gradients).unwrap())
+        };
+        let ((got, gradient), (expected, of_composed)) =
+            (of(cross_entropy), of(composed_cross_entropy));
+        assert_close(got, expected, "losses");
+        assert_close(gradient, of_composed, "gradient");
+        let support = random([columns]);
+        let of = |form: fn(Tensor<2>, Tensor<1>) -> Tensor<1>| {
+            let means = form(logits.clone(), support.clone());
+            let gradients = (means.clone() * weights.clone()).sum().backward();
+            (means.without_autodiff(), logits.grad(&gradients).unwrap())
+        };
+        let ((got, gradient), (expected, of_composed)) =
+            (of(expectation), of(composed_expectation));
+        assert_close(got, expected, "means");
+        assert_close(gradient, of_composed, "gradient of means");
+        let constant = logits.clone().without_autodiff();
+        let expected = activation::softmax(constant.clone(), 1);
+        assert_close(softmax(constant), expected, "probabilities");
+    }
+}
+
 /// The library's own ELU has 0 times infinity in its backward pass there.
 #[test]
 fn the_composed_elu_has_a_gradient_for_large_inputs() {
@@ -111,4 +145,70 @@ fn the_composed_elu_has_a_gradient_for_large_inputs() {
     };
     close(values(input.grad(&gradients).unwrap()), [0.0, e, 1.0, 1.0]);
     close(values(output.without_autodiff()), [-1.0, e - 1.0, 3.0, 200.0]);
+}
+
+/// The gradient for the input alone, as where a critic's gradient for an action is wanted.
+#[test]
+fn constants_cost_no_gradient_and_change_none() {
+    Device::flex().seed(5);
+    let (weight, bias): (Tensor<2>, Tensor<1>) = (random([7, 16]), random([16]));
+    let (input, weights) = (leaf([33, 7]), random([33, 16]));
+    let of = |form: fn(
+        Tensor<2>,
+        &Tensor<2>,
+        &Tensor<1>,
+        Option<NormTensors<'_>>,
+        Nonlinearity,
+    ) -> Tensor<2>| {
+        let (_, gradients) = run(&weights, || {
+            form(input.clone(), &weight, &bias, None, Nonlinearity::Tanh)
+        });
+        input.grad(&gradients).unwrap()
+    };
+    assert_close(of(layer), of(composed), "input");
+}
+
+#[test]
+fn averages_move_a_share_of_the_way() {
+    let tensor = |values: [f32; 3]| Tensor::<1>::from_floats(values, &Device::flex());
+    let values = tensor([1.0, 2.0, -4.0]);
+    let moved = lerp(values.clone(), tensor([2.0, 2.0, 4.0]), 0.25);
+    let vector = |tensor: Tensor<1>| tensor.into_data().try_into_vec::<f32>().unwrap();
+    assert_eq!(vector(moved), [1.25, 2.0, -2.0]);
+    assert_eq!(vector(values), [1.0, 2.0, -4.0]);
+}
+
+/// Blocks are the same whoever works on them.
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    Device::flex().seed(5);
+    let (weight, bias) = (leaf([200, 64]), leaf([64]));
+    let (gamma, beta) = (leaf([64]), leaf([64]));
+    let (input, weights) = (leaf([500, 200]), random([500, 64]));
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.unwrap().install(|| {
+            let norm = Some([&gamma, &beta]);
+            let (output, gradients) = run(&weights, || {
+                layer(input.clone(), &weight, &bias, norm, Nonlinearity::Tanh)
+            });
+            let flat = |tensor: Tensor<2>| {
+                let count = tensor.dims().iter().product::<usize>();
+                tensor.reshape([count])
+            };
+            let parts = vec![
+                flat(output),
+                flat(input.grad(&gradients).unwrap()),
+                flat(weight.grad(&gradients).unwrap()),
+                bias.grad(&gradients).unwrap(),
+                gamma.grad(&gradients).unwrap(),
+                beta.grad(&gradients).unwrap(),
+            ];
+            Tensor::cat(parts, 0).into_data()
+        })
+    };
+    let one = run(1);
+    for threads in [2, 3] {
+        assert_eq!(run(threads), one, "{threads} threads");
+    }
 }

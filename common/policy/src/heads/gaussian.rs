@@ -1,4 +1,5 @@
-//! Gaussian with a diagonal covariance over canonical actions.
+//! Gaussian with a diagonal covariance over canonical actions, or over what a hyperbolic tangent makes
+//! canonical actions of (`squash`, as in SAC; Haarnoja et al. 2018, appendix C).
 //!
 //! `mean = tanh(linear(x))`, or `linear(x)` without `tanh_mean`;
 //! `std = min_std + (init_std - min_std) * softplus(linear(x)) / softplus(0)`, so that zero weights
@@ -29,6 +30,9 @@ pub struct GaussianHead {
     pub init_std: f64,
     /// Lower bound of the standard deviation.
     pub min_std: f64,
+    /// Whether an action is the hyperbolic tangent of what the Gaussian gives, which then is not bounded:
+    /// no action is beyond the range, and none is cut off at it.
+    pub squash: bool,
 }
 
 impl Default for GaussianHead {
@@ -37,6 +41,7 @@ impl Default for GaussianHead {
             tanh_mean: true,
             init_std: 0.7,
             min_std: 0.02,
+            squash: false,
         }
     }
 }
@@ -76,6 +81,10 @@ impl GaussianHead {
         if !(self.init_std > self.min_std && self.init_std <= 10.0) {
             let expected = format!("more than head.min_std = {}, at most 10", self.min_std);
             return Err(ConfigError::new("head.init_std", expected, self.init_std));
+        }
+        if self.squash && self.tanh_mean {
+            let expected = "false with head.squash = true, which bounds the actions";
+            return Err(ConfigError::new("head.tanh_mean", expected, true));
         }
         Ok(())
     }
@@ -124,7 +133,8 @@ impl GaussianNetwork {
         }
     }
 
-    /// Draws an action, and returns the logarithm of its density.
+    /// Draws an action, and returns the logarithm of its density; of a squashed one, that of what it is
+    /// the hyperbolic tangent of.
     pub(crate) fn sample<R: Rng + ?Sized>(&self, rng: &mut R, action: &mut [f32]) -> f32 {
         let mut log_prob = 0.0;
         for ((action, mean), std) in action.iter_mut().zip(&self.mean).zip(&self.std) {
@@ -132,11 +142,19 @@ impl GaussianNetwork {
             *action = mean + std * noise;
             log_prob -= 0.5 * noise * noise + std.ln() + HALF_LN_TAU;
         }
+        self.squash(action);
         log_prob
     }
 
     /// The most likely action.
     pub(crate) fn mode(&self, action: &mut [f32]) {
         action.copy_from_slice(&self.mean);
+        self.squash(action);
+    }
+
+    fn squash(&self, action: &mut [f32]) {
+        if self.config.squash {
+            action.iter_mut().for_each(|x| *x = x.tanh());
+        }
     }
 }

@@ -7,17 +7,19 @@
 //! task = "cartpole-swingup"
 //! seeds = [1, 2, 3]
 //! env_steps = 100000
-//! set = ["learner.threads=1"]        # those of a configuration come after these
+//! preset = "efficient"               # below base and set
+//! lockstep = true                    # one process a run: the same seed, the same curve
+//! set = ["update.threads=1"]         # those of a configuration come after these
 //!
 //! [[configuration]]
 //! name = "ar"                        # its folder
 //! label = "PMPO-AR"                  # in the legend; default: the name
 //! panel = "cartpole swingup"         # one chart for each panel
-//! set = ["learner.policy_loss.alpha=0.5"]
+//! set = ["update.policy_loss.alpha=0.5"]
 //!
 //! [[configuration]]
 //! name = "a"
-//! config = { learner = { policy_loss = { alpha = 1.0 } } }
+//! config = { update = { policy_loss = { alpha = 1.0 } } }
 //! ```
 //!
 //! Unknown keys are refused with their line.
@@ -30,7 +32,7 @@ use serde::Deserialize;
 
 use super::job::Job;
 use crate::commands;
-use crate::config::Config;
+use crate::config::{Config, Preset, Source};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,6 +102,8 @@ fn default_summary() -> PathBuf {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Defaults {
+    preset: Option<Preset>,
+    lockstep: Option<bool>,
     task: Option<String>,
     seeds: Option<Vec<u64>>,
     env_steps: Option<u64>,
@@ -120,6 +124,8 @@ pub(crate) struct Configuration {
     pub(crate) panel: String,
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, Label>,
+    preset: Option<Preset>,
+    lockstep: Option<bool>,
     task: Option<String>,
     seeds: Option<Vec<u64>>,
     env_steps: Option<u64>,
@@ -221,8 +227,10 @@ impl SweepFile {
             for &seed in seeds {
                 ensure!(seen.insert(seed), "{}: seed {seed} is there twice", of());
                 let set = self.assignments(configuration, seed).with_context(of)?;
+                let preset = configuration.preset.or(self.defaults.preset);
+                let lockstep = configuration.lockstep.or(self.defaults.lockstep);
                 let config = Config::resolve(Source {
-                    preset: self.defaults.preset,
+                    preset,
                     file: self.base.as_deref(),
                     assignments: &set,
                 })
@@ -234,12 +242,14 @@ impl SweepFile {
                         of()
                     );
                 }
-                jobs.push(Job::new(
-                    (name, seed),
-                    out,
-                    arguments(self.base.as_deref(), &set),
-                    config,
-                ));
+                let mut arguments = arguments(self.base.as_deref(), &set);
+                if let Some(preset) = preset {
+                    arguments.extend(["--preset".to_owned(), preset.name().to_owned()]);
+                }
+                if lockstep.unwrap_or_default() {
+                    arguments.push("--lockstep".to_owned());
+                }
+                jobs.push(Job::new((name, seed), out, arguments, config));
             }
         }
         Ok(jobs)

@@ -1,6 +1,6 @@
 //! What a user sees while a run goes on: a live line on a terminal, plain lines elsewhere.
 
-use std::cell::RefCell;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
@@ -16,7 +16,7 @@ const RATE_WINDOW: Duration = Duration::from_secs(5);
 pub(crate) struct Display {
     bar: ProgressBar,
     limits: RunConfig,
-    state: RefCell<State>,
+    state: Mutex<State>,
 }
 
 #[derive(Default)]
@@ -37,7 +37,7 @@ impl Display {
         Self {
             bar,
             limits: limits.clone(),
-            state: RefCell::default(),
+            state: Mutex::default(),
         }
     }
 
@@ -48,7 +48,7 @@ impl Display {
 
     /// Shows the newest status; each evaluation gets a line that stays.
     pub(crate) fn update(&self, status: &RunStatus) {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state.lock().expect("no holder of the lock panics");
         state.measure(status);
         let line = self.describe(status, state.rates);
         let evaluated = status.evaluations > state.evaluations;

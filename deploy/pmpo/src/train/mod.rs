@@ -3,7 +3,7 @@
 //! actors and evaluators that die, shows progress and ends all of it in order.
 
 pub(crate) mod child;
-mod display;
+pub(crate) mod display;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -24,6 +24,7 @@ use crate::commands;
 use crate::config::{Config, Source};
 use crate::curve;
 use crate::failure::{self, Usage};
+use crate::lockstep;
 use crate::roles;
 use child::{Child, Launcher};
 use display::Display;
@@ -38,6 +39,9 @@ const OUTCOME: &str = "outcome.json";
 pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
     let resume = args.run.resumes();
     let (config, run_dir) = prepare(args, resume)?;
+    if args.lockstep {
+        return run_in_lockstep(config, run_dir, resume);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -63,11 +67,26 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
     })
 }
 
+/// Trains in this process.
+fn run_in_lockstep(config: Config, run_dir: PathBuf, resume: bool) -> Result<()> {
+    let display = Display::new(&config.run);
+    println!(
+        "training {} in lockstep in {}",
+        config.run.task,
+        run_dir.display()
+    );
+    let ended = lockstep::run(config, &run_dir, resume, &display);
+    display.finish();
+    draw(&run_dir);
+    summarise(ended.map(Some), &run_dir)
+}
+
 /// Resolves the configuration and makes the run's folder.
 fn prepare(args: &TrainArgs, resume: bool) -> Result<(Config, PathBuf)> {
     let mut assignments = args.run.assignments();
     assignments.extend(args.security.assignments());
     assignments.extend(args.actors.map(|actors| format!("run.actors={actors}")));
+    assignments.extend(args.threads.map(|n| format!("update.threads={n}")));
     let stored = args
         .run
         .run_dir

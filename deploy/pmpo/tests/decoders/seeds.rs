@@ -1,7 +1,7 @@
 //! One valid encoding of each kind.
 
 use bytes::Bytes;
-use pmpo_policy::{NamedTensor, NetworkConfig, snapshot};
+use pmpo_policy::{NetworkConfig, TorsoConfig, snapshot};
 use pmpo_proto::v1::{self, insert_request, sample_request};
 use pmpo_proto::{compress, sampled_to_wire, signature_to_wire, steps_to_wire, writer_id_to_wire};
 use pmpo_replay_core::Restorer;
@@ -57,16 +57,11 @@ fn response(compression: v1::Compression) -> Vec<u8> {
 
 fn policy() -> Vec<u8> {
     let network = NetworkConfig {
-        hidden_sizes: vec![4, 4],
+        torso: TorsoConfig::hidden(&[4, 4]),
         ..NetworkConfig::default()
     };
-    let tensor = |(name, shape): (String, Vec<usize>)| NamedTensor {
-        name,
-        values: vec![0.5; shape.iter().product()],
-        shape,
-    };
-    let tensors = snapshot::expected_tensors(&network, 3, 2);
-    let tensors: Vec<_> = tensors.into_iter().map(tensor).collect();
+    let specs = network.tensors(3, 2).unwrap();
+    let tensors: Vec<_> = specs.iter().map(|spec| spec.filled(|_| 0.5)).collect();
     snapshot::encode(&network, 3, 2, &tensors).unwrap().to_vec()
 }
 

@@ -24,7 +24,7 @@ fn config() -> MpoConfig {
 #[test]
 fn the_e_step_by_hand() {
     let q = constant(&[0.0, 3f64.ln()], [2, 1]);
-    let (weights, dual) = e_step(q, 0.1, constant(&[1.0], [1]));
+    let (weights, dual) = e_step(q, 0.1, constant(&[1.0], [1]), Tensor::mean);
     assert_close(&values(weights), &[0.25, 0.75], 1e-12);
     assert_close(&values(dual), &[0.1 + 2f64.ln()], 1e-12);
 }
@@ -33,9 +33,17 @@ fn the_e_step_by_hand() {
 #[test]
 fn the_e_step_survives_large_values() {
     let q = constant(&[1000.0, 1000.0 + 3f64.ln()], [2, 1]);
-    let (weights, dual) = e_step(q, 0.1, constant(&[1.0], [1]));
+    let (weights, dual) = e_step(q, 0.1, constant(&[1.0], [1]), Tensor::mean);
     assert_close(&values(weights), &[0.25, 0.75], 1e-9);
     assert_close(&values(dual), &[1000.0 + 0.1 + 2f64.ln()], 1e-9);
+}
+
+#[test]
+fn temperatures_start_in_units_of_the_values() {
+    for temperature in [1e-6, 0.1, 1.0, 10.0, 1e4] {
+        let back = softplus(f64::from(dual_variable(temperature)));
+        assert!((back / temperature - 1.0).abs() < 0.02, "{temperature}: {back}");
+    }
 }
 
 /// One state, one dimension, reference N(0, 0.5), policy N(0.2, 1), samples -0.5 and 0.5 with
@@ -84,7 +92,7 @@ fn gradients_of_policy_and_multipliers_by_hand() {
 #[test]
 fn the_temperatures_gradients_equal_finite_differences() {
     let q = constant(&[1.0, -0.5, 2.0, 0.3, 0.1, 1.7], [3, 2]);
-    gradient_check(&[0.7], |x| e_step(q.clone(), 0.1, x).1);
+    gradient_check(&[0.7], |x| e_step(q.clone(), 0.1, x, Tensor::mean).1);
 }
 
 /// One bound for the sum of two dimensions' KLs against a bound for each.

@@ -6,17 +6,12 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use bytes::Bytes;
 use pmpo_kernels::matrix::{Matrix, multiply};
 use pmpo_policy::TorsoConfig;
-use pmpo_types::{
-    ColumnBatch, ConfigError, DType, SampledBatch, SampledItems, Signature, StepType,
-    TableCounters, step,
+use pmpo_types::ConfigError;
+use pmpo_update::{
+    AgentConfig, BatchSource, DeviceChoice, Drawn, Learning, TrainState, random_windows, threads,
 };
-use pmpo_update::{AgentConfig, BatchSource, DeviceChoice, Drawn, Learning, TrainState, threads};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
@@ -138,13 +133,12 @@ pub(crate) fn run(
     config.update.threads = threads;
     threads::pool(threads)?.install(|| {
         let device = device.open()?;
-        let signature = step::signature(observation_size, action_size);
+        let sizes = [observation_size, action_size];
         let mut source = Repeating(Drawn {
-            batch: random_batch(&signature, batch_size, config.update.window().rows()),
+            batch: random_windows(sizes, batch_size, config.update.window(), 7),
             origin: 0,
             trace: None,
         });
-        let sizes = [observation_size, action_size];
         let mut learning = Learning::new(TrainState::new(&config, sizes, 1, &device)?);
         let mut step = |learning: &mut Learning| -> Result<()> {
             let drawn = black_box(source.0.clone());
@@ -218,34 +212,6 @@ impl BatchSource for Repeating {
 
     fn update_priorities(&mut self, _: usize, _: &[u64], _: &[f64]) -> Result<(), Self::Error> {
         Ok(())
-    }
-}
-
-/// Windows of rows of standard normal numbers, in the middle of episodes.
-fn random_batch(signature: &Signature, items: usize, rows: usize) -> SampledBatch {
-    let mut rng = ChaCha8Rng::seed_from_u64(7);
-    let len = items * rows;
-    let columns = signature.columns.iter().map(|spec| {
-        let count = spec.elements() * len;
-        match (spec.dtype, spec.name.as_str()) {
-            (DType::I64, "step_type") => {
-                let mid = StepType::Mid.number().to_le_bytes();
-                Bytes::from(mid.repeat(count))
-            }
-            (DType::I64, _) => Bytes::from(vec![0; count * 8]),
-            (DType::F32, "discount") => (0..count).flat_map(|_| 0.95f32.to_le_bytes()).collect(),
-            (DType::F32, _) => StandardNormal
-                .sample_iter(&mut rng)
-                .take(count)
-                .flat_map(|value: f32| value.to_le_bytes())
-                .collect(),
-        }
-    });
-    SampledBatch {
-        columns: ColumnBatch::new(signature, len, columns.collect())
-            .expect("made to the signature"),
-        counters: TableCounters::default(),
-        items: SampledItems::default(),
     }
 }
 

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::partner::Partner;
 use super::replay_client::Figures;
 use crate::cli::{BenchItem, ReplayBenchArgs};
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::failure::Usage;
 use crate::train::child::{self, Child, Launcher};
 
@@ -128,7 +128,10 @@ struct Server<'a> {
 
 impl<'a> Server<'a> {
     fn start(args: &ReplayBenchArgs, folder: &Path, runtime: &'a Runtime) -> Result<Self> {
-        let config = Config::from_layers(None, &assignments(args)?)?;
+        let config = Config::resolve(Source {
+            assignments: &assignments(args)?,
+            ..Source::default()
+        })?;
         for name in ["logs", "roles"] {
             std::fs::create_dir(folder.join(name))?;
         }
