@@ -3,10 +3,12 @@
     pip install "jax[cpu]"
     python learner/benches/jax_learner.py --case walker --threads 1 --seconds 10
 
-Step, sizes, networks, loss and optimiser are those of `learner/src/update.rs` and
-`learner/src/networks.rs` with the default configuration; batches are NumPy arrays that are copied
-into every step, and statistics are read back each 100 steps, as ours. The last line is one JSON
-object with `steps_per_s` and `cpu_ms_per_step`.
+Step, sizes, networks, loss and optimiser are those of `learner/update` with the configuration of
+`pmpo bench learner`; batches are NumPy arrays that are copied into every step, and statistics are read
+back each 100 steps, as ours. The last line is one JSON object with `steps_per_s` and `cpu_ms_per_step`.
+
+`--golden FILE` writes instead what three steps of small networks come to from given weights, batches and
+noise, in double precision, for `learner/update/src/state/golden.rs` to hold the update against.
 """
 
 import argparse
@@ -24,6 +26,7 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--case", choices=CASES, default="walker")
 parser.add_argument("--threads", type=int, default=1)
 parser.add_argument("--seconds", type=float, default=10.0)
+parser.add_argument("--golden", metavar="FILE")
 parser.add_argument("--prng", choices=["threefry2x32", "rbg", "unsafe_rbg"], default="threefry2x32")
 arguments = parser.parse_args()
 
@@ -84,10 +87,8 @@ def critic(p, observation, action):
 
 
 def preference_weights(values):
-    better = values[None, :, :] > values[:, None, :]
-    ties = values[None, :, :] == values[:, None, :]
-    earlier = jnp.tril(jnp.ones((SAMPLES, SAMPLES), bool), -1)[:, :, None]
-    rank = (better | (ties & earlier)).sum(1)
+    # Equal values have probability zero here.
+    rank = (values[None, :, :] > values[:, None, :]).sum(1)
     accepted = jnp.where(rank < ACCEPTED, ALPHA / ACCEPTED, 0.0)
     return accepted - jnp.where(rank >= SAMPLES - REJECTED, (1 - ALPHA) / REJECTED, 0.0)
 
@@ -127,10 +128,14 @@ def norm(tree):
 
 
 def update(state, target, batch):
-    observation, action, reward, discount, next_observation = batch
     key, noise_key = jax.random.split(state["key"])
+    noise = jax.random.normal(noise_key, (SAMPLES, *batch[1].shape))
+    return update_with(state, target, batch, noise, key)
+
+
+def update_with(state, target, batch, noise, key):
+    observation, action, reward, discount, next_observation = batch
     reference = policy(target["policy"], next_observation)
-    noise = jax.random.normal(noise_key, (SAMPLES, *reference[0].shape))
     drawn = reference[0] + reference[1] * noise
     repeated = jnp.broadcast_to(next_observation, (SAMPLES, *next_observation.shape))
     values = critic(target["critic"], repeated, drawn)
@@ -158,20 +163,79 @@ def update(state, target, batch):
     return state, jnp.stack(statistics)
 
 
-def main():
-    observation_size, action_size, batch_size, width = CASES[arguments.case]
-    rng = np.random.default_rng(1)
+def fresh(rng, observation_size, action_size, width):
     heads = {"mean": action_size, "std": action_size}
     online = {
         "policy": network(rng, observation_size, width, heads),
         "critic": network(rng, observation_size + action_size, width, {"value": 1}),
     }
-    online = jax.tree.map(jnp.asarray, online)
+    return jax.tree.map(jnp.asarray, online)
+
+
+def zero_moments(online):
+    zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
+    return {name: (zeros(tree), zeros(tree)) for name, tree in online.items()}
+
+
+def tensors(p):
+    """A network's tensors under the names that snapshots have."""
+    named = {"torso.1": {"gamma": p["gamma"], "beta": p["beta"]}}
+    named |= {"torso.0": p["layers"][0], "torso.3": p["layers"][1]}
+    named |= {name if name == "value" else f"head.{name}": head for name, head in p["heads"].items()}
+    return {
+        f"{layer}.{name}": np.asarray(tensor, np.float64).ravel().tolist()
+        for layer, parts in named.items()
+        for name, tensor in parts.items()
+    }
+
+
+def golden(path, observation_size=3, action_size=2, batch_size=5, width=8, steps=3):
+    """The target networks become the online ones after the second step."""
+    jax.config.update("jax_enable_x64", True)
+    rng = np.random.default_rng(1)
+    online = fresh(rng, observation_size, action_size, width)
+    # Heads start near zero, where little would be seen of them; norms at one and zero.
+    online = jax.tree.map(lambda x: np.asarray(x, np.float32) * 1.0, online)
+    for name in online:
+        for head in online[name]["heads"].values():
+            head["weight"] = rng.uniform(-0.5, 0.5, head["weight"].shape).astype(np.float32)
+        online[name]["gamma"] = rng.uniform(0.5, 1.5, width).astype(np.float32)
+        online[name]["beta"] = rng.uniform(-0.5, 0.5, width).astype(np.float32)
+    online = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), online)
+    state = {"online": online, "adam": zero_moments(online), "step": jnp.float64(0.0), "key": None}
+    target = online
+    weights = lambda: {name: tensors(tree) for name, tree in state["online"].items()}  # noqa: E731
+    written = {"before": weights(), "steps": []}
+    shapes = [(observation_size,), (action_size,), (), (), (observation_size,)]
+    for step in range(steps):
+        batch = [rng.standard_normal((batch_size, *s)).astype(np.float32) for s in shapes]
+        batch[3] = rng.uniform(0.5, 1.0, batch_size).astype(np.float32)
+        noise = rng.standard_normal((SAMPLES, batch_size, action_size)).astype(np.float32)
+        doubles = [jnp.asarray(column, jnp.float64) for column in (*batch, noise)]
+        state, statistics = update_with(state, target, doubles[:5], doubles[5], None)
+        if step == 1:
+            target = state["online"]
+        names = ["observation", "action", "reward", "discount", "next_observation"]
+        taken = {name: np.float64(column).ravel().tolist() for name, column in zip(names, batch)}
+        taken["noise"] = np.float64(noise).ravel().tolist()
+        taken["statistics"] = [float(value) for value in statistics]
+        written["steps"].append(taken)
+    written["after"] = weights()
+    with open(path, "w") as file:
+        json.dump(written, file)
+        file.write("\n")
+
+
+def main():
+    if arguments.golden:
+        return golden(arguments.golden)
+    observation_size, action_size, batch_size, width = CASES[arguments.case]
+    rng = np.random.default_rng(1)
+    online = fresh(rng, observation_size, action_size, width)
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-    zeros = lambda name: jax.tree.map(jnp.zeros_like, online[name])  # noqa: E731
     state = {
         "online": online,
-        "adam": {name: (zeros(name), zeros(name)) for name in online},
+        "adam": zero_moments(online),
         "step": jnp.float32(0.0),
         "key": jax.random.key(1, impl=arguments.prng),
     }

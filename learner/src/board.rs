@@ -17,7 +17,7 @@ use crate::progress::Row;
 const REMEMBERED_PUBLICATIONS: usize = 4096;
 
 /// Bytes of the newest publications' weights that are kept until somebody has evaluated them.
-const REMEMBERED_BYTES: usize = 128 << 20;
+const REMEMBERED_BYTES: usize = 64 << 20;
 
 /// Where a run is. What a checkpoint holds of it is public to the crate.
 #[derive(Clone, Debug, Default, PartialEq)]

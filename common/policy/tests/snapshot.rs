@@ -208,7 +208,7 @@ fn configurations_read_back_and_unknown_keys_are_refused() {
         concat!(
             r#"{"torso":{"hidden_sizes":[128,128],"activation":"layer_norm_tanh_elu","#,
             r#""blocks":0,"expansion":4},"normalise_observations":false,"#,
-            r#""head":{"kind":"gaussian","tanh_mean":true,"init_std":0.7,"min_std":0.02}}"#
+            r#""head":{"kind":"gaussian","tanh_mean":true,"init_std":0.7,"min_std":0.02,"squash":false}}"#
         )
     );
     assert_eq!(

@@ -83,7 +83,12 @@ fn a_sweep_is_done_in_pieces_and_finished_runs_are_left_alone() {
         assert_eq!(outcome["learner_steps"], 300, "{run}");
     }
     let config = std::fs::read_to_string(out.join("slow/seed-2/config.toml")).unwrap();
-    assert!(config.contains("policy_learning_rate = 0.0001") && config.contains("seed = 2"));
+    let config: toml::Table = config.parse().unwrap();
+    assert_eq!(
+        config["update"]["policy"]["learning_rate"].as_float(),
+        Some(1e-4)
+    );
+    assert_eq!(config["run"]["seed"].as_integer(), Some(2));
 
     let mut csv = csv::Reader::from_path(out.join("results.csv")).unwrap();
     let rows: Vec<csv::StringRecord> = csv.records().map(Result::unwrap).collect();

@@ -222,17 +222,20 @@ mod tests {
         constant(&[0.3, 5.0, 1.0, 5.0, -2.0, 5.0, 0.5, 1.0], [4, 2])
     }
 
+    /// Of the second state's three best, two are accepted and one rejected: each is 2/3 and 1/3.
     #[test]
-    fn the_best_are_accepted_and_the_worst_rejected() {
+    fn the_best_are_accepted_and_the_worst_rejected_and_equals_share() {
         let weights = values(preference_weights(two_states(), &rank(2, 2), 0.5));
-        let expected = [-0.25, 0.25, 0.25, 0.25, -0.25, -0.25, 0.25, -0.25];
+        let equal = 0.25 * (2.0 / 3.0) - 0.25 * (1.0 / 3.0);
+        let expected = [-0.25, equal, 0.25, equal, -0.25, equal, 0.25, -0.25];
         assert_close(&weights, &expected, 1e-12);
     }
 
     #[test]
     fn unbalanced_splits_average_over_their_own_samples() {
         let weights = values(preference_weights(two_states(), &rank(1, 2), 0.75));
-        let expected = [-0.125, 0.75, 0.75, 0.0, -0.125, -0.125, 0.0, -0.125];
+        let equal = 0.75 * (1.0 / 3.0) - 0.125 * (1.0 / 3.0);
+        let expected = [-0.125, equal, 0.75, equal, -0.125, equal, 0.0, -0.125];
         assert_close(&weights, &expected, 1e-12);
     }
 

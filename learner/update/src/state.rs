@@ -318,6 +318,9 @@ fn statistics(policy: &PolicyStep, critic: &CriticStep) -> Vec<(&'static str, Te
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 mod retrace_tests;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::Judgement;
 use crate::testing::{assert_close, categorical, constant, gaussian, gradient_check, stat, values};
 
 fn softplus(x: f64) -> f64 {
-    x.exp().ln_1p() + LEAST_MULTIPLIER
+    x.max(0.0) + (-x.abs()).exp().ln_1p() + LEAST_MULTIPLIER
 }
 
 fn config() -> MpoConfig {

@@ -99,6 +99,11 @@ fn two_states(rng: &mut ChaCha8Rng, len: usize) -> SampledBatch {
 #[test]
 fn each_state_gets_its_own_best_action() {
     let mut config = small();
+    // Narrow enough that few actions are clipped, which would move the best mean.
+    config.policy.head = HeadConfig::Gaussian(GaussianHead {
+        init_std: 0.3,
+        ..GaussianHead::default()
+    });
     config.update.discount = 0.5;
     config.update.reward_scale = RewardScaleConfig::Fixed(4.0);
     config.update.policy.learning_rate = 1e-3;
@@ -271,7 +276,7 @@ fn the_critic_sees_actions_as_they_are_carried_out() {
 /// differences; of a plain and of a residual torso.
 #[test]
 fn gradients_through_the_networks_equal_finite_differences() {
-    const STEP: f64 = 2e-3;
+    const STEP: f64 = 5e-4;
     let residual = TorsoConfig {
         activation: Activation::None,
         blocks: 1,
