@@ -44,13 +44,15 @@ impl C51Config {
             return Err(ConfigError::new("atoms", "2 to 1001", self.atoms));
         }
         let [least, largest] = range;
+        // Who says 20 means what 0.1 / (1 - 0.995) comes to.
+        let rounding = 1e-9 * (largest - least).abs();
         let min_value = self.min_value.unwrap_or(least);
-        if !(min_value <= least && min_value.is_finite()) {
+        if !(min_value <= least + rounding && min_value.is_finite()) {
             let expected = format!("at most {least}, the least return of scaled rewards");
             return Err(ConfigError::new("min_value", expected, min_value));
         }
         let max_value = self.max_value.unwrap_or(largest);
-        if !(max_value >= largest && max_value.is_finite()) {
+        if !(max_value >= largest - rounding && max_value.is_finite()) {
             let expected = format!("at least {largest}, the largest return of scaled rewards");
             return Err(ConfigError::new("max_value", expected, max_value));
         }
