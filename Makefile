@@ -41,7 +41,7 @@ test-cluster:
 # OpenGL and its other kernel language: README.md says why. On a GPU: `make device-test DEVICE_ENV=`.
 DEVICE_ENV ?= VK_ICD_FILENAMES=/nonexistent EGL_PLATFORM=surfaceless CUBECL_AUTOTUNE_LEVEL=minimal
 device-test:
-	$(DEVICE_ENV) $(CARGO) test -p pmpo-learner --features vulkan --lib -- device_tests options
+	$(DEVICE_ENV) $(CARGO) test -p pmpo-update --features vulkan --lib -- device
 
 # Every expression of the dashboards and the rules, on a real run; wants Debian's package prometheus.
 test-dashboards: build
@@ -64,4 +64,4 @@ check: setup
 # Type-checks the GPU build where no CUDA is installed: DOCS_RS has the CUDA crates' build scripts
 # skip what they would otherwise fetch or link.
 cuda-check: setup
-	DOCS_RS=1 $(CARGO) check --release -p pmpo-learner --features cuda
+	DOCS_RS=1 $(CARGO) check --release -p pmpo-update --features cuda

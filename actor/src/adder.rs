@@ -238,7 +238,10 @@ mod tests {
     fn check(row: Row<'_>) -> Stored {
         let at = row.observation[0];
         if row.step_type == Last {
-            assert_eq!((row.action, row.reward, row.discount), (&[0.0][..], 0.0, 0.0));
+            assert_eq!(
+                (row.action, row.reward, row.discount),
+                (&[0.0][..], 0.0, 0.0)
+            );
             assert_eq!((row.log_prob, row.policy_version.0), (0.0, at as u64 - 1));
         } else {
             assert_eq!((row.action, row.log_prob), (&[-at][..], -at));

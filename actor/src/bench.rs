@@ -209,7 +209,11 @@ fn fresh_policy(network: &NetworkConfig, spec: &EnvironmentSpec) -> PolicyNetwor
         .expect("a network that was validated")
         .iter()
         .map(|spec| {
-            let scale = if spec.name.starts_with("head") { 0.0 } else { 0.2 };
+            let scale = if spec.name.starts_with("head") {
+                0.0
+            } else {
+                0.2
+            };
             spec.filled(|i| scale * ((i * 37 % 101) as f32 / 101.0 - 0.5))
         })
         .collect();

@@ -198,7 +198,11 @@ mod tests {
         steps(&mut collector, 2, true);
         let batches: Vec<StepBatch> = receiver.try_iter().collect();
         let windows: Vec<usize> = batches.iter().map(StepBatch::items).collect();
-        assert_eq!(windows, [1, 3], "two of the divergent episode and two of the next");
+        assert_eq!(
+            windows,
+            [1, 3],
+            "two of the divergent episode and two of the next"
+        );
     }
 
     #[test]

@@ -111,7 +111,10 @@ mod tests {
         Receiver<StepBatch>,
         tokio::sync::mpsc::Receiver<v1::ReportEpisodeRequest>,
     ) {
-        let spec = pmpo_suite::load("cartpole-swingup", 5).unwrap().spec().clone();
+        let spec = pmpo_suite::load("cartpole-swingup", 5)
+            .unwrap()
+            .spec()
+            .clone();
         let shutdown = CancellationToken::new();
         let mut weights = Script::new(&shutdown);
         weights.first = Some(policy(&spec, 1, 0));
@@ -167,7 +170,9 @@ mod tests {
             .filter(|&row| types[row] == StepType::Last.number())
             .collect();
         assert_eq!(lasts, [1000, 1001, 1002, 1503, 1504, 1505]);
-        let firsts = types.iter().filter(|&&kind| kind == StepType::First.number());
+        let firsts = types
+            .iter()
+            .filter(|&&kind| kind == StepType::First.number());
         assert_eq!(firsts.count(), 2);
         let versions = versions(&batches, step::POLICY_VERSION);
         assert!(versions[..600].iter().all(|version| *version == 1));
@@ -215,12 +220,7 @@ mod tests {
 
     #[test]
     fn the_same_seeds_give_the_same_experience() {
-        let experience = || {
-            act(TRANSITIONS, 300, 200)
-                .0
-                .iter()
-                .collect::<Vec<_>>()
-        };
+        let experience = || act(TRANSITIONS, 300, 200).0.iter().collect::<Vec<_>>();
         let first = experience();
         assert!(!first.is_empty());
         assert_eq!(first, experience());

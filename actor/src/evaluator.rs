@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::canonical::ActionScale;
-use crate::stepper::valid;
 use crate::membership::Place;
 use crate::reports::report_evaluations;
 use crate::run::{POLICY, until};
+use crate::stepper::valid;
 use crate::weights::{Policy, WeightsSource, subscribe};
 use crate::{ActorError, EvaluatorConfig, metrics};
 

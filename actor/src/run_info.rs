@@ -161,7 +161,10 @@ mod tests {
             run_id: "a".to_owned(),
             task: "cartpole-swingup".to_owned(),
             seed: 3,
-            window: Some(v1::Window { steps: 5, period: 1 }),
+            window: Some(v1::Window {
+                steps: 5,
+                period: 1,
+            }),
             discount: 0.5,
             spec_digest: vec![1; 32].into(),
         }
@@ -183,10 +186,7 @@ mod tests {
             wire.window = Some(v1::Window { steps, period });
             RunInfo::from_wire(wire).unwrap_err().to_string()
         };
-        assert_eq!(
-            window(1001, 4),
-            "window.steps: expected 1..=1000, got 1001"
-        );
+        assert_eq!(window(1001, 4), "window.steps: expected 1..=1000, got 1001");
         assert_eq!(window(0, 1), "window.steps: expected 1..=1000, got 0");
         assert_eq!(window(8, 9), "window.period: expected 1..=8, got 9");
         assert_eq!(

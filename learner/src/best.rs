@@ -171,12 +171,18 @@ mod tests {
     fn damage_is_named_and_stops_nothing() {
         let run = tempfile::tempdir().unwrap();
         let mut keeper = BestKeeper::open(run.path(), subject(), 0).unwrap();
-        keeper.evaluated(&row(0, 1.0), &Bytes::from_static(b"policy")).unwrap();
+        keeper
+            .evaluated(&row(0, 1.0), &Bytes::from_static(b"policy"))
+            .unwrap();
         let path = run.path().join(FOLDER).join(NAME).join(POLICY);
         fs::write(&path, "other").unwrap();
         let message = read(run.path()).unwrap_err().to_string();
         assert!(message.ends_with("its digest does not match"), "{message}");
         let mut keeper = BestKeeper::open(run.path(), subject(), 0).unwrap();
-        assert!(keeper.evaluated(&row(0, 0.5), &Bytes::from_static(b"policy")).unwrap());
+        assert!(
+            keeper
+                .evaluated(&row(0, 0.5), &Bytes::from_static(b"policy"))
+                .unwrap()
+        );
     }
 }

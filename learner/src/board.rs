@@ -404,7 +404,11 @@ mod tests {
             (row.env_steps, row.learner_steps, row.policy_version),
             (100, 10, 2)
         );
-        assert_eq!(evaluated.weights.unwrap(), [2][..], "the policy of that version");
+        assert_eq!(
+            evaluated.weights.unwrap(),
+            [2][..],
+            "the policy of that version"
+        );
         let first = board.evaluated(&evaluation(1, 0)).unwrap();
         assert_eq!(first.row.env_steps, 0);
         assert!(

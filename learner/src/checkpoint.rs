@@ -161,11 +161,7 @@ impl Meta {
             ),
             ("policy", self.subject.policy.clone(), subject.policy),
             ("critic", self.critic.clone(), critic),
-            (
-                "update.policy_loss.kind",
-                kind(&self.update),
-                kind(&update),
-            ),
+            ("update.policy_loss.kind", kind(&self.update), kind(&update)),
         ] {
             if let Some((key, found, expected)) = first_difference(field, &found, &expected) {
                 return Err(LearnerError::OtherRun {

@@ -150,7 +150,12 @@ pub fn encode(
     let sizes = [spec.observation_size(), spec.action_size()];
     let [observation_size, action_size] = sizes;
     let tensors = state.policy_tensors();
-    Ok(snapshot::encode(network, observation_size, action_size, &tensors)?)
+    Ok(snapshot::encode(
+        network,
+        observation_size,
+        action_size,
+        &tensors,
+    )?)
 }
 
 fn unix_ms() -> u64 {

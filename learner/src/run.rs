@@ -166,7 +166,13 @@ fn watch_tables(
     let shards = shards.into_iter().enumerate();
     shards
         .map(|(shard, channel)| {
-            table::watch(shard, channel, table.clone(), board.clone(), readiness.clone())
+            table::watch(
+                shard,
+                channel,
+                table.clone(),
+                board.clone(),
+                readiness.clone(),
+            )
         })
         .collect()
 }
@@ -302,8 +308,8 @@ type Ended = oneshot::Receiver<Result<EndReason, LearnerError>>;
 /// Starts the update thread.
 fn train(trainer: Trainer<ReplaySource>) -> Result<(JoinHandle<()>, Ended), LearnerError> {
     let (sender, ended) = oneshot::channel();
-    let pool = threads::pool(trainer.options.agent.update.threads)
-        .map_err(LearnerError::Threads)?;
+    let pool =
+        threads::pool(trainer.options.agent.update.threads).map_err(LearnerError::Threads)?;
     let run_dir = trainer.options.run_dir.clone();
     let thread = Builder::new()
         .name("learner".to_owned())

@@ -13,8 +13,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tonic::Request;
 
 use crate::board::{Board, TableState};
-use crate::run::REPLAY;
 use crate::metrics;
+use crate::run::REPLAY;
 
 const PERIOD: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -165,7 +165,12 @@ async fn a_learner_with_another_idea_of_the_task_is_refused() {
             "window: expected a window, got nothing",
         ),
         (
-            |info| info.window = Some(v1::Window { steps: 3, period: 4 }),
+            |info| {
+                info.window = Some(v1::Window {
+                    steps: 3,
+                    period: 4,
+                })
+            },
             "window.period: expected 1..=3, got 4",
         ),
     ];

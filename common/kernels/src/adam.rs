@@ -42,8 +42,14 @@ impl AdamStep<'_> {
     /// Takes the step, shared among the threads of the pool it is called in. The result does not
     /// depend on their number.
     pub fn take(self, factors: AdamFactors) {
-        let moments = self.first.par_chunks_mut(TASK).zip(self.second.par_chunks_mut(TASK));
-        let values = self.values.par_chunks_mut(TASK).zip(self.gradient.par_chunks(TASK));
+        let moments = self
+            .first
+            .par_chunks_mut(TASK)
+            .zip(self.second.par_chunks_mut(TASK));
+        let values = self
+            .values
+            .par_chunks_mut(TASK)
+            .zip(self.gradient.par_chunks(TASK));
         values
             .zip(moments)
             .for_each(|((values, gradient), (first, second))| {

@@ -10,7 +10,7 @@
 use rayon::prelude::*;
 
 use crate::matrix::{Matrix, multiply};
-use crate::rows::{Activate, ActivateBackward, Normalise, NormaliseBackward, Nonlinearity};
+use crate::rows::{Activate, ActivateBackward, Nonlinearity, Normalise, NormaliseBackward};
 
 /// Rows of a block: 128 rows of 256 numbers are an eighth of a typical L2 cache, and two threads share a
 /// batch of 256.
@@ -93,12 +93,7 @@ impl Norm<'_> {
     }
 
     /// The gradients of gamma and beta, given that of the outputs, which becomes that of the input.
-    pub fn backward(
-        &self,
-        outputs: &[f32],
-        kept: &Kept,
-        gradient: &mut [f32],
-    ) -> [Vec<f32>; 2] {
+    pub fn backward(&self, outputs: &[f32], kept: &Kept, gradient: &mut [f32]) -> [Vec<f32>; 2] {
         let columns = self.gamma.len();
         let [mut beta, mut gamma, mut unused] = std::array::from_fn(|_| vec![0.0; columns]);
         ActivateBackward {

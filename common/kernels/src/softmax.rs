@@ -83,7 +83,10 @@ pub fn cross_entropy_backward(probabilities: &mut [f32], targets: &[f32], gradie
 
 /// The mean `sum_k p_k z_k` of each row of probabilities `[R, K]` over the support `z` `[K]`: `[R]`.
 pub fn expectation(probabilities: &[f32], support: &[f32], means: &mut [f32]) {
-    for (mean, row) in means.iter_mut().zip(probabilities.chunks_exact(support.len())) {
+    for (mean, row) in means
+        .iter_mut()
+        .zip(probabilities.chunks_exact(support.len()))
+    {
         *mean = sum(row, support, |p, z| p * z);
     }
 }

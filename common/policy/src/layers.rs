@@ -153,9 +153,9 @@ impl Plan {
         let mut width = inputs;
         for (i, layer) in layers.iter().enumerate() {
             let name = format!("{prefix}.{i}");
-            *left = left
-                .checked_sub(1)
-                .ok_or_else(|| ConfigError::new("layers", format!("at most {MAX_LAYERS}"), "more"))?;
+            *left = left.checked_sub(1).ok_or_else(|| {
+                ConfigError::new("layers", format!("at most {MAX_LAYERS}"), "more")
+            })?;
             match layer {
                 Layer::Linear(outputs) => {
                     if !(1..=MAX_WIDTH).contains(outputs) {
@@ -192,7 +192,8 @@ impl Plan {
                 Layer::Residual(inner) => {
                     let (inner, outputs) = self.compile(inner, &name, width, left)?;
                     if outputs != width {
-                        let expected = format!("{width} outputs of a residual block, as its inputs");
+                        let expected =
+                            format!("{width} outputs of a residual block, as its inputs");
                         return Err(ConfigError::new("layers", expected, outputs));
                     }
                     ops.push(Op::Residual(inner));

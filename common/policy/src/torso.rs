@@ -154,7 +154,11 @@ fn stages(plan: &Plan, ops: &[Op], tensors: &Tensors<'_>) -> Result<Vec<Stage>, 
                 let norm = norm(*places)?;
                 let outputs = norm.gamma.len();
                 let nonlinearity = *nonlinearity;
-                (Operation::LayerNorm { norm, nonlinearity }, outputs, outputs)
+                (
+                    Operation::LayerNorm { norm, nonlinearity },
+                    outputs,
+                    outputs,
+                )
             }
             Op::Activation(nonlinearity) => (Operation::Activation(*nonlinearity), before, before),
             Op::Residual(inner) => {
@@ -182,7 +186,9 @@ pub(crate) fn linear(
         let [weight, bias] = [op.weight, op.bias].map(|place| &plan.tensors[place].name);
         Ok((tensors.get(weight)?, tensors.get(bias)?))
     });
-    Ok(Linear::new(&parts.collect::<Result<Vec<_>, SnapshotError>>()?))
+    Ok(Linear::new(
+        &parts.collect::<Result<Vec<_>, SnapshotError>>()?,
+    ))
 }
 
 #[inline(always)]

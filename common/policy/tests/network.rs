@@ -55,7 +55,9 @@ fn layer_norm(input: &[f64], name: &str, tensors: &[NamedTensor]) -> Vec<f64> {
     let beta = find(&format!("{name}.beta"), tensors);
     let unit = |x: &f64| (x - mean) / (variance + LAYER_NORM_EPSILON).sqrt();
     let scaled = input.iter().map(unit).zip(gamma).zip(beta);
-    scaled.map(|((unit, gamma), beta)| unit * gamma + beta).collect()
+    scaled
+        .map(|((unit, gamma), beta)| unit * gamma + beta)
+        .collect()
 }
 
 /// A list of layers, as each is defined.
@@ -150,7 +152,11 @@ fn torsos() -> Vec<TorsoConfig> {
 #[test]
 fn forward_agrees_with_the_definition() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let variants = [(true, false, (24, 6)), (false, true, (3, 1)), (true, true, (67, 21))];
+    let variants = [
+        (true, false, (24, 6)),
+        (false, true, (3, 1)),
+        (true, true, (67, 21)),
+    ];
     for torso in torsos() {
         for (tanh_mean, normalise_observations, sizes) in variants {
             let head = HeadConfig::Gaussian(GaussianHead {

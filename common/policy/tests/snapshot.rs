@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use pmpo_policy::{
-    GaussianHead, HeadConfig, NamedTensor, NetworkConfig, PolicyNetwork, SnapshotError, TorsoConfig,
-    snapshot,
+    GaussianHead, HeadConfig, NamedTensor, NetworkConfig, PolicyNetwork, SnapshotError,
+    TorsoConfig, snapshot,
 };
 use safetensors::tensor::{Dtype, TensorView};
 

@@ -360,7 +360,10 @@ mod tests {
             ..Layers::default()
         };
         let config: Config = super::load(layers).unwrap();
-        assert_eq!((config.learner.batch_size, config.learner.hidden), (32, vec![7]));
+        assert_eq!(
+            (config.learner.batch_size, config.learner.hidden),
+            (32, vec![7])
+        );
         let none = Layers {
             moved: &[],
             ..layers

@@ -16,11 +16,7 @@ pub struct ConfigError {
 
 impl ConfigError {
     /// A refusal of `got` for `field`.
-    pub fn new(
-        field: impl Into<String>,
-        expected: impl Into<String>,
-        got: impl ToString,
-    ) -> Self {
+    pub fn new(field: impl Into<String>, expected: impl Into<String>, got: impl ToString) -> Self {
         Self {
             field: field.into(),
             expected: expected.into(),

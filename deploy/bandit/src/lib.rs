@@ -19,8 +19,8 @@ use std::str::FromStr;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use pmpo_losses::{
-    ActionDistribution, DiagonalGaussian, DpoConfig, Improvement, JointKl, Judgement, KlPenalty, PmpoConfig,
-    PolicyLoss, Preference, RankPreference,
+    ActionDistribution, DiagonalGaussian, DpoConfig, Improvement, JointKl, Judgement, KlPenalty,
+    PmpoConfig, PolicyLoss, Preference, RankPreference,
 };
 use pmpo_types::ConfigError;
 use pmpo_update::VectorAdam;

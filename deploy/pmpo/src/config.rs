@@ -118,8 +118,14 @@ const MOVED: &[Move] = &[
     ),
     ("learner.batch_size", &["update.batch_size"]),
     ("learner.actions_per_state", &["update.actions_per_state"]),
-    ("learner.policy_learning_rate", &["update.policy.learning_rate"]),
-    ("learner.critic_learning_rate", &["update.critic.learning_rate"]),
+    (
+        "learner.policy_learning_rate",
+        &["update.policy.learning_rate"],
+    ),
+    (
+        "learner.critic_learning_rate",
+        &["update.critic.learning_rate"],
+    ),
     (
         "learner.max_gradient_norm",
         &[
@@ -133,7 +139,10 @@ const MOVED: &[Move] = &[
     ("learner.targets", &["update.targets"]),
     (
         "learner.target_period_steps",
-        &["update.target_period_steps", "update.reference_period_steps"],
+        &[
+            "update.target_period_steps",
+            "update.reference_period_steps",
+        ],
     ),
     ("learner.policy_loss", &["update.policy_loss"]),
     ("learner.critic_loss", &["critic.loss"]),
@@ -359,7 +368,14 @@ mod tests {
         let retrace = "update.targets.kind=retrace";
         let length = "update.targets.sequence_length=5";
         assert_eq!(load(&[]).unwrap().replay.table.sequence_length, 6);
-        assert_eq!(load(&["update.n_step=2"]).unwrap().replay.table.sequence_length, 3);
+        assert_eq!(
+            load(&["update.n_step=2"])
+                .unwrap()
+                .replay
+                .table
+                .sequence_length,
+            3
+        );
         let derived = load(&[retrace, length]).unwrap();
         assert_eq!(derived.replay.table.sequence_length, 6);
         // What `config.toml` of a run says is what it is read as.
@@ -407,7 +423,10 @@ mod tests {
         assert_eq!(config.critic.torso.hidden_sizes, [256, 256]);
         assert_eq!(config.update.policy.learning_rate, 3e-4);
         let update = &config.update;
-        assert_eq!((update.target_period_steps, update.reference_period_steps), (50, 50));
+        assert_eq!(
+            (update.target_period_steps, update.reference_period_steps),
+            (50, 50)
+        );
         assert_eq!(
             config.critic.loss,
             pmpo_update::CriticLoss::Huber { delta: 2.0 }

@@ -181,12 +181,7 @@ mod tests {
             (Usage::new(anyhow::anyhow!("--no-such")).into(), 2),
             (LearnerError::NotFresh(path.clone()).into(), 2),
             (
-                LearnerError::from(
-                    pmpo_update::DeviceChoice::Cuda(99)
-                    .open()
-                    .unwrap_err(),
-                )
-                .into(),
+                LearnerError::from(pmpo_update::DeviceChoice::Cuda(99).open().unwrap_err()).into(),
                 4,
             ),
             (ReplayError::DataDirInUse(path.clone()).into(), 5),

@@ -159,9 +159,8 @@ struct Progressed {
     evaluations: u64,
 }
 
-struct Lockstep<'a> {
+struct Lockstep {
     config: Config,
-    run_dir: &'a Path,
     learning: Learning,
     source: TableSource,
     stepper: Stepper<Handed>,
@@ -179,13 +178,11 @@ struct Lockstep<'a> {
     last_return: Option<f64>,
 }
 
-impl<'a> Lockstep<'a> {
-    fn start(config: Config, run_dir: &'a Path) -> Result<Self> {
+impl Lockstep {
+    fn start(config: Config, run_dir: &Path) -> Result<Self> {
         let seed = config.run.seed;
-        let environment = commands::load_task(
-            &config.run.task,
-            derive_seed(seed, Role::Environment, 0),
-        )?;
+        let environment =
+            commands::load_task(&config.run.task, derive_seed(seed, Role::Environment, 0))?;
         let evaluator =
             commands::load_task(&config.run.task, derive_seed(seed, Role::Evaluator, 0))?;
         let spec = environment.spec().clone();
@@ -227,7 +224,6 @@ impl<'a> Lockstep<'a> {
             learning: Learning::new(state),
             identity,
             config,
-            run_dir,
             started: Instant::now(),
             seconds_before: 0.0,
             last_evaluation: None,
@@ -325,7 +321,11 @@ impl<'a> Lockstep<'a> {
 
     fn weights(&self) -> Result<Bytes> {
         let state = self.learning.state();
-        Ok(encode_policy(&self.config.policy, &self.identity.spec, state)?)
+        Ok(encode_policy(
+            &self.config.policy,
+            &self.identity.spec,
+            state,
+        )?)
     }
 
     fn evaluate_if_due(&mut self) -> Result<()> {

@@ -48,11 +48,7 @@ fn replay_config(update: &UpdateConfig, sampler: SelectorKind) -> ReplayConfig {
     }
 }
 
-fn learner_options(
-    run_dir: &Path,
-    replay_address: String,
-    update: UpdateConfig,
-) -> LearnerOptions {
+fn learner_options(run_dir: &Path, replay_address: String, update: UpdateConfig) -> LearnerOptions {
     let task = "cartpole-swingup".to_owned();
     let spec = pmpo_suite::load(&task, 0).expect("the task").spec().clone();
     let mut agent = AgentConfig {
@@ -246,7 +242,11 @@ async fn the_whole_loop(targets: Targets, priorities: Priorities, steps_per_item
 }
 
 /// How likely the items of a batch were to be drawn.
-async fn probabilities(replay: String, update: &UpdateConfig, shutdown: CancellationToken) -> Vec<f64> {
+async fn probabilities(
+    replay: String,
+    update: &UpdateConfig,
+    shutdown: CancellationToken,
+) -> Vec<f64> {
     let spec = pmpo_suite::load("cartpole-swingup", 0)
         .expect("the task")
         .spec()

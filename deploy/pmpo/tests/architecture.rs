@@ -59,7 +59,11 @@ fn pure_crates_build_on_each_other_alone() {
         let ours = needs.iter().filter(|need| need.starts_with("pmpo"));
         let refused: Vec<_> = ours
             .filter(|need| !allowed.contains(&need.as_str()))
-            .chain(needs.iter().filter(|need| OF_SERVICES.contains(&need.as_str())))
+            .chain(
+                needs
+                    .iter()
+                    .filter(|need| OF_SERVICES.contains(&need.as_str())),
+            )
             .collect();
         assert!(refused.is_empty(), "{name} depends on {refused:?}");
     }

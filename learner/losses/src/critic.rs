@@ -165,12 +165,7 @@ impl CriticHead {
 
     /// The target from scaled rewards and discounts `[B]` and what the target critics say of the target
     /// policy's actions in the next states, `[N * B]`, samples first.
-    pub fn target(
-        &self,
-        reward: Tensor<1>,
-        discount: Tensor<1>,
-        next: Prediction,
-    ) -> CriticTarget {
+    pub fn target(&self, reward: Tensor<1>, discount: Tensor<1>, next: Prediction) -> CriticTarget {
         let [batch] = reward.dims();
         assert_eq!(discount.dims(), [batch], "discount must be [B]");
         let [rows] = next.values.dims();
@@ -401,13 +396,19 @@ mod tests {
 
         let head = two_atoms();
         let says = |upper: &[f64]| {
-            let logits: Vec<f64> = upper.iter().flat_map(|p| [(1.0 - p).ln(), p.ln()]).collect();
+            let logits: Vec<f64> = upper
+                .iter()
+                .flat_map(|p| [(1.0 - p).ln(), p.ln()])
+                .collect();
             head.predict(constant(&logits, [2, 2]))
         };
         let combined = |how| {
             let both = vec![says(&[0.2, 0.9]), says(&[0.6, 0.5])];
             let combined = head.combine(both, how);
-            (values(combined.values), values(combined.distributions.unwrap()))
+            (
+                values(combined.values),
+                values(combined.distributions.unwrap()),
+            )
         };
         let (means, mixtures) = combined(Combination::Mean);
         assert_close(&means, &[0.4, 0.7], 1e-12);

@@ -20,8 +20,8 @@ use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionDistribution, DiagonalGaussian, Family, Improvement, PolicyLossOutput,
-    PolicyStats, categorical_kl, decoupled_kl,
+    ActionDistribution, DiagonalGaussian, Family, Improvement, PolicyLossOutput, PolicyStats,
+    categorical_kl, decoupled_kl,
 };
 
 /// Dual variables are kept at or above this, so that they can grow again.

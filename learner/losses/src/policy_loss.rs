@@ -6,12 +6,16 @@ use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionDistribution, DpoConfig, Family, IpoConfig, MpoConfig, PmpoConfig, dpo_loss,
-    ipo_loss, mpo_loss, pmpo_loss,
+    ActionDistribution, DpoConfig, Family, IpoConfig, MpoConfig, PmpoConfig, dpo_loss, ipo_loss,
+    mpo_loss, pmpo_loss,
 };
 
 /// What says which actions are good.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a step has one, and tensors are handles of this size"
+)]
 pub enum Judgement {
     /// An evaluation function's values of the actions, `[N, B]`; compared within a state.
     Values(Tensor<2>),

@@ -9,7 +9,6 @@ use burn::tensor::{Bool, Tensor};
 use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
-
 /// How samples are divided.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -288,9 +287,14 @@ mod tests {
         let preference = baseline(BaselineStatistic::Mean);
         for n in [3, 5, 6, 8] {
             for i in 1..200 {
-                let equal = Tensor::<2>::full([n, 1], 0.1 * i as f32, &burn::tensor::Device::flex());
+                let equal =
+                    Tensor::<2>::full([n, 1], 0.1 * i as f32, &burn::tensor::Device::flex());
                 let (accepted, rejected) = preference.divide(equal);
-                assert_eq!(accepted.sum().into_scalar::<f32>(), n as f32, "0.1 * {i}, {n}");
+                assert_eq!(
+                    accepted.sum().into_scalar::<f32>(),
+                    n as f32,
+                    "0.1 * {i}, {n}"
+                );
                 assert_eq!(rejected.sum().into_scalar::<f32>(), 0.0);
             }
         }
@@ -302,7 +306,11 @@ mod tests {
     fn equals_share_the_places_that_they_take() {
         let (accepted, rejected) = rank(2, 2).divide(constant(&[5.0, 5.0, 1.0, 5.0], [4, 1]));
         let third = 1.0 / 3.0;
-        assert_close(&values(accepted), &[2.0 * third, 2.0 * third, 0.0, 2.0 * third], 1e-12);
+        assert_close(
+            &values(accepted),
+            &[2.0 * third, 2.0 * third, 0.0, 2.0 * third],
+            1e-12,
+        );
         assert_close(&values(rejected), &[third, third, 1.0, third], 1e-12);
         // All equal: nothing is preferred.
         let weights = preference_weights(constant(&[3.0; 4], [4, 1]), &rank(2, 2), 0.5);
@@ -317,7 +325,11 @@ mod tests {
         let weights = label_weights(accepted, rejected.clone(), 0.5);
         assert_close(&values(weights), &[0.25, -0.5, 0.25, 0.0], 1e-12);
         let none = constant(&[0.0; 4], [1, 4]);
-        assert_close(&values(label_weights(none.clone(), none, 1.0)), &[0.0; 4], 0.0);
+        assert_close(
+            &values(label_weights(none.clone(), none, 1.0)),
+            &[0.0; 4],
+            0.0,
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Resumption bit for bit, and damage.
 
-use pmpo_update::{C51Config, CriticLoss, MpoConfig, PolicyLoss};
 use pmpo_policy::{CategoricalHead, GaussianHead, HeadConfig, TorsoConfig};
 use pmpo_types::{ActionSpec, ObservationField};
+use pmpo_update::{C51Config, CriticLoss, MpoConfig, PolicyLoss};
 use pmpo_update::{DeviceChoice, random_windows};
 
 use super::*;
@@ -81,7 +81,12 @@ fn a_resumed_run_goes_on_bit_for_bit() {
     let mpo = || PolicyLoss::Mpo(MpoConfig::default());
     let atoms = CriticLoss::Categorical(C51Config::default());
     for (head, policy_loss, critic_loss, count) in [
-        (gaussian.clone(), PolicyLoss::default(), CriticLoss::Mse {}, 1),
+        (
+            gaussian.clone(),
+            PolicyLoss::default(),
+            CriticLoss::Mse {},
+            1,
+        ),
         (gaussian, mpo(), CriticLoss::Mse {}, 1),
         (categorical, mpo(), atoms, 2),
     ] {

@@ -91,9 +91,16 @@ impl Candidates {
         let entropy = config.target_entropy;
         if !(entropy < LN_2 && entropy.is_finite()) {
             let expected = "less than ln 2 = 0.693, which the uniform policy has";
-            return Err(ConfigError::new("candidates.target_entropy", expected, entropy));
+            return Err(ConfigError::new(
+                "candidates.target_entropy",
+                expected,
+                entropy,
+            ));
         }
-        if !matches!(head, HeadConfig::Gaussian(GaussianHead { squash: true, .. })) {
+        if !matches!(
+            head,
+            HeadConfig::Gaussian(GaussianHead { squash: true, .. })
+        ) {
             let expected = "sampled, but with a Gaussian policy.head with squash = true";
             return Err(ConfigError::new("candidates.kind", expected, "refined"));
         }
@@ -368,7 +375,10 @@ mod tests {
                 .filter(|p| *p > 0.0)
                 .map(|p| -p * p.ln() / 10_000.0)
                 .sum();
-            assert!((f64::from(of(std)) - expected).abs() < 0.03, "{std}: {expected}");
+            assert!(
+                (f64::from(of(std)) - expected).abs() < 0.03,
+                "{std}: {expected}"
+            );
         }
     }
 
@@ -400,7 +410,10 @@ mod tests {
         });
         assert_eq!(refined.validate(&squashed), Ok(()));
         assert_eq!(
-            refined.validate(&HeadConfig::default()).unwrap_err().to_string(),
+            refined
+                .validate(&HeadConfig::default())
+                .unwrap_err()
+                .to_string(),
             "candidates.kind: expected sampled, but with a Gaussian policy.head with squash = true, got \
              refined"
         );

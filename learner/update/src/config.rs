@@ -107,10 +107,7 @@ impl AgentConfig {
         self.critic
             .validate(self.update.return_range())
             .map_err(|error| error.within("critic"))?;
-        let distributional = matches!(
-            self.critic.loss,
-            pmpo_losses::CriticLoss::Categorical(_)
-        );
+        let distributional = matches!(self.critic.loss, pmpo_losses::CriticLoss::Categorical(_));
         if distributional && matches!(self.update.targets, Targets::Retrace(_)) {
             let expected = "n_step with critic.loss.kind = categorical, since retrace corrects values, \
                             not distributions";
@@ -141,8 +138,12 @@ impl UpdateConfig {
             let got = format!("{:?}", self.reward_range);
             return Err(ConfigError::new("reward_range", expected, got));
         }
-        self.policy.validate().map_err(|error| error.within("policy"))?;
-        self.critic.validate().map_err(|error| error.within("critic"))?;
+        self.policy
+            .validate()
+            .map_err(|error| error.within("policy"))?;
+        self.critic
+            .validate()
+            .map_err(|error| error.within("critic"))?;
         self.validate_improvement(policy)?;
         self.targets.validate(self.n_step)?;
         self.priorities.validate()
@@ -154,12 +155,17 @@ impl UpdateConfig {
         let refined = matches!(self.candidates, Candidates::Refined(_));
         match &self.policy_loss {
             PolicyLoss::Mpo(_) if refined => {
-                let expected = "pmpo, dpo or ipo with candidates.kind = refined, which gives labels";
+                let expected =
+                    "pmpo, dpo or ipo with candidates.kind = refined, which gives labels";
                 return Err(ConfigError::new("policy_loss.kind", expected, "mpo"));
             }
             PolicyLoss::Mpo(mpo) if mpo.action_penalty && squashes(&policy.head) => {
                 let expected = "false with policy.head.squash = true: nothing is out of range";
-                return Err(ConfigError::new("policy_loss.action_penalty", expected, true));
+                return Err(ConfigError::new(
+                    "policy_loss.action_penalty",
+                    expected,
+                    true,
+                ));
             }
             PolicyLoss::Dpo(_) | PolicyLoss::Ipo(_) if refined && self.actions_per_state > 1 => {
                 let expected = "1 with candidates.kind = refined, which makes a pair of each";
@@ -184,7 +190,8 @@ impl UpdateConfig {
 
     /// Bounds of the scaled returns.
     pub(crate) fn return_range(&self) -> [f64; 2] {
-        self.reward_scale.return_range(self.reward_range, self.discount)
+        self.reward_scale
+            .return_range(self.reward_range, self.discount)
     }
 
     /// The windows that it learns from.
@@ -310,7 +317,9 @@ mod tests {
             assert!(message.contains("unknown field"), "{foreign}: {message}");
         }
         let foreign = "loss = { kind = \"mse\", delta = 2.0 }";
-        let message = toml::from_str::<CriticConfig>(foreign).unwrap_err().to_string();
+        let message = toml::from_str::<CriticConfig>(foreign)
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("unknown field"), "{message}");
     }
 

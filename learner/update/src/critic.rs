@@ -2,7 +2,9 @@
 
 use burn::tensor::{Device, Tensor};
 use pmpo_kernels::Nonlinearity;
-use pmpo_losses::{Combination, CriticHead, CriticLoss, CriticLossOutput, CriticTarget, Prediction};
+use pmpo_losses::{
+    Combination, CriticHead, CriticLoss, CriticLossOutput, CriticTarget, Prediction,
+};
 use pmpo_policy::{LinearOp, Plan, TorsoConfig};
 use pmpo_types::ConfigError;
 use rand::Rng;
@@ -48,7 +50,9 @@ impl CriticConfig {
         self.torso
             .validate()
             .map_err(|error| error.within("torso"))?;
-        self.loss.head(range).map_err(|error| error.within("loss"))?;
+        self.loss
+            .head(range)
+            .map_err(|error| error.within("loss"))?;
         if !(1..=MAX_COUNT).contains(&self.count) {
             let expected = format!("1 to {MAX_COUNT}");
             return Err(ConfigError::new("count", expected, self.count));
@@ -187,7 +191,11 @@ impl Critic {
     }
 
     /// Moves each online critic down its loss's gradient.
-    pub(crate) fn learn(&mut self, optimizer: &OptimizerConfig, lesson: &CriticLesson) -> CriticStep {
+    pub(crate) fn learn(
+        &mut self,
+        optimizer: &OptimizerConfig,
+        lesson: &CriticLesson,
+    ) -> CriticStep {
         let mut steps = Vec::with_capacity(self.online.len());
         for i in 0..self.online.len() {
             let leaves = self.online[i].tracked(&self.plan);

@@ -113,7 +113,8 @@ impl<'a> Windows<'a> {
             rows.action.extend_from_slice(self.action(first));
             rows.reward.push(reward as f32 * scale);
             rows.discount.push(discount as f32);
-            rows.next_observation.extend_from_slice(self.observation(row));
+            rows.next_observation
+                .extend_from_slice(self.observation(row));
             rows.is_step.push(row > first);
         }
         rows
@@ -255,7 +256,10 @@ mod tests {
         assert_eq!(one.reward, [1.0, 1.0, 5.0, 1.0]);
         assert_eq!(one.discount, [0.5, 0.5, 0.0, 0.25]);
         assert_eq!(one.next_observation, [1.0, 11.0, 21.0, 31.0]);
-        assert_eq!(windows.transitions(99, 0.5, 1.0), windows.transitions(3, 0.5, 1.0));
+        assert_eq!(
+            windows.transitions(99, 0.5, 1.0),
+            windows.transitions(3, 0.5, 1.0)
+        );
     }
 
     #[test]
@@ -264,11 +268,20 @@ mod tests {
         let windows = Windows::new(&columns, 4);
         let rows = windows.steps(0.5, 2.0);
         let first_two = |values: &[f32]| values[..6].to_vec();
-        assert_eq!(first_two(&rows.observation), [0.0, 1.0, 2.0, 10.0, 11.0, 12.0]);
-        assert_eq!(first_two(&rows.next_observation), [1.0, 2.0, 3.0, 11.0, 12.0, 12.0]);
+        assert_eq!(
+            first_two(&rows.observation),
+            [0.0, 1.0, 2.0, 10.0, 11.0, 12.0]
+        );
+        assert_eq!(
+            first_two(&rows.next_observation),
+            [1.0, 2.0, 3.0, 11.0, 12.0, 12.0]
+        );
         assert_eq!(first_two(&rows.reward), [2.0, 4.0, 8.0, 2.0, 4.0, 0.0]);
         assert_eq!(first_two(&rows.discount), [0.5, 0.5, 0.5, 0.5, 0.5, 0.0]);
-        assert_eq!(first_two(&rows.log_prob), [0.0, -1.0, -2.0, -10.0, -11.0, f32::MAX]);
+        assert_eq!(
+            first_two(&rows.log_prob),
+            [0.0, -1.0, -2.0, -10.0, -11.0, f32::MAX]
+        );
         let steps = [true, true, true, true, true, false, true, false, false];
         assert_eq!(rows.is_step[..9], steps);
         assert_eq!(windows.first_observations(), [0.0, 10.0, 20.0, 30.0]);

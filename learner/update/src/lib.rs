@@ -35,6 +35,9 @@ mod statistics;
 mod targets;
 pub mod threads;
 
+#[cfg(all(test, feature = "vulkan"))]
+mod device_tests;
+
 pub use batch::{Batch, Sequences};
 pub use candidates::{Candidates, RefinedCandidates};
 pub use config::{AgentConfig, UpdateConfig};

@@ -17,9 +17,7 @@ pub(crate) enum Parameter {
 impl Parameter {
     fn new(values: Vec<f32>, shape: &[usize], device: &Device) -> Self {
         match *shape {
-            [size] => {
-                Self::Vector(Tensor::from_data(TensorData::new(values, [size]), device))
-            }
+            [size] => Self::Vector(Tensor::from_data(TensorData::new(values, [size]), device)),
             [inputs, outputs] => {
                 let data = TensorData::new(values, [inputs, outputs]);
                 Self::Matrix(Tensor::from_data(data, device))
@@ -118,7 +116,10 @@ impl Network {
                     let limit = (3.0 * variance / spec.shape[0] as f64).sqrt() as f32;
                     let uniform = Uniform::new_inclusive(-limit, limit);
                     let uniform = uniform.expect("a finite, positive limit");
-                    uniform.sample_iter(&mut *rng).take(spec.elements()).collect()
+                    uniform
+                        .sample_iter(&mut *rng)
+                        .take(spec.elements())
+                        .collect()
                 }
             };
             Parameter::new(values, &spec.shape, device)

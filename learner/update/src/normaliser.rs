@@ -35,7 +35,9 @@ impl ObservationNormaliser {
         }
         let mut mean = vec![0.0; size];
         for row in rows.chunks_exact(size) {
-            mean.iter_mut().zip(row).for_each(|(m, &x)| *m += f64::from(x));
+            mean.iter_mut()
+                .zip(row)
+                .for_each(|(m, &x)| *m += f64::from(x));
         }
         mean.iter_mut().for_each(|m| *m /= count);
         let mut squares = vec![0.0; size];

@@ -54,7 +54,11 @@ impl OptimizerConfig {
         ConfigError::not_negative("weight_decay", self.weight_decay)?;
         if self.weight_decay * self.learning_rate >= 1.0 {
             let expected = format!("less than 1 / learning_rate = {}", 1.0 / self.learning_rate);
-            return Err(ConfigError::new("weight_decay", expected, self.weight_decay));
+            return Err(ConfigError::new(
+                "weight_decay",
+                expected,
+                self.weight_decay,
+            ));
         }
         ConfigError::not_negative("max_gradient_norm", self.max_gradient_norm)
     }
@@ -114,7 +118,11 @@ impl AdamW {
         let rate = config.rate(self.steps);
         self.steps += 1;
         let mut factors = factors(rate, self.steps);
-        let moments = self.first.parameters.iter_mut().zip(&mut self.second.parameters);
+        let moments = self
+            .first
+            .parameters
+            .iter_mut()
+            .zip(&mut self.second.parameters);
         for ((value, gradient), (first, second)) in
             network.parameters.iter_mut().zip(gradients).zip(moments)
         {
@@ -153,38 +161,13 @@ fn step(tensors: [Parameter; 3], gradient: Parameter, factors: AdamFactors) -> [
     use Parameter::{Matrix, Vector};
     match (tensors, gradient) {
         ([Vector(value), Vector(first), Vector(second)], Vector(gradient)) => {
-            tensor_step([value, first, second, gradient], factors).map(Vector)
+            adam_step([value, first, second, gradient], factors).map(Vector)
         }
         ([Matrix(value), Matrix(first), Matrix(second)], Matrix(gradient)) => {
-            tensor_step([value, first, second, gradient], factors).map(Matrix)
+            adam_step([value, first, second, gradient], factors).map(Matrix)
         }
         _ => unreachable!("a parameter, its moments and its gradient have one shape"),
     }
-}
-
-fn tensor_step<const D: usize>(
-    [value, first, second, gradient]: [Tensor<D>; 4],
-    factors: AdamFactors,
-) -> [Tensor<D>; 3] {
-    adam_step(value, [first, second], gradient, factors)
-        .unwrap_or_else(|tensors| composed(tensors, factors))
-}
-
-/// The step in the tensor library's operations, for every device.
-fn composed<const D: usize>(
-    [value, first, second, gradient]: [Tensor<D>; 4],
-    factors: AdamFactors,
-) -> [Tensor<D>; 3] {
-    let first = first * factors.beta_1 + gradient.clone() * (1.0 - factors.beta_1);
-    let second = second * factors.beta_2 + gradient.square() * (1.0 - factors.beta_2);
-    let width = second.clone().sqrt() / factors.root + factors.epsilon;
-    let change = first.clone() * factors.rate / width;
-    let value = if factors.decay > 0.0 {
-        value * (1.0 - factors.decay)
-    } else {
-        value
-    };
-    [value - change, first, second]
 }
 
 /// Adam for a plain vector, such as a loss's dual variables or parameters without a network.
@@ -208,11 +191,16 @@ impl VectorAdam {
 
     /// Moves `values` `[parameters]` down their gradient.
     #[must_use]
-    pub fn step(&mut self, values: Tensor<1>, gradient: Tensor<1>, learning_rate: f64) -> Tensor<1> {
+    pub fn step(
+        &mut self,
+        values: Tensor<1>,
+        gradient: Tensor<1>,
+        learning_rate: f64,
+    ) -> Tensor<1> {
         self.steps += 1;
         let factors = factors(learning_rate, self.steps);
         let (first, second) = (self.first.clone(), self.second.clone());
-        let [values, first, second] = tensor_step([values, first, second, gradient], factors);
+        let [values, first, second] = adam_step([values, first, second, gradient], factors);
         (self.first, self.second) = (first, second);
         values
     }
@@ -220,6 +208,8 @@ impl VectorAdam {
 
 #[cfg(test)]
 mod tests {
+    use pmpo_kernels::fused::composed_adam_step;
+
     use super::*;
 
     fn vector(values: &[f32]) -> Parameter {
@@ -235,7 +225,7 @@ mod tests {
     fn follows_the_algorithm_step_by_step() {
         type Form = fn([Tensor<1>; 4], AdamFactors) -> [Tensor<1>; 3];
         let tensor = |values: [f32; 2]| Tensor::<1>::from_floats(values, &Device::flex());
-        for form in [tensor_step as Form, composed as Form] {
+        for form in [adam_step as Form, composed_adam_step as Form] {
             let [mut value, mut first, mut second] =
                 [[0.3, -1.0], [0.0, 0.0], [0.0, 0.0]].map(tensor);
             let (mut x, mut m, mut v) = ([0.3f64, -1.0], [0.0f64; 2], [0.0f64; 2]);
@@ -278,9 +268,9 @@ mod tests {
         for t in 1..4 {
             let gradient = random();
             let [value, first, second] = fused;
-            fused = tensor_step([value, first, second, gradient.clone()], factors(1e-3, t));
+            fused = adam_step([value, first, second, gradient.clone()], factors(1e-3, t));
             let [value, first, second] = plain;
-            plain = composed([value, first, second, gradient], factors(1e-3, t));
+            plain = composed_adam_step([value, first, second, gradient], factors(1e-3, t));
         }
         for (fused, plain) in fused.into_iter().zip(plain) {
             let difference = (fused - plain).max_abs().into_scalar::<f32>();

@@ -162,9 +162,7 @@ impl Policy {
         duals: Option<&Tensor<1>>,
         samples: &Samples,
     ) -> (PolicyLossOutput, (&'static str, Tensor<1>)) {
-        let policy = self
-            .model
-            .distribution(leaves, samples.observation.clone());
+        let policy = self.model.distribution(leaves, samples.observation.clone());
         let improvement = Improvement {
             policy: &policy,
             reference: &samples.reference,
@@ -230,7 +228,10 @@ impl Policy {
 
 /// Whether actions are hyperbolic tangents of what a head's distribution gives.
 pub(crate) fn squashes(head: &HeadConfig) -> bool {
-    matches!(head, HeadConfig::Gaussian(GaussianHead { squash: true, .. }))
+    matches!(
+        head,
+        HeadConfig::Gaussian(GaussianHead { squash: true, .. })
+    )
 }
 
 /// The family of distributions that a head gives.

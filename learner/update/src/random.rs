@@ -2,9 +2,7 @@
 //! its shapes before it is needed.
 
 use bytes::Bytes;
-use pmpo_types::{
-    ColumnBatch, DType, SampledBatch, SampledItems, StepType, TableCounters, step,
-};
+use pmpo_types::{ColumnBatch, DType, SampledBatch, SampledItems, StepType, TableCounters, step};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};

@@ -63,7 +63,10 @@ impl RewardScaleConfig {
                     let bound = factor * reward / (1.0 - discount);
                     (bound * 1e9).round() / 1e9
                 };
-                [bound(reward_range[0].min(0.0)), bound(reward_range[1].max(0.0))]
+                [
+                    bound(reward_range[0].min(0.0)),
+                    bound(reward_range[1].max(0.0)),
+                ]
             }
             Self::Running(RunningScale::Returns) => [-MAX_SCALED_RETURN, MAX_SCALED_RETURN],
         }

@@ -157,9 +157,11 @@ impl TrainState {
             (improve(), learn())
         };
         let mut all = statistics(&policy, &critic);
-        if let (Some(temperature), Candidates::Refined(config), Some(entropy)) =
-            (&mut self.temperature, &self.config.candidates, judged.entropy)
-        {
+        if let (Some(temperature), Candidates::Refined(config), Some(entropy)) = (
+            &mut self.temperature,
+            &self.config.candidates,
+            judged.entropy,
+        ) {
             temperature.follow(config, entropy.clone());
             all.push(("temperature", temperature.value()));
             all.push(("entropy", entropy));

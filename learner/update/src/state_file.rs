@@ -70,7 +70,12 @@ impl TrainState {
             file.statistics("normaliser.count", &[normaliser.count]);
         }
         let scale = &self.reward_scale;
-        let statistics = [scale.largest, scale.mean, scale.square, scale.episodes as f64];
+        let statistics = [
+            scale.largest,
+            scale.mean,
+            scale.square,
+            scale.episodes as f64,
+        ];
         file.statistics("reward_scale", &statistics);
         file.finish()
     }
@@ -234,7 +239,10 @@ impl Reader {
     fn vector(&mut self, name: &str, like: &Tensor<1>) -> Result<Tensor<1>, String> {
         let shape = like.dims();
         let values = self.take(name, Dtype::F32, &shape, f32::from_le_bytes)?;
-        Ok(Tensor::from_data(TensorData::new(values, shape), &like.device()))
+        Ok(Tensor::from_data(
+            TensorData::new(values, shape),
+            &like.device(),
+        ))
     }
 
     fn statistics(&mut self, name: &str, size: usize) -> Result<Vec<f64>, String> {

@@ -63,7 +63,11 @@ impl RetraceTargets {
         let length = self.sequence_length;
         if !(1..=MAX_WINDOW).contains(&length) {
             let expected = format!("1 to {MAX_WINDOW}");
-            return Err(ConfigError::new("targets.sequence_length", expected, length));
+            return Err(ConfigError::new(
+                "targets.sequence_length",
+                expected,
+                length,
+            ));
         }
         if !(1..=length).contains(&self.sequence_period) {
             let expected = format!("1 to targets.sequence_length = {length}");

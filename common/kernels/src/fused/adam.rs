@@ -6,22 +6,15 @@ use burn::tensor::{DType, Device, Tensor};
 
 use crate::adam::{AdamFactors, AdamStep};
 
-/// Moves a parameter and its moments. `None` if the tensors are not `f32` on the CPU; nothing is done
-/// then, and the caller composes the step.
+/// A parameter and its moments after a step, from those before it and the gradient.
 ///
-/// Tensors whose storage nobody else holds are moved in place; others are copied first.
-pub fn adam_step<const D: usize>(
-    value: Tensor<D>,
-    moments: [Tensor<D>; 2],
-    gradient: Tensor<D>,
-    factors: AdamFactors,
-) -> Result<[Tensor<D>; 3], [Tensor<D>; 4]> {
-    let [first, second] = moments;
+/// On the CPU tensors whose storage nobody else holds are moved in place; others are copied first.
+pub fn adam_step<const D: usize>(tensors: [Tensor<D>; 4], factors: AdamFactors) -> [Tensor<D>; 3] {
+    let [.., gradient] = &tensors;
     if gradient.device() != Device::flex() || gradient.dtype() != DType::F32 {
-        return Err([value, first, second, gradient]);
+        return composed_adam_step(tensors, factors);
     }
-    let [mut value, mut first, mut second, gradient] =
-        [value, first, second, gradient].map(on_cpu);
+    let [mut value, mut first, mut second, gradient] = tensors.map(on_cpu);
     AdamStep {
         values: value.storage_mut(),
         first: first.storage_mut(),
@@ -29,15 +22,28 @@ pub fn adam_step<const D: usize>(
         gradient: gradient.as_slice().expect("contiguous f32"),
     }
     .take(factors);
-    Ok([value, first, second].map(Tensor::from_primitive::<Flex>))
+    [value, first, second].map(Tensor::from_primitive::<Flex>)
+}
+
+/// [`adam_step`] in the tensor library's operations.
+pub fn composed_adam_step<const D: usize>(
+    [value, first, second, gradient]: [Tensor<D>; 4],
+    factors: AdamFactors,
+) -> [Tensor<D>; 3] {
+    let first = first * factors.beta_1 + gradient.clone() * (1.0 - factors.beta_1);
+    let second = second * factors.beta_2 + gradient.square() * (1.0 - factors.beta_2);
+    let width = second.clone().sqrt() / factors.root + factors.epsilon;
+    let change = first.clone() * factors.rate / width;
+    let value = if factors.decay > 0.0 {
+        value * (1.0 - factors.decay)
+    } else {
+        value
+    };
+    [value - change, first, second]
 }
 
 /// `values + share (towards - values)`.
-pub(super) fn lerp<const D: usize>(
-    values: Tensor<D>,
-    towards: Tensor<D>,
-    share: f64,
-) -> Tensor<D> {
+pub(super) fn lerp<const D: usize>(values: Tensor<D>, towards: Tensor<D>, share: f64) -> Tensor<D> {
     let [mut values, towards] = [values, towards].map(on_cpu);
     let share = share as f32;
     let from = towards.as_slice::<f32>().expect("contiguous f32");

@@ -19,7 +19,7 @@ use burn::tensor::{DType, Device, Tensor, activation};
 
 use crate::{LAYER_NORM_EPSILON, Nonlinearity};
 
-pub use adam::adam_step;
+pub use adam::{adam_step, composed_adam_step};
 
 /// Gamma and beta of a layer normalisation, `[O]` each.
 pub type NormTensors<'a> = [&'a Tensor<1>; 2];

@@ -192,11 +192,8 @@ impl Backward<Flex, 3> for NormBackward {
         let mut gradient = contiguous(gradients.consume::<Flex>(&ops.node));
         let saved = ops.state;
         let norm = as_norm(&saved.tensors, saved.nonlinearity);
-        let [gamma, beta] = norm.backward(
-            values(&saved.outputs),
-            &saved.kept,
-            gradient.storage_mut(),
-        );
+        let [gamma, beta] =
+            norm.backward(values(&saved.outputs), &saved.kept, gradient.storage_mut());
         let [input_parent, gamma_parent, beta_parent] = ops.parents;
         if let Some(parent) = input_parent {
             gradients.register::<Flex>(parent.id, gradient);

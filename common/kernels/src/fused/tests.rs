@@ -37,11 +37,7 @@ fn run(weights: &Tensor<2>, form: impl Fn() -> Tensor<2>) -> (Tensor<2>, Gradien
     (output.without_autodiff(), gradients)
 }
 
-fn compare_gradients<const D: usize>(
-    of: &Tensor<D>,
-    [got, expected]: [&Gradients; 2],
-    what: &str,
-) {
+fn compare_gradients<const D: usize>(of: &Tensor<D>, [got, expected]: [&Gradients; 2], what: &str) {
     let [got, expected] = [got, expected].map(|gradients| of.grad(gradients).unwrap());
     assert_close(got, expected, what);
 }
@@ -53,8 +49,9 @@ fn compare(rows: usize, inputs: usize, outputs: usize, with_norm: bool, f: Nonli
     let norm = with_norm.then_some([&gamma, &beta]);
     let (input, weights) = (leaf([rows, inputs]), random([rows, outputs]));
     let (got, got_gradients) = run(&weights, || layer(input.clone(), &weight, &bias, norm, f));
-    let (expected, gradients) =
-        run(&weights, || composed(input.clone(), &weight, &bias, norm, f));
+    let (expected, gradients) = run(&weights, || {
+        composed(input.clone(), &weight, &bias, norm, f)
+    });
     let what = |name: &str| format!("{name} of {f:?}, norm {with_norm}, {rows}x{inputs}x{outputs}");
     assert_close(got, expected, &what("output"));
     let both = [&got_gradients, &gradients];
@@ -144,7 +141,10 @@ fn the_composed_elu_has_a_gradient_for_large_inputs() {
         }
     };
     close(values(input.grad(&gradients).unwrap()), [0.0, e, 1.0, 1.0]);
-    close(values(output.without_autodiff()), [-1.0, e - 1.0, 3.0, 200.0]);
+    close(
+        values(output.without_autodiff()),
+        [-1.0, e - 1.0, 3.0, 200.0],
+    );
 }
 
 /// The gradient for the input alone, as where a critic's gradient for an action is wanted.

@@ -1,6 +1,6 @@
 //! Heads: the distributions over actions that a policy network can end in.
 //!
-//! A new head is a file here, a variant of [`HeadConfig`](crate::HeadConfig), of
+//! A new head is a file here, a variant of [`HeadConfig`], of
 //! [`HeadPlan`] and of the two enums below, and its layers in
 //! [`NetworkConfig::plan`].
 

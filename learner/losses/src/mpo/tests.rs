@@ -42,7 +42,10 @@ fn the_e_step_survives_large_values() {
 fn temperatures_start_in_units_of_the_values() {
     for temperature in [1e-6, 0.1, 1.0, 10.0, 1e4] {
         let back = softplus(f64::from(dual_variable(temperature)));
-        assert!((back / temperature - 1.0).abs() < 0.02, "{temperature}: {back}");
+        assert!(
+            (back / temperature - 1.0).abs() < 0.02,
+            "{temperature}: {back}"
+        );
     }
 }
 

@@ -66,7 +66,10 @@ fn network(plan: &Plan, tensors: &Tensors) -> Network {
 
 fn assert_near(got: f32, expected: f32, what: &str) {
     let tolerance = 2e-5 * expected.abs().max(1.0);
-    assert!((got - expected).abs() < tolerance, "{what}: {got}, not {expected}");
+    assert!(
+        (got - expected).abs() < tolerance,
+        "{what}: {got}, not {expected}"
+    );
 }
 
 #[test]
@@ -94,7 +97,12 @@ fn three_steps_are_those_of_jax() {
     (state.policy.online, state.policy.reference) = (policy.clone(), policy);
     (state.critic.online, state.critic.target) = (vec![critic.clone()], vec![critic]);
 
-    let names = ["policy_loss", "critic_loss", "policy_gradient_norm", "critic_gradient_norm"];
+    let names = [
+        "policy_loss",
+        "critic_loss",
+        "policy_gradient_norm",
+        "critic_gradient_norm",
+    ];
     for (i, step) in golden.steps.iter().enumerate() {
         let statistics: BTreeMap<_, _> = state.update(&step.batch()).read().into_iter().collect();
         for (name, expected) in names.iter().zip(&step.statistics) {

@@ -94,13 +94,21 @@ fn windows(log_prob: impl Fn(usize) -> f32) -> SampledBatch {
         column(ACTION, &mut |row, x| if last(row) { 0.0 } else { 1.5 * x }),
         column(1, &mut |row, x| if last(row) { 0.0 } else { x }),
         column(1, &mut |row, _| {
-            if last(row) || row == window + 2 { 0.0 } else { 1.0 }
+            if last(row) || row == window + 2 {
+                0.0
+            } else {
+                1.0
+            }
         }),
         column(1, &mut |row, _| log_prob(row)),
         vec![0; 8 * rows].into(),
         (0..rows)
             .flat_map(|row| {
-                let kind = if last(row) { StepType::Last } else { StepType::Mid };
+                let kind = if last(row) {
+                    StepType::Last
+                } else {
+                    StepType::Mid
+                };
                 kind.number().to_le_bytes()
             })
             .collect(),
@@ -141,7 +149,11 @@ fn the_critic_s_loss_is_that_of_the_written_out_targets() {
             })
             .collect();
         let (observation, action) = (batch.observation.clone(), batch.action.clone());
-        let q = values(critic.target_prediction(observation.clone(), action.clone()).values);
+        let q = values(
+            critic
+                .target_prediction(observation.clone(), action.clone())
+                .values,
+        );
         let online = &critic.online[0];
         let online = values(critic.outputs(online, observation.clone(), action.clone()));
         let acted = action.reshape([1, rows, ACTION]);
@@ -162,8 +174,7 @@ fn the_critic_s_loss_is_that_of_the_written_out_targets() {
                     }
                     let v = next.iter().map(|next| f64::from(next[k])).sum::<f64>();
                     let v = v / samples as f64;
-                    let delta =
-                        f64::from(reward[k]) + f64::from(discount[k]) * v - f64::from(q[k]);
+                    let delta = f64::from(reward[k]) + f64::from(discount[k]) * v - f64::from(q[k]);
                     target += factor * delta;
                 }
                 expected += 0.5 * (target - f64::from(online[row])).powi(2);

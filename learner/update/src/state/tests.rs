@@ -114,7 +114,9 @@ fn each_state_gets_its_own_best_action() {
         learn(&mut state, &two_states(&mut rng, 64));
     }
     let policy = &state.policy;
-    let distribution = policy.model.distribution(&policy.online, column(&[-1.0, 1.0]));
+    let distribution = policy
+        .model
+        .distribution(&policy.online, column(&[-1.0, 1.0]));
     let means = values(gaussian(distribution).mean);
     for (mean, expected) in means.iter().zip([-0.5, 0.5]) {
         assert!((mean - expected).abs() < 0.12, "{means:?}");
@@ -155,7 +157,10 @@ fn the_values_of_a_chain_are_those_of_its_discount() {
             .target_prediction(column(&places), column(&[0.3, -0.6, 0.0, 0.9, -0.9]));
         for (i, got) in values(prediction.values).into_iter().enumerate() {
             let expected = 0.8f32.powi(4 - i as i32);
-            assert!((got - expected).abs() < 0.06, "{loss:?}, {i}: {got}, {expected}");
+            assert!(
+                (got - expected).abs() < 0.06,
+                "{loss:?}, {i}: {got}, {expected}"
+            );
         }
     }
 }
@@ -216,7 +221,10 @@ fn targets_and_reference_change_each_with_its_period_and_only_then() {
         let plan = &policy.model.plan.network;
         (
             [policy.reference.named(plan), policy.online.named(plan)],
-            [critic.target[0].named(&critic.plan), critic.online[0].named(&critic.plan)],
+            [
+                critic.target[0].named(&critic.plan),
+                critic.online[0].named(&critic.plan),
+            ],
         )
     };
     let (mut policy, mut critic) = of(&state);
@@ -260,7 +268,11 @@ fn a_fresh_policy_explores_as_configured_everywhere_and_a_fresh_critic_says_zero
     let largest = |tensor: Tensor<2>| tensor.max_abs().into_scalar::<f32>();
     assert!(largest(policy.mean) < 0.1);
     assert!(largest(policy.std - 0.7) < 0.05);
-    assert!(value(&state, &places, &places).iter().all(|v| v.abs() < 0.1));
+    assert!(
+        value(&state, &places, &places)
+            .iter()
+            .all(|v| v.abs() < 0.1)
+    );
 }
 
 #[test]
@@ -294,7 +306,9 @@ fn gradients_through_the_networks_equal_finite_differences() {
             learn(&mut state, &windows);
         }
         let batch = state.prepare(&windows);
-        let Judged { samples, lesson, .. } = state.judge(&batch);
+        let Judged {
+            samples, lesson, ..
+        } = state.judge(&batch);
         let mut direction = |network: &Network| Network {
             parameters: network
                 .parameters
@@ -343,9 +357,21 @@ fn gradients_through_the_networks_equal_finite_differences() {
             );
         };
         let along = direction(&state.policy.online);
-        check("policy", &policy_plan, &state.policy.online, &along, &policy_loss);
+        check(
+            "policy",
+            &policy_plan,
+            &state.policy.online,
+            &along,
+            &policy_loss,
+        );
         let along = direction(&state.critic.online[0]);
-        check("critic", &critic_plan, &state.critic.online[0], &along, &critic_loss);
+        check(
+            "critic",
+            &critic_plan,
+            &state.critic.online[0],
+            &along,
+            &critic_loss,
+        );
     }
 }
 
@@ -390,7 +416,11 @@ fn every_combination_of_losses_improves_the_bandit() {
     ];
     let critics = [
         (CriticLoss::Mse {}, 1, Combination::Mean),
-        (CriticLoss::Categorical(C51Config::default()), 2, Combination::Minimum),
+        (
+            CriticLoss::Categorical(C51Config::default()),
+            2,
+            Combination::Minimum,
+        ),
     ];
     let mut tried = 0;
     for policy_loss in losses {
@@ -595,7 +625,10 @@ fn the_actor_s_network_gives_the_same_distributions() {
 #[test]
 fn parameters_have_the_shapes_of_their_plan() {
     let state = fresh(&small(), [3, 2]);
-    for (parameter, spec) in state.critic.online[0].parameters.iter().zip(&state.critic.plan.tensors)
+    for (parameter, spec) in state.critic.online[0]
+        .parameters
+        .iter()
+        .zip(&state.critic.plan.tensors)
     {
         let matrix = matches!(parameter, Parameter::Matrix(_));
         assert_eq!(matrix, spec.shape.len() == 2, "{}", spec.name);
