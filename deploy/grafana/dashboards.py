@@ -220,8 +220,7 @@ LEARNER = dashboard(
                       "too small."),
             statistic("Width of the policy", "policy_std|policy_entropy", "Mean standard deviation, or "
                       "entropy of a categorical policy. Near 0 exploration is over."),
-            statistic("Gradient norms", ".*_gradient_norm", "Before clipping to "
-                      "learner.max_gradient_norm."),
+            statistic("Gradient norms", ".*_gradient_norm", "Before clipping to max_gradient_norm."),
             graph("Other statistics", "none", "What the chosen loss tells beside: preference, temperature, "
                   "margins.",
                   (f'pmpo_learner_statistic_mean{{name!~"{NAMED}"}}', "{{name}}")),
@@ -275,13 +274,13 @@ LEARNER = dashboard(
                  "resumptions; not_finite.json has them.",
                  ("pmpo_learner_not_finite_stops_total", "stops"), width=2, height=8, red_from=1),
         ]),
-        ("GPU (where the learner has one)", [
-            graph("GPU busy", "percentunit", "By nvidia-smi, each GPU of the machine. Low with a busy update "
-                  "thread: the steps are too small for it.",
-                  ("pmpo_learner_gpu_utilization_ratio", "GPU {{gpu}}"), top=1, width=12),
-            graph("GPU memory", "bytes", "By nvidia-smi, other processes' included.",
-                  ("pmpo_learner_gpu_memory_used_bytes", "used, GPU {{gpu}}"),
-                  ("pmpo_learner_gpu_memory_size_bytes", "size, GPU {{gpu}}"), width=12),
+        ("GPU (where NVIDIA's DCGM exporter is scraped)", [
+            graph("GPU busy", "percent", "Each GPU of the machine. Low with a busy update thread: the steps are "
+                  "too small for it.",
+                  ("DCGM_FI_DEV_GPU_UTIL", "GPU {{gpu}}"), top=100, width=12),
+            graph("GPU memory", "decmbytes", "Other processes' included.",
+                  ("DCGM_FI_DEV_FB_USED", "used, GPU {{gpu}}"),
+                  ("DCGM_FI_DEV_FB_FREE", "free, GPU {{gpu}}"), width=12),
         ]),
         ("Process", processes('job="learner"', "{{instance}}")),
     ])

@@ -31,17 +31,17 @@ POLL_S = 3
 
 # Small, so that within a minute the table is full, checkpoints and evaluations come, and items leave.
 SETTINGS = [
-    "policy.hidden_sizes=[32, 32]", "learner.batch_size=64", "learner.checkpoint_period_s=5.0",
+    "policy.torso.hidden_sizes=[32, 32]", "critic.torso.hidden_sizes=[32, 32]", "update.batch_size=64", "learner.checkpoint_period_s=5.0",
     "replay.table.max_size=20000", "replay.table.min_size_to_sample=500",
     "evaluator.period_learner_steps=500", "evaluator.episodes=2",
 ]
 
-GPU_PAGE = """# TYPE pmpo_learner_gpu_utilization_ratio gauge
-pmpo_learner_gpu_utilization_ratio{gpu="0"} 0.35
-# TYPE pmpo_learner_gpu_memory_used_bytes gauge
-pmpo_learner_gpu_memory_used_bytes{gpu="0"} 1073741824
-# TYPE pmpo_learner_gpu_memory_size_bytes gauge
-pmpo_learner_gpu_memory_size_bytes{gpu="0"} 25769803776
+GPU_PAGE = """# TYPE DCGM_FI_DEV_GPU_UTIL gauge
+DCGM_FI_DEV_GPU_UTIL{gpu="0"} 35
+# TYPE DCGM_FI_DEV_FB_USED gauge
+DCGM_FI_DEV_FB_USED{gpu="0"} 1024
+# TYPE DCGM_FI_DEV_FB_FREE gauge
+DCGM_FI_DEV_FB_FREE{gpu="0"} 23552
 """
 
 # What Grafana would put in.

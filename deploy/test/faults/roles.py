@@ -25,8 +25,8 @@ REGRESSIONS = "pmpo_actor_version_regressions_total"
 
 # Small networks and batches, so that the machine has time for faults, and a table that is full at once.
 SETTINGS = [
-    "policy.hidden_sizes=[32, 32]",
-    "learner.batch_size=64",
+    "policy.torso.hidden_sizes=[32, 32]", "critic.torso.hidden_sizes=[32, 32]",
+    "update.batch_size=64",
     "learner.checkpoint_period_s=10.0",
     "learner.lease_s=5.0",
     "replay.table.samples_per_insert=16.0",
