@@ -9,7 +9,7 @@ use std::time::Duration;
 use ::metrics::gauge;
 use pmpo_replay_core::Table;
 use pmpo_service::files;
-use pmpo_types::{Role, derive_seed};
+use pmpo_types::{Generator, derive_seed};
 use tokio::task::JoinSet;
 
 use crate::config::ReplayConfig;
@@ -46,7 +46,7 @@ impl Tables {
         }
         let mut opened = Vec::new();
         for (i, table) in config.all_tables().enumerate() {
-            let seed = derive_seed(config.seed, Role::Replay, i as u64);
+            let seed = derive_seed(config.seed, Generator::Replay, i as u64);
             opened.push(match &config.data_dir {
                 None => {
                     let name = &table.name;
