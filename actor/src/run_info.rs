@@ -36,8 +36,10 @@ pub struct RunInfo {
     pub seed: u64,
     /// What to write.
     pub window: Window,
-    /// gamma, a control step.
+    /// gamma, a step of the policy.
     pub discount: f64,
+    /// Control steps for which an action is carried out.
+    pub action_repeat: usize,
     /// The learner's environment.
     pub spec_digest: SpecDigest,
 }
@@ -106,7 +108,8 @@ impl RunInfo {
     }
 
     fn environment(&self, seed: u64) -> Result<Environment, ActorError> {
-        let environment = pmpo_suite::load(&self.task, seed)?;
+        let environment =
+            pmpo_suite::load(&self.task, seed)?.with_action_repeat(self.action_repeat);
         if environment.spec().digest() == self.spec_digest {
             return Ok(environment);
         }
@@ -125,6 +128,8 @@ impl RunInfo {
             seed: wire.seed,
             window: window(wire.window)?,
             discount: wire.discount,
+            // What learners of before did not say was 1.
+            action_repeat: wire.action_repeat.max(1) as usize,
             spec_digest: digest_from_wire(&wire.spec_digest)?,
         })
     }
@@ -166,6 +171,7 @@ mod tests {
                 period: 1,
             }),
             discount: 0.5,
+            action_repeat: 0,
             spec_digest: vec![1; 32].into(),
         }
     }
@@ -173,7 +179,7 @@ mod tests {
     #[test]
     fn reads_a_run_and_refuses_an_impossible_one() {
         let run = RunInfo::from_wire(wire()).unwrap();
-        assert_eq!((run.seed, run.discount), (3, 0.5));
+        assert_eq!((run.seed, run.discount, run.action_repeat), (3, 0.5, 1));
         let (steps, period) = (5, 1);
         assert_eq!(run.window, Window { steps, period });
         let refused = |change: fn(&mut v1::RunInfo)| {

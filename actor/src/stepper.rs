@@ -50,6 +50,8 @@ pub struct Stepper<S> {
     environment: Environment,
     collector: Collector<S>,
     rng: ChaCha8Rng,
+    /// Control steps of a step.
+    repeat: u64,
     /// Gamma, for the discounted returns of episodes.
     discount: f64,
     scale: ActionScale,
@@ -77,6 +79,7 @@ impl<S: StepSink> Stepper<S> {
     ) -> Self {
         let spec = environment.spec();
         Self {
+            repeat: spec.action_repeat as u64,
             scale: ActionScale::new(&spec.action),
             observation: Vec::with_capacity(spec.observation_size()),
             drawn: vec![0.0; spec.action_size()],
@@ -95,7 +98,7 @@ impl<S: StepSink> Stepper<S> {
         }
     }
 
-    /// Takes one step, after a reset where an episode begins; answers the episode if it ended. An episode
+    /// Takes one step of the policy, after a reset where an episode begins; answers the episode if it ended. An episode
     /// that diverges with it is void, and nothing came of the step.
     ///
     /// # Errors
@@ -142,7 +145,7 @@ impl<S: StepSink> Stepper<S> {
             Ok(outcome) => outcome,
             Err(error) => return self.void_episode(error),
         };
-        self.steps.increment(1);
+        self.steps.increment(self.repeat);
         self.collector.step(Step {
             drawn: &self.drawn,
             log_prob,
@@ -210,7 +213,7 @@ impl<S: StepSink> Stepper<S> {
         self.divergences = 0;
         let episode = Episode {
             undiscounted: steps.iter().map(|(reward, _)| reward).sum(),
-            length: steps.len() as u64,
+            length: steps.len() as u64 * self.repeat,
             policy_version,
             discounted: EpisodeReturns::new(&steps, self.discount),
         };

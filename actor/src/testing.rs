@@ -41,6 +41,7 @@ pub(crate) fn spec(observations: usize, actions: usize) -> EnvironmentSpec {
         },
         control_timestep: 0.01,
         step_limit: None,
+        action_repeat: 1,
     }
 }
 

@@ -134,6 +134,7 @@ mod tests {
         Subject {
             run_id: "run".to_owned(),
             task: "cartpole-swingup".to_owned(),
+            action_repeat: 1,
             spec_digest: "00".to_owned(),
             policy: serde_json::json!({}),
         }

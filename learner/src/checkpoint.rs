@@ -75,10 +75,18 @@ pub struct Subject {
     pub run_id: String,
     /// Task, as `domain-task`.
     pub task: String,
+    /// Control steps for which an action is carried out.
+    #[serde(default = "once")]
+    pub action_repeat: usize,
     /// Digest of the environment's specification, in hexadecimal digits.
     pub spec_digest: String,
     /// The policy's network.
     pub policy: Value,
+}
+
+/// What checkpoints of before do not say.
+fn once() -> usize {
+    1
 }
 
 /// The identity of a run, from a checkpoint's side.
@@ -102,6 +110,7 @@ impl Identity {
         Subject {
             run_id: self.run_id.clone(),
             task: self.task.clone(),
+            action_repeat: self.spec.action_repeat,
             spec_digest: hex(&self.spec.digest().0),
             policy: json(&self.agent.policy),
         }
@@ -154,6 +163,11 @@ impl Meta {
         let text = |text: &str| Value::from(text);
         for (field, found, expected) in [
             ("task", text(&self.subject.task), text(&subject.task)),
+            (
+                "run.action_repeat",
+                Value::from(self.subject.action_repeat),
+                Value::from(subject.action_repeat),
+            ),
             (
                 "spec_digest",
                 text(&self.subject.spec_digest),

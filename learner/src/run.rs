@@ -161,7 +161,7 @@ fn watch_tables(
 ) -> JoinSet<()> {
     let table = Watched {
         name: options.learner.table.clone(),
-        steps_per_item: options.agent.update.window().period as u64,
+        steps_per_item: (options.agent.update.window().period * options.spec.action_repeat) as u64,
     };
     let shards = shards.into_iter().enumerate();
     shards

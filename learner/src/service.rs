@@ -67,6 +67,7 @@ impl Service {
                     period: window.period as u32,
                 }),
                 discount: update.discount,
+                action_repeat: options.spec.action_repeat as u32,
                 spec_digest: digest.0.to_vec().into(),
             },
             digest,

@@ -28,6 +28,7 @@ fn spec() -> EnvironmentSpec {
         },
         control_timestep: 0.01,
         step_limit: None,
+        action_repeat: 1,
     }
 }
 

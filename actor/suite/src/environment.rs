@@ -54,6 +54,7 @@ impl Environment {
             action: action_spec(&physics),
             control_timestep,
             step_limit: step_limit.is_finite().then(|| step_limit.ceil() as usize),
+            action_repeat: 1,
         };
         let observation = Observation::default();
         let mut environment = Self {
@@ -70,6 +71,18 @@ impl Environment {
         environment.observe();
         environment.spec.observation = environment.observation.fields().to_vec();
         Ok(environment)
+    }
+
+    /// From now on a step carries its action out for so many control steps, or to the episode's end, and its
+    /// reward is their sum (`acme/wrappers/action_repeat.py`).
+    ///
+    /// # Panics
+    /// If it is 0.
+    #[must_use]
+    pub fn with_action_repeat(mut self, control_steps: usize) -> Self {
+        assert!(control_steps > 0, "an action is carried out");
+        self.spec.action_repeat = control_steps;
+        self
     }
 
     /// What the environment promises about its observations and actions.
@@ -108,7 +121,7 @@ impl Environment {
         })
     }
 
-    /// Advances by one control step; after the last step of an episode, starts the next episode
+    /// Advances by one control step, or as many as actions are repeated; after the last step of an episode, starts the next episode
     /// and ignores the action.
     ///
     /// # Errors
@@ -119,18 +132,14 @@ impl Environment {
             return self.reset();
         }
         self.check(action)?;
-        self.physics.ctrl_mut().copy_from_slice(action);
-        if let Err(error) = self.physics.step(self.substeps) {
-            self.reset_next_step = true;
-            return Err(error.into());
+        let (mut reward, mut end) = self.control_step(action)?;
+        for _ in 1..self.spec.action_repeat {
+            if end.is_some() {
+                break;
+            }
+            let (more, ended) = self.control_step(action)?;
+            (reward, end) = (reward + more, ended);
         }
-        self.step_count += 1;
-        let reward = self.task.reward(&self.physics);
-        let end = if self.step_count as f64 >= self.step_limit {
-            Some(1.0)
-        } else {
-            self.task.termination(&self.physics)
-        };
         self.reset_next_step = end.is_some();
         self.observe();
         Ok(TimeStep {
@@ -143,6 +152,23 @@ impl Environment {
             discount: Some(end.unwrap_or(1.0)),
             observation: self.observation.values(),
         })
+    }
+
+    /// One control step: its reward, and the discount with which the episode ended, if it did.
+    fn control_step(&mut self, action: &[f64]) -> Result<(f64, Option<f64>), SuiteError> {
+        self.physics.ctrl_mut().copy_from_slice(action);
+        if let Err(error) = self.physics.step(self.substeps) {
+            self.reset_next_step = true;
+            return Err(error.into());
+        }
+        self.step_count += 1;
+        let reward = self.task.reward(&self.physics);
+        let end = if self.step_count as f64 >= self.step_limit {
+            Some(1.0)
+        } else {
+            self.task.termination(&self.physics)
+        };
+        Ok((reward, end))
     }
 
     /// Sets the controls and calls `mj_step`, without rewards, observations or checks: what the
@@ -240,6 +266,34 @@ mod tests {
     }
 
     /// Only lqr ends by itself: at rest at the origin, with discount 0.
+    #[test]
+    fn a_repeated_action_is_as_many_steps_with_it() {
+        let load = || crate::load("cartpole-swingup", 3).unwrap();
+        let (mut once, mut repeated) = (load(), load().with_action_repeat(3));
+        assert_ne!(once.spec().digest(), repeated.spec().digest());
+        once.reset().unwrap();
+        repeated.reset().unwrap();
+        // 1000 control steps: 333 times three, and one more.
+        for decision in 0..334 {
+            let action = [(f64::from(decision) * 0.7).sin()];
+            let mut expected = 0.0;
+            let mut last = false;
+            for _ in 0..3 {
+                let step = once.step(&action).unwrap();
+                expected += step.reward.unwrap();
+                last = step.is_last();
+                if last {
+                    break;
+                }
+            }
+            let observation = once.observation.values().to_vec();
+            let step = repeated.step(&action).unwrap();
+            assert_eq!((step.reward, step.is_last()), (Some(expected), last));
+            assert_eq!(step.observation, observation);
+            assert_eq!(last, decision == 333);
+        }
+    }
+
     #[test]
     fn lqr_terminates_at_the_origin() {
         let mut environment = crate::load("lqr-lqr-2-1", 1).unwrap();

@@ -69,6 +69,7 @@ impl Learner {
                 period: 1,
             }),
             discount: 0.99,
+            action_repeat: 1,
             spec_digest: spec.digest().0.to_vec().into(),
         }));
         let learner = Self {

@@ -33,6 +33,8 @@ pub struct EnvironmentSpec {
     pub control_timestep: f64,
     /// Control steps until the time limit; `None` for a task without one.
     pub step_limit: Option<usize>,
+    /// Control steps for which an action is carried out, at least 1; fewer where the episode ends.
+    pub action_repeat: usize,
 }
 
 /// Digest of everything a policy must agree on with its environment.
@@ -50,7 +52,8 @@ impl EnvironmentSpec {
         self.action.minimum.len()
     }
 
-    /// SHA-256 over the task's name, its observation fields and its action bounds.
+    /// SHA-256 over the task's name, its observation fields, its action bounds, and how often an action is
+    /// repeated if it is.
     pub fn digest(&self) -> SpecDigest {
         let mut hash = Sha256::new();
         hash.update(self.task.as_bytes());
@@ -61,6 +64,9 @@ impl EnvironmentSpec {
         }
         for bound in self.action.minimum.iter().chain(&self.action.maximum) {
             hash.update(bound.to_le_bytes());
+        }
+        if self.action_repeat > 1 {
+            hash.update((self.action_repeat as u64).to_le_bytes());
         }
         SpecDigest(hash.finalize().into())
     }

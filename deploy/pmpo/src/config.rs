@@ -69,6 +69,9 @@ impl Preset {
 pub(crate) struct RunConfig {
     /// Task, as `domain-task`.
     pub(crate) task: String,
+    /// Control steps for which an action is carried out. What counts steps of the policy (discount, n-step,
+    /// the table's items and ratio) counts fewer then; environment steps are control steps always.
+    pub(crate) action_repeat: usize,
     /// Every generator of the run is seeded from this.
     pub(crate) seed: u64,
     /// Actor processes that `train` starts.
@@ -89,10 +92,14 @@ pub(crate) struct RunConfig {
     pub(crate) shutdown_grace_s: f64,
 }
 
+/// Most control steps for one action.
+const MAX_ACTION_REPEAT: usize = 100;
+
 impl Default for RunConfig {
     fn default() -> Self {
         Self {
             task: "cartpole-swingup".to_owned(),
+            action_repeat: 1,
             seed: 0,
             actors: 1,
             replay_shards: 1,
@@ -313,6 +320,11 @@ impl RunConfig {
         anyhow::ensure!(
             self.replay_shards > 0,
             "replay_shards: expected at least 1, got 0"
+        );
+        anyhow::ensure!(
+            (1..=MAX_ACTION_REPEAT).contains(&self.action_repeat),
+            "action_repeat: expected 1 to {MAX_ACTION_REPEAT}, got {}",
+            self.action_repeat
         );
         let minutes = self.max_minutes.unwrap_or(1.0);
         anyhow::ensure!(

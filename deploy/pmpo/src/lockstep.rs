@@ -281,12 +281,10 @@ struct Lockstep {
 impl Lockstep {
     fn start(config: Config, run_dir: &Path, resume: bool) -> Result<Self> {
         let seed = config.run.seed;
-        let environment = commands::load_task(
-            &config.run.task,
-            derive_seed(seed, Generator::Environment, 0),
-        )?;
+        let environment =
+            commands::load_environment(&config.run, derive_seed(seed, Generator::Environment, 0))?;
         let evaluator =
-            commands::load_task(&config.run.task, derive_seed(seed, Generator::Evaluator, 0))?;
+            commands::load_environment(&config.run, derive_seed(seed, Generator::Evaluator, 0))?;
         let identity = Identity {
             run_id: run_id(run_dir)?,
             task: config.run.task.clone(),
@@ -391,7 +389,7 @@ impl Lockstep {
             self.reseed();
         }
         let ended = self.stepper.step(&mut self.acting)?;
-        self.progressed.env_steps += 1;
+        self.progressed.env_steps += self.identity.spec.action_repeat as u64;
         let handed = &mut self.stepper.collector_mut().sink_mut().0;
         for batch in handed.drain(..) {
             self.source.insert(&batch)?;

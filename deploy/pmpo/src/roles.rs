@@ -97,7 +97,7 @@ fn learner_options(
     credentials: Credentials,
     resume: bool,
 ) -> Result<LearnerOptions> {
-    let environment = commands::load_task(&config.run.task, 0)?;
+    let environment = commands::load_environment(&config.run, 0)?;
     std::fs::create_dir_all(&run_dir)
         .with_context(|| format!("run folder {}", run_dir.display()))?;
     let resolved = run_dir.join("config.toml");

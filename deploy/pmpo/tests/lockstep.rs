@@ -92,10 +92,12 @@ fn the_same_seed_gives_the_same_run_stopped_and_resumed_or_on_more_threads() {
 }
 
 #[test]
-fn so_it_does_with_normalised_observations_priorities_and_a_running_reward_scale() {
+fn so_it_does_with_repeated_actions_normalised_observations_priorities_and_a_running_scale() {
     let settings = [
         "--preset",
         "efficient",
+        "--set",
+        "run.action_repeat=2",
         "--set",
         "replay.table.sampler=\"prioritized\"",
         "--set",
@@ -103,7 +105,7 @@ fn so_it_does_with_normalised_observations_priorities_and_a_running_reward_scale
         "--set",
         "replay.table.min_size_to_sample=200",
     ];
-    same_however_it_is_run(&settings, ["345", "678"]);
+    same_however_it_is_run(&settings, ["690", "1356"]);
 }
 
 /// From a return of 0 to half of all that there is; its seed is fixed. Without improvement of the policy

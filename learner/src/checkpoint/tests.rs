@@ -21,6 +21,7 @@ fn identity() -> Identity {
         },
         control_timestep: 0.01,
         step_limit: None,
+        action_repeat: 1,
     };
     let mut agent = AgentConfig::default();
     agent.policy.torso = TorsoConfig::hidden(&[8, 8]);

@@ -185,6 +185,7 @@ pub(crate) fn options(run_dir: &Path, replay: SocketAddr, limits: Limits) -> Lea
         },
         control_timestep: 0.01,
         step_limit: None,
+        action_repeat: 1,
     };
     let mut agent = AgentConfig::default();
     agent.policy.torso = TorsoConfig::hidden(&[8, 8]);

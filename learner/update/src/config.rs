@@ -25,7 +25,7 @@ pub struct UpdateConfig {
     pub batch_size: usize,
     /// Actions drawn from the reference policy in every state that the policy is improved in.
     pub actions_per_state: usize,
-    /// Gamma, for each control step.
+    /// Gamma, for each step of the policy.
     pub discount: f64,
     /// Factor of all rewards before the critic learns from them. Preferences do not change with it;
     /// how far the critic's outputs must move, against Adam's fixed stride, does.

@@ -40,6 +40,7 @@ impl FromStr for Choice {
 /// A policy, ready to act, and what it acts in.
 pub(super) struct Chosen {
     pub(super) task: String,
+    action_repeat: usize,
     spec_digest: String,
     /// Where it was.
     pub(super) folder: PathBuf,
@@ -65,6 +66,7 @@ impl Chosen {
             .with_context(|| path.display().to_string())?;
         Ok(Self {
             task: subject.task,
+            action_repeat: subject.action_repeat,
             spec_digest: subject.spec_digest,
             folder,
             policy,
@@ -73,7 +75,7 @@ impl Chosen {
 
     /// The environment that it was trained in.
     pub(super) fn environment(&self, seed: u64) -> Result<Environment> {
-        let environment = load_task(&self.task, seed)?;
+        let environment = load_task(&self.task, seed)?.with_action_repeat(self.action_repeat);
         let digest = checkpoint::hex(&environment.spec().digest().0);
         if digest == self.spec_digest {
             return Ok(environment);

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use pmpo_suite::Environment;
 
+use crate::config::RunConfig;
 use crate::failure::Usage;
 
 pub(crate) use bandit::{BanditArgs, bandit};
@@ -33,6 +34,11 @@ pub(crate) use tasks::tasks;
 /// Loads a task; an unknown one is the caller's error, with near misses named.
 pub(crate) fn load_task(task: &str, seed: u64) -> Result<Environment> {
     pmpo_suite::load(task, seed).map_err(|error| Usage::new(error).into())
+}
+
+/// Loads the environment of a run.
+pub(crate) fn load_environment(run: &RunConfig, seed: u64) -> Result<Environment> {
+    Ok(load_task(&run.task, seed)?.with_action_repeat(run.action_repeat))
 }
 
 /// Draws learning curves.
