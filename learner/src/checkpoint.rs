@@ -19,7 +19,7 @@ use bytes::Bytes;
 use pmpo_service::files::{sync_folder, write_atomically};
 use pmpo_service::metrics;
 use pmpo_types::EnvironmentSpec;
-use pmpo_update::{AgentConfig, Scalars, TrainState};
+use pmpo_update::{AgentConfig, DeviceChoice, Scalars, TrainState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -187,6 +187,16 @@ impl Meta {
     }
 }
 
+/// Where two configurations differ, as `key: before -> now`.
+pub fn changes(before: &Value, now: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    differences("", before, now, &mut found);
+    found
+        .into_iter()
+        .map(|(key, before, now)| format!("{key}: {before} -> {now}"))
+        .collect()
+}
+
 /// A key, and what it was before and is now.
 type Difference = (String, String, String);
 
@@ -206,7 +216,11 @@ fn differences(key: &str, before: &Value, now: &Value, found: &mut Vec<Differenc
             let of = |values: &serde_json::Map<String, Value>| {
                 values.get(part).cloned().unwrap_or(Value::Null)
             };
-            differences(&format!("{key}.{part}"), &of(before), &of(now), found);
+            let key = match key {
+                "" => part.clone(),
+                key => format!("{key}.{part}"),
+            };
+            differences(&key, &of(before), &of(now), found);
         }
     } else if before != now {
         let text = |value: &Value| match value {
@@ -318,8 +332,18 @@ impl Checkpoints {
     /// # Errors
     /// There is no checkpoint, or it is of another run.
     pub fn check(run_dir: &Path, identity: &Identity) -> Result<Vec<String>, LearnerError> {
-        let found = find_newest(&run_dir.join(FOLDER))?;
-        found.meta.check(identity, &found.path)
+        let Found { path, meta, state } = find_newest(&run_dir.join(FOLDER))?;
+        let differing = meta.check(identity, &path)?;
+        // Settings decide on tensors too, a loss's variables for one.
+        let sizes = [
+            identity.spec.observation_size(),
+            identity.spec.action_size(),
+        ];
+        let device = DeviceChoice::Cpu.open()?;
+        TrainState::new(&identity.agent, sizes, identity.seed, &device)?
+            .restored(&state, meta.scalars)
+            .map_err(|reason| LearnerError::format(&path.join(STATE), reason))?;
+        Ok(differing)
     }
 
     /// Where the checkpoint of this step is, or would be.

@@ -48,7 +48,9 @@ pub fn init_logging(format: LogFormat) {
     let installed = tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new(format!("{QUIET},info"))))
         .with_writer(io::stderr)
-        .with_ansi(format == LogFormat::Text && io::stderr().is_terminal())
+        .with_ansi(format == LogFormat::Text && coloured())
+        // It would say on standard error that nothing can be said there, and panic.
+        .log_internal_errors(false)
         .event_format(LogLine(format))
         .try_init();
     if let Err(error) = installed {
@@ -67,6 +69,13 @@ pub fn init_logging(format: LogFormat) {
             panic.payload_as_str().unwrap_or("without a message")
         );
     }));
+}
+
+/// Whether lines on standard error have colours; <https://no-color.org>.
+fn coloured() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let plain = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    io::stderr().is_terminal() && !unwanted && !plain
 }
 
 /// Buckets of every histogram of seconds: 100 us to 100 s.

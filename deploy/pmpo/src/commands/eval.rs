@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::checkpoint::Chosen;
 use crate::cli::EvalArgs;
 use crate::failure::Usage;
+use crate::output::answer;
 
 #[derive(Serialize)]
 struct Report {
@@ -22,17 +23,19 @@ struct Report {
 pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
     let report = evaluate(args)?;
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        answer!("{}", serde_json::to_string(&report)?)?;
         return Ok(());
     }
-    println!("{} · {}", report.task, report.checkpoint);
+    answer!("{} · {}", report.task, report.checkpoint)?;
     for (episode, value) in report.returns.iter().enumerate() {
-        println!("episode {episode:>3}  return {value:.1}");
+        answer!("episode {episode:>3}  return {value:.1}")?;
     }
-    println!(
+    answer!(
         "mean {:.1} ± {:.1} over {} episodes",
-        report.return_mean, report.return_std, report.episodes
-    );
+        report.return_mean,
+        report.return_std,
+        report.episodes
+    )?;
     Ok(())
 }
 

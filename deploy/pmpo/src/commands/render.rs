@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use gif::{Encoder, Frame, Repeat};
 use pmpo_suite::renderer::{RenderError, RenderOptions, Renderer};
 
 use super::checkpoint::Chosen;
 use crate::cli::RenderArgs;
-use crate::failure::Usage;
+use crate::failure::{self, Usage};
+use crate::output::answer;
 
 /// Colour quantisation of a GIF's frames, 1 (best) to 30 (fastest).
 const QUANTISATION_SPEED: i32 = 10;
@@ -68,13 +69,13 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
         Form::Gif => picture.write_gif(&args.out, stride as f64 * timestep)?,
         Form::Png => picture.write_pngs(&args.out)?,
     }
-    println!(
+    answer!(
         "{} of {}: {} frames, return {value:.1}: {}",
         chosen.task,
         chosen.folder.display(),
         picture.frames.len(),
         args.out.display()
-    );
+    )?;
     Ok(())
 }
 
@@ -117,8 +118,7 @@ impl Picture {
             encoder.write_frame(&frame)?;
         }
         drop(encoder);
-        pmpo_service::files::write_atomically(out, &bytes)
-            .with_context(|| format!("--out {}", out.display()))
+        pmpo_service::files::write_atomically(out, &bytes).map_err(failure::storage(out))
     }
 
     fn write_pngs(&self, out: &Path) -> Result<()> {
@@ -131,7 +131,7 @@ impl Picture {
             encoder.write_header()?.write_image_data(rgb)?;
             let path = PathBuf::from(format!("{}-{index:04}.png", stem.display()));
             pmpo_service::files::write_atomically(&path, &bytes)
-                .with_context(|| format!("--out {}", path.display()))?;
+                .map_err(failure::storage(&path))?;
         }
         Ok(())
     }

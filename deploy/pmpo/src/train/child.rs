@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure;
+use crate::output::complain;
 
 const POLL: Duration = Duration::from_millis(20);
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -54,6 +55,17 @@ impl Launcher {
 
     /// Starts `pmpo <role>` with the run's configuration and `flags`.
     pub(crate) fn start(&self, role: &'static str, index: u64, flags: &[String]) -> Result<Child> {
+        self.start_with(Stdio::null(), role, index, flags)
+    }
+
+    /// As [`Launcher::start`], with a standard input.
+    pub(crate) fn start_with(
+        &self,
+        input: Stdio,
+        role: &'static str,
+        index: u64,
+        flags: &[String],
+    ) -> Result<Child> {
         let name = format!("{role}-{index}");
         let announcement = self.run_dir.join("roles").join(format!("{name}.json"));
         if announcement.exists() {
@@ -89,7 +101,7 @@ impl Launcher {
         // ends its children in order.
         command
             .process_group(0)
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(stderr);
         let process = command
@@ -264,7 +276,7 @@ pub(crate) async fn stop_all(
     for child in children {
         while child.exited()?.is_none() {
             if Instant::now() > deadline {
-                eprintln!("{} did not end within {grace:?} and is killed", child.name);
+                complain!("{} did not end within {grace:?} and is killed", child.name);
                 child.process.kill().with_context(|| child.name.clone())?;
                 child.exit = Some(child.process.wait().with_context(|| child.name.clone())?);
             }

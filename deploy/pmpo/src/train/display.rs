@@ -7,6 +7,7 @@ use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use pmpo_proto::v1::{RunState, RunStatus};
 
 use crate::config::RunConfig;
+use crate::output::tell;
 
 const PLAIN_PERIOD: Duration = Duration::from_secs(10);
 /// Rates are taken over about this long.
@@ -70,7 +71,7 @@ impl Display {
 
     fn line(&self, text: &str) {
         if self.bar.is_hidden() {
-            println!("{text}");
+            tell!("{text}");
         } else {
             self.bar.println(text);
         }

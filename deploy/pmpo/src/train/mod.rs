@@ -6,7 +6,8 @@ pub(crate) mod child;
 pub(crate) mod display;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::process::ExitStatus;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pmpo_learner::RunOutcome;
@@ -25,23 +26,27 @@ use crate::config::{Config, Source};
 use crate::curve;
 use crate::failure::{self, Usage};
 use crate::lockstep;
+use crate::output::tell;
 use crate::roles;
+use crate::run_folder::{self, Asked, OUTCOME, RunFolder};
 use child::{Child, Launcher};
 use display::Display;
 
 const TICK: Duration = Duration::from_millis(250);
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Name of the file in a run's folder that says how the run ended; absent while it goes.
-const OUTCOME: &str = "outcome.json";
-
 /// Trains until a limit, Ctrl-C, or a death that cannot be mended.
 pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
     let resume = args.run.resumes();
-    let (config, run_dir) = prepare(args, resume)?;
+    let prepared = prepare(args, resume)?;
     if args.lockstep {
-        return run_in_lockstep(config, run_dir, resume);
+        return run_in_lockstep(prepared, resume);
     }
+    let Prepared {
+        config,
+        run_dir,
+        folder,
+    } = prepared;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -52,12 +57,13 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
         let shutdown = shutdown::on_signals()?;
         let launcher = Launcher::new(&run_dir, format)?;
         let display = Display::new(&config.run);
-        println!("training {} in {}", config.run.task, run_dir.display());
+        tell!("training {} in {}", config.run.task, run_dir.display());
         let mut cluster = Cluster {
             grace: Duration::from_secs_f64(config.run.shutdown_grace_s),
             ..Cluster::default()
         };
-        let ended = match cluster.start(&launcher, &config, resume, &shutdown).await {
+        let ours = (&folder, resume);
+        let ended = match cluster.start(&launcher, &config, ours, &shutdown).await {
             Ok(()) => cluster.supervise(&launcher, &shutdown, &display).await,
             Err(error) => Err(error),
         };
@@ -68,9 +74,14 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
 }
 
 /// Trains in this process.
-fn run_in_lockstep(config: Config, run_dir: PathBuf, resume: bool) -> Result<()> {
+fn run_in_lockstep(prepared: Prepared, resume: bool) -> Result<()> {
+    let Prepared {
+        config,
+        run_dir,
+        folder: _ours,
+    } = prepared;
     let display = Display::new(&config.run);
-    println!(
+    tell!(
         "training {} in lockstep in {}",
         config.run.task,
         run_dir.display()
@@ -81,8 +92,15 @@ fn run_in_lockstep(config: Config, run_dir: PathBuf, resume: bool) -> Result<()>
     summarise(ended.map(Some), &run_dir)
 }
 
-/// Resolves the configuration and makes the run's folder.
-fn prepare(args: &TrainArgs, resume: bool) -> Result<(Config, PathBuf)> {
+/// A run that may begin.
+struct Prepared {
+    config: Config,
+    run_dir: PathBuf,
+    folder: RunFolder,
+}
+
+/// Resolves the configuration and takes the run's folder.
+fn prepare(args: &TrainArgs, resume: bool) -> Result<Prepared> {
     let mut assignments = args.run.assignments();
     assignments.extend(args.security.assignments());
     assignments.extend(args.actors.map(|actors| format!("run.actors={actors}")));
@@ -91,7 +109,7 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<(Config, PathBuf)> {
         .run
         .run_dir
         .as_ref()
-        .map(|folder| folder.join("config.toml"));
+        .map(|folder| folder.join(run_folder::CONFIG));
     let file = match (&args.run.config.config, resume) {
         (None, true) => stored.clone(),
         (file, _) => file.clone(),
@@ -107,40 +125,30 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<(Config, PathBuf)> {
         file: file.as_deref(),
         assignments: &assignments,
     })?;
-    commands::load_task(&config.run.task, 0)?;
+    let environment = commands::load_task(&config.run.task, 0)?;
     let run_dir = match &args.run.run_dir {
         Some(run_dir) => run_dir.clone(),
-        None => new_run_dir(&config),
+        None => run_folder::new_run_dir(&config),
     };
-    if !resume && pmpo_learner::checkpoint::any(&run_dir) {
-        return Err(Usage::new(anyhow::anyhow!(
-            "--run-dir {}: holds a run already; go on with --resume or choose another folder",
-            run_dir.display()
-        ))
-        .into());
+    let asked = Asked {
+        config: &config,
+        run_dir: &run_dir,
+        resume,
+        spec: environment.spec(),
+    };
+    let folder = RunFolder::take(&asked, "pmpo train")?;
+    for change in &folder.changed {
+        tell!("resuming with another setting: {change}");
     }
-    for folder in [&run_dir, &run_dir.join("logs"), &run_dir.join("roles")] {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("run folder {}", folder.display()))?;
+    for name in ["logs", "roles"] {
+        let path = run_dir.join(name);
+        std::fs::create_dir_all(&path).map_err(failure::storage(&path))?;
     }
-    // How an earlier part of the run ended is not how this one will.
-    let outcome = run_dir.join(OUTCOME);
-    if outcome.exists() {
-        std::fs::remove_file(&outcome).with_context(|| outcome.display().to_string())?;
-    }
-    let path = run_dir.join("config.toml");
-    pmpo_service::files::write_atomically(&path, config.to_toml()?.as_bytes())
-        .with_context(|| path.display().to_string())?;
-    Ok((config, run_dir))
-}
-
-fn new_run_dir(config: &Config) -> PathBuf {
-    let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-    let now: String = now
-        .chars()
-        .filter(|c| !matches!(c, ':' | '-' | '.'))
-        .collect();
-    Path::new("runs").join(format!("{}-seed{}-{now}", config.run.task, config.run.seed))
+    Ok(Prepared {
+        config,
+        run_dir,
+        folder,
+    })
 }
 
 /// The child processes of a run.
@@ -161,7 +169,7 @@ impl Cluster {
         &mut self,
         launcher: &Launcher,
         config: &Config,
-        resume: bool,
+        (folder, resume): (&RunFolder, bool),
         shutdown: &CancellationToken,
     ) -> Result<()> {
         let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
@@ -187,7 +195,9 @@ impl Cluster {
         if resume {
             flags.push("--resume".to_owned());
         }
-        let learner = self.learner.insert(launcher.start("learner", 0, &flags)?);
+        // The learner writes to the folder, and may outlive this process for a moment.
+        let child = launcher.start_with(folder.share()?, "learner", 0, &flags)?;
+        let learner = self.learner.insert(child);
         let Some(address) = learner.address(shutdown).await? else {
             return Ok(());
         };
@@ -227,18 +237,21 @@ impl Cluster {
                 if exit.success() {
                     return Ok(());
                 }
-                let death = learner_death(&learner.describe(exit), last.as_ref(), launcher);
+                let death = fatal(
+                    &learner.describe(exit),
+                    exit,
+                    last.as_ref(),
+                    launcher.run_dir(),
+                );
                 return Err(failure::of_child(exit, death));
             }
             for replay in &mut self.replays {
                 if let Some(exit) = replay.exited()?
                     && !self.replays_may_die
                 {
-                    let death = replay.describe(exit);
-                    return Err(failure::of_child(
-                        exit,
-                        format!("{death}; its items are gone and the run ends"),
-                    ));
+                    let death = format!("{}; its items are gone", replay.describe(exit));
+                    let death = fatal(&death, exit, last.as_ref(), launcher.run_dir());
+                    return Err(failure::of_child(exit, death));
                 }
             }
             for worker in self.replays.iter_mut().chain(&mut self.workers) {
@@ -304,13 +317,19 @@ fn data_dir_flag(config: &Config, shard: u64) -> Vec<String> {
     }
 }
 
-fn learner_death(death: &str, last: Option<&v1::RunStatus>, launcher: &Launcher) -> String {
-    let step = last.map(|status| format!(" after learner step {}", status.learner_steps));
-    format!(
-        "{death}{}; go on from the last checkpoint with: pmpo train --run-dir {} --resume",
-        step.unwrap_or_default(),
-        launcher.run_dir().display()
-    )
+/// What to tell of the death of a process without which the run cannot go on.
+fn fatal(death: &str, exit: ExitStatus, last: Option<&v1::RunStatus>, run_dir: &Path) -> String {
+    let mut line = death.to_owned();
+    if let Some(status) = last {
+        line += &format!(" after learner step {}", status.learner_steps);
+    }
+    if failure::another_start_may_help(exit) && pmpo_learner::checkpoint::any(run_dir) {
+        let run_dir = run_dir.display();
+        line += &format!(
+            "; go on from the last checkpoint with: pmpo train --run-dir {run_dir} --resume"
+        );
+    }
+    line
 }
 
 /// How the run in `run_dir` ended; `None` while it goes on, or when it ended badly.
@@ -336,11 +355,11 @@ fn summarise(ended: Result<Option<RunOutcome>>, run_dir: &Path) -> Result<()> {
             let path = run_dir.join(OUTCOME);
             let json = serde_json::to_string_pretty(&outcome)? + "\n";
             pmpo_service::files::write_atomically(&path, json.as_bytes())
-                .with_context(|| path.display().to_string())?;
-            println!("{outcome}");
+                .map_err(failure::storage(&path))?;
+            tell!("{outcome}");
         }
-        None => println!("ended before the learner was ready"),
+        None => tell!("ended before the learner was ready"),
     }
-    println!("run folder: {}", run_dir.display());
+    tell!("run folder: {}", run_dir.display());
     Ok(())
 }
