@@ -30,7 +30,7 @@ train: build
 	target/release/pmpo train $(TASK) --stop-at-return $(SOLVED) $(ARGS)
 
 test: check cuda-check parity-env
-	$(CARGO) test --release --workspace
+	$(CARGO) test --release --workspace --no-fail-fast
 
 # `.ci/run` passes --skip-without-engine.
 test-cluster:

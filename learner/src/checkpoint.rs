@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 
 use crate::LearnerError;
 pub use crate::board::{EnvironmentSteps, Totals};
+use crate::versions::Versions;
 
 pub(crate) const FOLDER: &str = "checkpoints";
 /// The file of a checkpoint that holds the policy.
@@ -334,6 +335,7 @@ impl Checkpoints {
     pub fn check(run_dir: &Path, identity: &Identity) -> Result<Vec<String>, LearnerError> {
         let Found { path, meta, state } = find_newest(&run_dir.join(FOLDER))?;
         let differing = meta.check(identity, &path)?;
+        Versions::resume(run_dir, meta.policy_version)?;
         // Settings decide on tensors too, a loss's variables for one.
         let sizes = [
             identity.spec.observation_size(),
@@ -375,30 +377,37 @@ impl Checkpoints {
         let meta = self.meta(state, totals, [policy, &file]);
         let meta = serde_json::to_vec_pretty(&meta)
             .map_err(|error| LearnerError::format(&path.join(META), error))?;
+        let extra = extra.iter().map(|(name, bytes)| (*name, bytes.as_slice()));
+        let files = [(POLICY, &policy[..]), (STATE, &file), (META, &meta)];
+        let files: Vec<_> = files.into_iter().chain(extra).collect();
+        let bytes: usize = files.iter().map(|(_, contents)| contents.len()).sum();
+        self.write(&path, &files)?;
+        gauge!(crate::metrics::CHECKPOINT_BYTES).set(bytes as f64);
+        gauge!(crate::metrics::LAST_CHECKPOINT).set(metrics::unix_seconds());
+        self.prune()?;
+        Ok(true)
+    }
+
+    /// Writes a checkpoint's files in its place.
+    fn write(&self, path: &Path, files: &[(&str, &[u8])]) -> Result<(), LearnerError> {
         let name = path.file_name().expect("it has a name").to_string_lossy();
         let temporary = self.folder.join(format!("{TEMPORARY}{name}"));
         if temporary.exists() {
             fs::remove_dir_all(&temporary).map_err(LearnerError::file(&temporary))?;
         }
-        fs::create_dir(&temporary).map_err(LearnerError::file(&temporary))?;
-        let extra = extra.iter().map(|(name, bytes)| (*name, bytes.as_slice()));
-        let files = [(POLICY, &policy[..]), (STATE, &file), (META, &meta)];
-        let mut bytes = 0;
-        for (name, contents) in files.into_iter().chain(extra) {
-            let path = temporary.join(name);
-            write_atomically(&path, contents).map_err(LearnerError::file(&path))?;
-            bytes += contents.len();
+        if let Err(error) = fill(&temporary, files) {
+            // Room may be what is lacking.
+            if let Err(error) = fs::remove_dir_all(&temporary) {
+                tracing::debug!(path = %temporary.display(), %error, "half a checkpoint is left");
+            }
+            return Err(error);
         }
         // One of this step that is damaged, or has another policy, gives way.
         if path.exists() {
-            fs::remove_dir_all(&path).map_err(LearnerError::file(&path))?;
+            fs::remove_dir_all(path).map_err(LearnerError::file(path))?;
         }
-        fs::rename(&temporary, &path).map_err(LearnerError::file(&path))?;
-        sync_folder(&self.folder).map_err(LearnerError::file(&self.folder))?;
-        gauge!(crate::metrics::CHECKPOINT_BYTES).set(bytes as f64);
-        gauge!(crate::metrics::LAST_CHECKPOINT).set(metrics::unix_seconds());
-        self.prune()?;
-        Ok(true)
+        fs::rename(&temporary, path).map_err(LearnerError::file(path))?;
+        sync_folder(&self.folder).map_err(LearnerError::file(&self.folder))
     }
 
     fn meta(&self, state: &TrainState, totals: &Totals, [policy, file]: [&[u8]; 2]) -> Meta {
@@ -425,6 +434,16 @@ impl Checkpoints {
         }
         Ok(())
     }
+}
+
+/// Makes a folder with these files.
+fn fill(folder: &Path, files: &[(&str, &[u8])]) -> Result<(), LearnerError> {
+    fs::create_dir(folder).map_err(LearnerError::file(folder))?;
+    for (name, contents) in files {
+        let path = folder.join(name);
+        write_atomically(&path, contents).map_err(LearnerError::file(&path))?;
+    }
+    Ok(())
 }
 
 /// A digest as text.

@@ -138,12 +138,12 @@ mod tests {
         assert!(refused.to_string().contains(&name), "{refused}");
 
         // Shared with a child, it outlives its first holder.
-        let mut child = std::process::Command::new("sleep");
-        let mut child = child
-            .arg("60")
-            .stdin(lock.share().unwrap())
-            .spawn()
-            .unwrap();
+        let spawn = || {
+            let mut command = std::process::Command::new("sleep");
+            command.arg("60").stdin(lock.share().unwrap());
+            command.spawn().unwrap()
+        };
+        let mut child = spawn();
         drop(lock);
         assert_eq!(FolderLock::holder(folder.path()), Some(name));
         child.kill().unwrap();

@@ -251,6 +251,9 @@ pub(crate) struct EvalArgs {
     /// Number of episodes.
     #[arg(long, default_value_t = 10)]
     pub(crate) episodes: usize,
+    /// Steps after which an episode is over; default: the task's time limit, 1000 where it has none.
+    #[arg(long)]
+    pub(crate) max_episode_steps: Option<usize>,
     /// Seed of the environment.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
@@ -288,6 +291,9 @@ pub(crate) struct RenderArgs {
     /// Seconds of simulated time; default: the whole episode.
     #[arg(long)]
     pub(crate) seconds: Option<f64>,
+    /// Steps after which an episode is over; default: the task's time limit, 1000 where it has none.
+    #[arg(long)]
+    pub(crate) max_episode_steps: Option<usize>,
 }
 
 #[derive(Debug, Subcommand)]

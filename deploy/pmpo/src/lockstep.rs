@@ -342,7 +342,7 @@ impl Lockstep {
         let number = self.progressed.evaluations + 1;
         self.evaluator
             .reseed(derive_seed(seed, Role::Evaluator, number));
-        let result = pmpo_actor::evaluate(&mut network, &mut self.evaluator, evaluator.episodes)?;
+        let result = pmpo_actor::evaluate(&mut network, &mut self.evaluator, evaluator)?;
         self.progressed.evaluations += 1;
         let row = Row {
             wall_s: (self.seconds() * 1e3).round() / 1e3,

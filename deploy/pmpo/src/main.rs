@@ -3,6 +3,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)] // They panic: see `output`.
 
+mod agreement;
 mod cli;
 mod commands;
 mod config;
@@ -83,7 +84,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Health(args) => commands::health(&args),
         Command::Bench(command) => commands::bench(command),
         Command::Config(ConfigCommand::Print(args)) => {
-            answer!("{}", Config::load(&args)?.to_toml()?.trim_end())?;
+            answer!("{}", Config::of_run(&args)?.to_toml()?.trim_end())?;
             Ok(())
         }
     }

@@ -13,6 +13,7 @@ use pmpo_service::files::write_atomically;
 use pmpo_service::folder_lock::{FolderLock, LockError};
 use pmpo_types::EnvironmentSpec;
 
+use crate::agreement;
 use crate::config::Config;
 use crate::failure::{self, Usage};
 
@@ -74,11 +75,9 @@ impl Asked<'_> {
             let folder = self.run_dir.to_owned();
             return Err(LockError::InUse { folder, holder }.into());
         }
-        self.config
-            .run
-            .device()?
-            .open()
-            .map_err(LearnerError::from)?;
+        agreement::check_with(self.config, self.spec).map_err(Usage::new)?;
+        let device = self.config.run.device()?;
+        device.open().map_err(LearnerError::from)?;
         self.check_checkpoints()
     }
 

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 use gif::{Encoder, Frame, Repeat};
+use pmpo_actor::EvaluatorConfig;
 use pmpo_suite::renderer::{RenderError, RenderOptions, Renderer};
 
 use super::checkpoint::Chosen;
+use super::eval::tell_endless;
 use crate::cli::RenderArgs;
 use crate::failure::{self, Usage};
 use crate::output::answer;
@@ -39,15 +41,24 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
         }
     })?;
 
-    let timestep = environment.spec().control_timestep;
+    let bounds = EvaluatorConfig {
+        max_episode_steps: args.max_episode_steps,
+        ..EvaluatorConfig::default()
+    };
+    bounds.validate().map_err(Usage::new)?;
+    let spec = environment.spec();
+    let (timestep, longest) = (spec.control_timestep, bounds.episode_steps(spec));
+    if args.seconds.is_none() {
+        tell_endless(spec, args.max_episode_steps);
+    }
     let stride = (1.0 / (args.fps * timestep)).round().max(1.0) as usize;
     let steps = args
         .seconds
-        .map_or(usize::MAX, |seconds| (seconds / timestep) as usize);
+        .map_or(longest, |seconds| (seconds / timestep) as usize);
     let mut frames = Vec::new();
     let mut failure = None;
     let mut step = 0;
-    let value = pmpo_actor::play(&mut chosen.policy, &mut environment, |environment| {
+    let value = pmpo_actor::play(&mut chosen.policy, &mut environment, steps, |environment| {
         if step % stride == 0 {
             match renderer.frame(environment) {
                 Ok(frame) => frames.push(frame.to_vec()),
@@ -55,7 +66,7 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
             }
         }
         step += 1;
-        failure.is_none() && step <= steps
+        failure.is_none()
     })?;
     if let Some(error) = failure {
         return Err(error.into());

@@ -20,13 +20,14 @@ use pmpo_service::telemetry::LogFormat;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::agreement;
 use crate::cli::TrainArgs;
 use crate::commands;
 use crate::config::{Config, Source};
 use crate::curve;
 use crate::failure::{self, Usage};
 use crate::lockstep;
-use crate::output::tell;
+use crate::output::{complain, tell};
 use crate::roles;
 use crate::run_folder::{self, Asked, OUTCOME, RunFolder};
 use child::{Child, Launcher};
@@ -125,6 +126,7 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<Prepared> {
         file: file.as_deref(),
         assignments: &assignments,
     })?;
+    agreement::check_table(&config).map_err(Usage::new)?;
     let environment = commands::load_task(&config.run.task, 0)?;
     let run_dir = match &args.run.run_dir {
         Some(run_dir) => run_dir.clone(),
@@ -332,15 +334,24 @@ fn fatal(death: &str, exit: ExitStatus, last: Option<&v1::RunStatus>, run_dir: &
     line
 }
 
-/// How the run in `run_dir` ended; `None` while it goes on, or when it ended badly.
+/// How the run in `run_dir` ended; `None` while it goes on, when it ended badly, or where nobody can read
+/// what was written of it.
 pub(crate) fn read_outcome(run_dir: &Path) -> Result<Option<RunOutcome>> {
     let path = run_dir.join(OUTCOME);
-    let place = || path.display().to_string();
     if !path.is_file() {
         return Ok(None);
     }
-    let json = std::fs::read(&path).with_context(place)?;
-    serde_json::from_slice(&json).map(Some).with_context(place)
+    let json = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    match serde_json::from_slice(&json) {
+        Ok(outcome) => Ok(Some(outcome)),
+        Err(error) => {
+            complain!(
+                "{}: {error}; taken for a run that has not ended",
+                path.display()
+            );
+            Ok(None)
+        }
+    }
 }
 
 fn summarise(ended: Result<Option<RunOutcome>>, run_dir: &Path) -> Result<()> {
