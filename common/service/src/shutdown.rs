@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// A token that the first SIGINT, SIGTERM or SIGHUP (its terminal is gone) cancels; under `nohup` SIGHUP
@@ -11,31 +11,57 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 /// The signal handlers cannot be installed.
 pub fn on_signals() -> io::Result<CancellationToken> {
-    let token = CancellationToken::new();
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = if hangup_is_ignored() {
-        None
-    } else {
-        Some(signal(SignalKind::hangup())?)
-    };
-    let cancel = token.clone();
-    tokio::spawn(async move {
-        let hung_up = async {
-            match &mut hangup {
-                Some(hangup) => hangup.recv().await,
-                None => std::future::pending().await,
+    Ok(Signals::watch()?.stop)
+}
+
+/// What a process that ends others is told.
+#[derive(Clone, Debug)]
+pub struct Signals {
+    /// As [`on_signals`].
+    pub stop: CancellationToken,
+    /// Another Ctrl-C after that: whoever waits has waited long enough.
+    pub hurry: CancellationToken,
+}
+
+impl Signals {
+    /// Watches from here on. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The signal handlers cannot be installed.
+    pub fn watch() -> io::Result<Self> {
+        let signals = Self {
+            stop: CancellationToken::new(),
+            hurry: CancellationToken::new(),
+        };
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hangup = if hangup_is_ignored() {
+            None
+        } else {
+            Some(signal(SignalKind::hangup())?)
+        };
+        let Self { stop, hurry } = signals.clone();
+        tokio::spawn(async move {
+            let name = tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+                () = received(&mut hangup) => "SIGHUP",
+            };
+            tracing::info!(signal = name, "stopping");
+            stop.cancel();
+            if interrupt.recv().await.is_some() {
+                hurry.cancel();
             }
-        };
-        let name = tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
-            _ = hung_up => "SIGHUP",
-        };
-        tracing::info!(signal = name, "stopping");
-        cancel.cancel();
-    });
-    Ok(token)
+        });
+        Ok(signals)
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// Whether whoever started this process wants it to outlive its terminal.

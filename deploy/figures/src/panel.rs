@@ -10,6 +10,12 @@ const BAND_OPACITY: f64 = 0.18;
 const LINE_WIDTH: u32 = 2;
 /// Below this many points each one is marked.
 const MARKED_POINTS: usize = 60;
+/// With more lines than these, their names stand beside the chart, in a part of its width.
+const MANY_LINES: usize = 10;
+const LEGEND_SHARE: u32 = 4;
+/// Pixels of a row and, about, of a letter there.
+const LEGEND_ROW: u32 = 17;
+const LEGEND_LETTER: u32 = 7;
 /// The largest value that is drawn.
 const LARGEST: f64 = 1e100;
 /// Width of an axis beside its larger end, at least.
@@ -80,8 +86,20 @@ impl Panel {
         area: &DrawingArea<B, Shift>,
         labels: &[&str],
     ) -> Result<(), FigureError> {
+        let (area, beside) = match self.lines.len() > MANY_LINES {
+            true => {
+                let (width, _) = area.dim_in_pixel();
+                let (chart, beside) = area.split_horizontally(width - width / LEGEND_SHARE);
+                (chart, Some(beside))
+            }
+            false => (area.clone(), None),
+        };
+        let colour = |line: &Line| {
+            let number = labels.iter().position(|label| *label == line.label);
+            Palette99::pick(number.unwrap_or_default()).to_rgba()
+        };
         let ([left, right], [bottom, top]) = self.ranges();
-        let mut builder = ChartBuilder::on(area);
+        let mut builder = ChartBuilder::on(&area);
         builder
             .margin(16)
             .x_label_area_size(46)
@@ -104,8 +122,7 @@ impl Panel {
             .draw()
             .map_err(failed)?;
         for line in &self.lines {
-            let number = labels.iter().position(|label| *label == line.label);
-            let colour = Palette99::pick(number.unwrap_or_default()).to_rgba();
+            let colour = colour(line);
             let drawn: Vec<&Point> = line.drawn().collect();
             let above = drawn.iter().map(|p| (p.x, self.place(p.high)));
             let below = drawn.iter().map(|p| (p.x, self.place(p.low)));
@@ -125,6 +142,9 @@ impl Panel {
                     PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(LINE_WIDTH))
                 });
         }
+        if let Some(beside) = beside {
+            return self.draw_legend(&beside, colour);
+        }
         let corner = if self.logarithmic {
             SeriesLabelPosition::LowerLeft
         } else {
@@ -138,6 +158,36 @@ impl Panel {
             .border_style(BLACK.mix(0.3))
             .draw()
             .map_err(failed)
+    }
+
+    /// The names of many lines, beside the chart: within it they would cover it.
+    fn draw_legend<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        colour: impl Fn(&Line) -> RGBAColor,
+    ) -> Result<(), FigureError> {
+        let (width, height) = area.dim_in_pixel();
+        let room = (height / LEGEND_ROW).saturating_sub(2) as usize;
+        let letters = (width / LEGEND_LETTER).saturating_sub(4) as usize;
+        let font = ("sans-serif", 14).into_text_style(area);
+        let below = |row: usize| ((row + 1) as u32 * LEGEND_ROW) as i32;
+        for (row, line) in self.lines.iter().take(room).enumerate() {
+            let middle = below(row) + 7;
+            let stroke = colour(line).stroke_width(LINE_WIDTH);
+            area.draw(&PathElement::new([(4, middle), (20, middle)], stroke))
+                .map_err(failed)?;
+            let name: String = format!("{}{}", line.label, line.detail);
+            let name: String = name.chars().take(letters).collect();
+            area.draw_text(&name, &font, (26, below(row)))
+                .map_err(failed)?;
+        }
+        let left_out = self.lines.len().saturating_sub(room);
+        if left_out > 0 {
+            let text = format!("and {left_out} more");
+            area.draw_text(&text, &font, (26, below(room)))
+                .map_err(failed)?;
+        }
+        Ok(())
     }
 }
 

@@ -165,7 +165,7 @@ fn of_client(error: &ClientError) -> Option<u8> {
 /// not said twice.
 fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain().map(|cause| joined(&cause.to_string())) {
         if line.ends_with(&cause) {
             continue;
         }
@@ -175,6 +175,12 @@ fn one_line(error: &anyhow::Error) -> String {
         line.push_str(&cause);
     }
     line
+}
+
+/// A text of several lines as one.
+fn joined(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

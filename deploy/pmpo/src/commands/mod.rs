@@ -18,7 +18,7 @@ use pmpo_figures::FigureError;
 use pmpo_suite::Environment;
 
 use crate::failure::{self, Usage};
-use crate::output::answer;
+use crate::output::{answer, complain};
 
 pub(crate) use bandit::{BanditArgs, bandit};
 pub(crate) use bench::actor::BenchActorArgs;
@@ -53,6 +53,9 @@ pub(crate) fn trace(task: &str, seed: u64, actions: &Path, out: &Path) -> Result
         .with_context(|| format!("--actions {}", actions.display()))
         .map_err(Usage::new)?;
     let mut trace = Vec::new();
-    pmpo_suite::trace::run(task, seed, input, &mut trace).map_err(Usage::new)?;
+    let left = pmpo_suite::trace::run(task, seed, input, &mut trace).map_err(Usage::new)?;
+    if left > 0 {
+        complain!("the episode ended before the last {left} actions, which were not taken");
+    }
     pmpo_service::files::write_atomically(out, &trace).map_err(failure::storage(out))
 }

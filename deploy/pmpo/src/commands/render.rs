@@ -76,16 +76,16 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
         height: args.height,
         frames,
     };
-    match form {
+    let written = match form {
         Form::Gif => picture.write_gif(&args.out, stride as f64 * timestep)?,
         Form::Png => picture.write_pngs(&args.out)?,
-    }
+    };
     answer!(
         "{} of {}: {} frames, return {value:.1}: {}",
         chosen.task,
         chosen.folder.display(),
         picture.frames.len(),
-        args.out.display()
+        written
     )?;
     Ok(())
 }
@@ -118,7 +118,8 @@ struct Picture {
 }
 
 impl Picture {
-    fn write_gif(&self, out: &Path, seconds_per_frame: f64) -> Result<()> {
+    /// Answers what was written, as the other does.
+    fn write_gif(&self, out: &Path, seconds_per_frame: f64) -> Result<String> {
         let mut bytes = Vec::new();
         let mut encoder = Encoder::new(&mut bytes, self.width, self.height, &[])?;
         encoder.set_repeat(Repeat::Infinite)?;
@@ -129,21 +130,23 @@ impl Picture {
             encoder.write_frame(&frame)?;
         }
         drop(encoder);
-        pmpo_service::files::write_atomically(out, &bytes).map_err(failure::storage(out))
+        pmpo_service::files::write_atomically(out, &bytes).map_err(failure::storage(out))?;
+        Ok(out.display().to_string())
     }
 
-    fn write_pngs(&self, out: &Path) -> Result<()> {
+    fn write_pngs(&self, out: &Path) -> Result<String> {
         let stem = out.with_extension("");
+        let name = |index: usize| format!("{}-{index:04}.png", stem.display());
         for (index, rgb) in self.frames.iter().enumerate() {
             let mut bytes = Vec::new();
             let mut encoder = png::Encoder::new(&mut bytes, self.width.into(), self.height.into());
             encoder.set_color(png::ColorType::Rgb);
             encoder.set_depth(png::BitDepth::Eight);
             encoder.write_header()?.write_image_data(rgb)?;
-            let path = PathBuf::from(format!("{}-{index:04}.png", stem.display()));
+            let path = PathBuf::from(name(index));
             pmpo_service::files::write_atomically(&path, &bytes)
                 .map_err(failure::storage(&path))?;
         }
-        Ok(())
+        Ok(format!("{} to {}", name(0), name(self.frames.len() - 1)))
     }
 }

@@ -97,7 +97,10 @@ fn timed<T>(message: T) -> Request<T> {
 
 fn print(address: &str, table: &TableInfo) -> Result<()> {
     let counters = table.counters.unwrap_or_default();
-    let ratio = counters.samples as f64 / counters.inserts as f64;
+    let ratio = match counters.inserts {
+        0 => "no".to_owned(),
+        inserts => format!("{:.2}", counters.samples as f64 / inserts as f64),
+    };
     answer!(
         "{address} {}: {} of {} items of {} steps, {:.1} MB{}",
         table.name,
@@ -108,7 +111,7 @@ fn print(address: &str, table: &TableInfo) -> Result<()> {
         if table.durable { ", durable" } else { "" },
     )?;
     answer!(
-        "  {} inserts, {} samples: {ratio:.2} samples per insert; limiter {}, target {}, error \
+        "  {} inserts, {} samples: {ratio} samples per insert; limiter {}, target {}, error \
          buffer {}, min size {}",
         counters.inserts,
         counters.samples,

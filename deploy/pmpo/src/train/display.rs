@@ -95,7 +95,7 @@ impl Display {
         };
         format!(
             "{:>5.0} s · env {} ({env_rate:.0}/s) · learner {} ({learner_rate:.0}/s) · \
-             replay {} · {evaluation}{waiting}{left}",
+             {evaluation} · replay {}{waiting}{left}",
             status.training_seconds,
             HumanCount(status.environment_steps),
             HumanCount(status.learner_steps),

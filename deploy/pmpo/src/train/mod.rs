@@ -9,14 +9,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pmpo_learner::RunOutcome;
 use pmpo_proto::v1;
 use pmpo_proto::v1::run_client::RunClient;
 use pmpo_service::grpc::{self, Channel};
 use pmpo_service::security::Role;
-use pmpo_service::shutdown;
+use pmpo_service::shutdown::Signals;
 use pmpo_service::telemetry::LogFormat;
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +32,7 @@ use crate::lockstep;
 use crate::output::{complain, tell};
 use crate::roles;
 use crate::run_folder::{self, Asked, OUTCOME, RunFolder};
-use child::{Child, Launcher};
+use child::{Child, Grace, Launcher};
 use display::Display;
 
 const TICK: Duration = Duration::from_millis(250);
@@ -55,22 +57,32 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
         if let Some(parent) = args.parent {
             roles::die_with(parent)?;
         }
-        let shutdown = shutdown::on_signals()?;
+        let signals = Signals::watch()?;
+        let shutdown = &signals.stop;
         let launcher = Launcher::new(&run_dir, format)?;
         let display = Display::new(&config.run);
         tell!("training {} in {}", config.run.task, run_dir.display());
         let mut cluster = Cluster {
-            grace: Duration::from_secs_f64(config.run.shutdown_grace_s),
+            grace: Grace {
+                period: Duration::from_secs_f64(config.run.shutdown_grace_s),
+                hurry: signals.hurry.clone(),
+            },
             ..Cluster::default()
         };
         let ours = (&folder, resume);
-        let ended = match cluster.start(&launcher, &config, ours, &shutdown).await {
-            Ok(()) => cluster.supervise(&launcher, &shutdown, &display).await,
+        let ended = match cluster.start(&launcher, &config, ours, shutdown).await {
+            Ok(()) => cluster.supervise(&launcher, shutdown, &display).await,
             Err(error) => Err(error),
         };
         display.finish();
         let stopped = cluster.stop().await;
-        summarise(ended.and(stopped), &run_dir)
+        let (outcome, lost) = ended.and(stopped)?;
+        match outcome {
+            // It had no time to say anything.
+            None if !lost.is_empty() => {}
+            outcome => summarise(Ok(outcome), &run_dir)?,
+        }
+        cluster.account_for(&lost, &run_dir)
     })
 }
 
@@ -162,8 +174,10 @@ struct Cluster {
     /// Actors and evaluators: started again when they die.
     workers: Vec<Child>,
     status: Option<RunClient<Channel>>,
+    /// What the learner said last.
+    last: Option<v1::RunStatus>,
     /// How long each role may take to end after SIGTERM before it is killed.
-    grace: Duration,
+    grace: Grace,
 }
 
 impl Cluster {
@@ -227,10 +241,11 @@ impl Cluster {
     ) -> Result<()> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = None;
+        let mut suspended = signal(SignalKind::from_raw(Signal::TSTP.as_raw()))?;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
+                _ = suspended.recv() => self.suspend()?,
                 _ = tick.tick() => {}
             }
             if let Some(learner) = &mut self.learner
@@ -242,7 +257,7 @@ impl Cluster {
                 let death = fatal(
                     &learner.describe(exit),
                     exit,
-                    last.as_ref(),
+                    self.last.as_ref(),
                     launcher.run_dir(),
                 );
                 return Err(failure::of_child(exit, death));
@@ -252,7 +267,7 @@ impl Cluster {
                     && !self.replays_may_die
                 {
                     let death = format!("{}; its items are gone", replay.describe(exit));
-                    let death = fatal(&death, exit, last.as_ref(), launcher.run_dir());
+                    let death = fatal(&death, exit, self.last.as_ref(), launcher.run_dir());
                     return Err(failure::of_child(exit, death));
                 }
             }
@@ -262,11 +277,11 @@ impl Cluster {
                 }
             }
             if let Some(status) = self.status().await {
-                if last.is_none_or(|last| last.evaluations < status.evaluations) {
+                let before = self.last.replace(status);
+                if before.is_none_or(|before| before.evaluations < status.evaluations) {
                     draw(launcher.run_dir());
                 }
                 display.update(&status);
-                last = Some(status);
             }
         }
     }
@@ -285,18 +300,53 @@ impl Cluster {
     }
 
     /// Ends the children in the order of the data: actors and evaluators, learner (which writes its
-    /// last checkpoint), replay.
-    async fn stop(&mut self) -> Result<Option<RunOutcome>> {
-        child::stop_all(self.workers.iter_mut(), self.grace).await?;
-        child::stop_all(self.learner.iter_mut(), self.grace).await?;
+    /// last checkpoint), replay. Also answers who had to be killed.
+    async fn stop(&mut self) -> Result<(Option<RunOutcome>, Vec<String>)> {
+        let mut killed = child::stop_all(self.workers.iter_mut(), &self.grace).await?;
+        killed.extend(child::stop_all(self.learner.iter_mut(), &self.grace).await?);
         let outcome = self.learner.as_mut().map(Child::output).transpose()?;
-        child::stop_all(self.replays.iter_mut(), self.grace).await?;
-        match outcome.as_deref().map(str::trim) {
-            None | Some("") => Ok(None),
-            Some(json) => Ok(Some(
-                serde_json::from_str(json).context("the learner's last line")?,
-            )),
+        killed.extend(child::stop_all(self.replays.iter_mut(), &self.grace).await?);
+        let outcome = match outcome.as_deref().map(str::trim) {
+            None | Some("") => None,
+            Some(json) => Some(serde_json::from_str(json).context("the learner's last line")?),
+        };
+        Ok((outcome, killed))
+    }
+
+    /// Says what was lost with those that had to be killed.
+    fn account_for(&self, killed: &[String], run_dir: &Path) -> Result<()> {
+        if killed.is_empty() {
+            return Ok(());
         }
+        let mut line = format!(
+            "did not end in time and had to be killed: {}",
+            killed.join(", ")
+        );
+        if killed.iter().any(|name| name.starts_with("learner")) {
+            let newest = match pmpo_learner::checkpoint::newest(run_dir) {
+                Ok((path, _)) => format!("the newest checkpoint is {}", path.display()),
+                Err(error) => error.to_string(),
+            };
+            let was = self.last.map_or(0, |status| status.learner_steps);
+            line += &format!("; {newest}, the learner steps since, up to {was} at least, are lost");
+        } else {
+            line += "; what they had not handed on is lost";
+        }
+        bail!(line)
+    }
+
+    fn children(&mut self) -> impl Iterator<Item = &mut Child> {
+        let first = self.replays.iter_mut().chain(&mut self.learner);
+        first.chain(&mut self.workers)
+    }
+
+    /// Ctrl-Z stops the whole of it, not this process alone; `fg` or `bg` has all go on.
+    fn suspend(&mut self) -> Result<()> {
+        self.children()
+            .try_for_each(|child| child.signal(Signal::STOP))?;
+        kill_process(getpid(), Signal::STOP)?;
+        self.children()
+            .try_for_each(|child| child.signal(Signal::CONT))
     }
 }
 
