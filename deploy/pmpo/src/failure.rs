@@ -141,7 +141,7 @@ fn of_replay(error: &ReplayError) -> Option<u8> {
     use ReplayError as E;
     match error {
         E::Config(_) | E::Table(_) => Some(USAGE),
-        E::Disk { .. } | E::Log { .. } | E::DataDirInUse(_) => Some(STORAGE),
+        E::Disk { .. } | E::Log { .. } | E::DataDirLock(_) => Some(STORAGE),
         _ => None,
     }
 }
@@ -207,6 +207,10 @@ mod tests {
     #[test]
     fn causes_have_codes() {
         let path = std::path::PathBuf::from("/data");
+        let in_use = || LockError::InUse {
+            folder: "/data".into(),
+            holder: "process 1".to_owned(),
+        };
         let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
         let refused = || ClientError::Refused {
             code: tonic::Code::PermissionDenied,
@@ -221,7 +225,7 @@ mod tests {
                 LearnerError::from(pmpo_update::DeviceChoice::Cuda(99).open().unwrap_err()).into(),
                 4,
             ),
-            (ReplayError::DataDirInUse(path.clone()).into(), 5),
+            (ReplayError::from(in_use()).into(), 5),
             (
                 LearnerError::File {
                     path,

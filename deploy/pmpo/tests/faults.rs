@@ -206,7 +206,7 @@ fn exit_codes_tell_causes_apart() {
     let gpu = [&learner[..], &["--device", "cuda:63"]].concat();
     let nothing = [&learner[..], &["--resume"]].concat();
     let cases: [(&str, &[&str], i32, &str); 4] = [
-        ("replay", &flags, 5, "another process is using it"),
+        ("replay", &flags, 5, "in use by process"),
         // In this order: the second leaves its configuration behind.
         ("learner", &nothing, 2, "no such file"),
         ("learner", &gpu, 4, "device cuda:63"),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use cluster::{alive, announced, finish, newest_checkpoint, signal, train};
-use common::wait_for;
+use common::{Process, wait_for};
 
 const PMPO: &str = env!("CARGO_BIN_EXE_pmpo");
 
@@ -206,4 +206,51 @@ fn a_sweep_leaves_alone_what_another_trains() {
     assert!(alive(learner));
     signal(first.id(), "INT");
     assert!(finish(first).status.success());
+}
+
+#[test]
+fn a_replays_tables_belong_to_the_run_that_opened_them_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let replay = || {
+        let mut command = Command::new(PMPO);
+        command
+            .args(["replay", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(&data);
+        Process::start(command, folder.path(), "replay")
+    };
+    let served = replay();
+    let flags = |address: String| {
+        ["cartpole-swingup", "--replay"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([address])
+    };
+    let start = |name: &str, address: String| {
+        let mut command = learner(&folder.path().join(name), &[]);
+        command.args(flags(address));
+        command
+    };
+    let first = Process::start(
+        start("a", served.address().to_string()),
+        folder.path(),
+        "first",
+    );
+    wait_for("its sampler", || {
+        served.log().contains("serving this run").then_some(())
+    });
+    let refused_with = |address: String, name: &str| {
+        let output = start(name, address).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(7), "{stderr}");
+        let last = stderr.lines().last().unwrap().to_owned();
+        assert!(last.contains("belong to the run `a`, not to `"), "{last}");
+        assert!(last.contains("start another replay"), "{last}");
+    };
+    refused_with(served.address().to_string(), "b");
+    assert_eq!(first.stop(), Some(0));
+    assert_eq!(served.stop(), Some(0));
+    // Nor has another what the first left in the data directory.
+    let served = replay();
+    refused_with(served.address().to_string(), "c");
 }
