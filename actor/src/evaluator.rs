@@ -11,12 +11,12 @@ use pmpo_service::metrics::unix_seconds;
 use pmpo_service::readiness::Readiness;
 use pmpo_service::security::Credentials;
 use pmpo_suite::Environment;
-use pmpo_types::{Role, derive_seed, usable_return};
+use pmpo_types::{Generator, derive_seed, usable_return};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::canonical::ActionScale;
-use crate::membership::Place;
+use crate::membership::Joined;
 use crate::reports::report_evaluations;
 use crate::run::{POLICY, until};
 use crate::stepper::valid;
@@ -221,20 +221,20 @@ pub async fn run(
     config.validate()?;
     let channel = grpc::connect_lazy(learner, credentials)?;
     let readiness = Readiness::new(&[POLICY], &shutdown);
-    let taken = Place::take(&channel, MemberRole::Evaluator, index.into(), &shutdown).await?;
-    let Some(place) = taken else {
+    let joined = Joined::wait(&channel, MemberRole::Evaluator, index.into(), &shutdown).await?;
+    let Some(joined) = joined else {
         return Ok(());
     };
-    let Place {
+    let Joined {
         run,
         index,
         mut crew,
         shutdown,
-    } = place;
+    } = joined;
     let _stop = shutdown.clone().drop_guard();
     let count = config.threads as u64;
     let seeds = (index * count..(index + 1) * count)
-        .map(|number| derive_seed(run.seed, Role::Evaluator, number));
+        .map(|number| derive_seed(run.seed, Generator::Evaluator, number));
     let environments = run.environments(seeds.collect()).await?;
     let name = format!("evaluator-{index}");
     tracing::info!(task = run.task, threads = config.threads, "evaluating");

@@ -1,4 +1,4 @@
-//! The place in the run: an index, kept under a lease at the learner.
+//! The index in the run, kept under a lease at the learner.
 //!
 //! A process that was frozen or cut off for longer than the lease comes back and asks for its index again.
 //! Its environments are seeded by that index, so where another process has it by now this one ends, and
@@ -30,19 +30,19 @@ const SIGNS_PER_LEASE: u32 = 3;
 const MAX_INDEX: u64 = u32::MAX as u64;
 
 /// What a process has once it takes part in a run.
-pub(crate) struct Place {
+pub(crate) struct Joined {
     pub(crate) run: RunInfo,
     pub(crate) index: u64,
-    /// It keeps the place; the role's work joins it.
+    /// It keeps the index; the role's work joins it.
     pub(crate) crew: Crew,
     /// Of the crew.
     pub(crate) shutdown: CancellationToken,
 }
 
-impl Place {
-    /// Asks the learner for the run and takes the place with `index`, or the lowest that is free, which the
+impl Joined {
+    /// Asks the learner for the run and takes `index`, or the lowest that is free, which the
     /// process's logs and traces then name. `None` when told to stop before.
-    pub(crate) async fn take(
+    pub(crate) async fn wait(
         learner: &Channel,
         role: MemberRole,
         index: Option<u64>,
@@ -71,7 +71,7 @@ impl Place {
     }
 }
 
-/// A place that was taken.
+/// An index that was taken.
 struct Membership {
     client: RunClient<Channel>,
     role: MemberRole,
@@ -87,7 +87,7 @@ struct Stream {
 }
 
 impl Membership {
-    /// Takes the place with `index`, or the lowest that is free; waits for an absent learner. `None` when
+    /// Takes `index`, or the lowest that is free; waits for an absent learner. `None` when
     /// told to stop before.
     async fn join(
         learner: &Channel,
@@ -121,7 +121,7 @@ impl Membership {
         }))
     }
 
-    /// Keeps the place until `shutdown`, and takes it again after it was lost.
+    /// Keeps the index until `shutdown`, and takes it again after it was lost.
     async fn keep(self, shutdown: CancellationToken) -> Result<(), ActorError> {
         let Self {
             client,
@@ -145,7 +145,7 @@ impl Membership {
                 index,
                 ?code,
                 reason,
-                "lost the place in the run; joining again"
+                "lost the index in the run; joining again"
             );
             let opened = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -163,7 +163,7 @@ impl Membership {
     }
 }
 
-/// Opens a stream once the learner gives the place; an error is a refusal.
+/// Opens a stream once the learner gives the index; an error is a refusal.
 async fn open_patiently(
     client: &RunClient<Channel>,
     role: MemberRole,
@@ -184,7 +184,7 @@ async fn open_patiently(
 }
 
 impl Stream {
-    /// The answer may take as long as the learner waits for the present holder of the place; a learner
+    /// The answer may take as long as the learner waits for the present holder of the index; a learner
     /// that is gone meanwhile is found by the connection's keepalive.
     async fn open(
         mut client: RunClient<Channel>,
@@ -241,7 +241,7 @@ impl Stream {
         }
     }
 
-    /// Gives signs of life until the place is lost; answers how.
+    /// Gives signs of life until the index is lost; answers how.
     async fn hold(&mut self) -> Status {
         let mut signs = tokio::time::interval(self.lease / SIGNS_PER_LEASE);
         loop {

@@ -33,7 +33,7 @@ pub const VERSION_REGRESSIONS: &str = "pmpo_actor_version_regressions_total";
 pub const POLICY_REGRESSIONS: &str = "pmpo_actor_policy_regressions_total";
 /// Learner steps of the newest policy received.
 pub const POLICY_LEARNER_STEPS: &str = "pmpo_actor_policy_learner_steps";
-/// Times the place in the run was lost, by a break of the connection or by silence.
+/// Times the index in the run was lost, by a break of the connection or by silence.
 pub const LEASES_LOST: &str = "pmpo_actor_leases_lost_total";
 /// Version of the newest policy received.
 pub const POLICY_VERSION: &str = "pmpo_actor_policy_version";
@@ -83,7 +83,7 @@ fn describe() {
             POLICY_REGRESSIONS,
             "Snapshots with fewer learner steps than the one before",
         ),
-        (LEASES_LOST, "Times the place in the run was lost"),
+        (LEASES_LOST, "Times the index in the run was lost"),
         (
             SUBSCRIPTION_FAILURES,
             "Subscriptions to weights lost or not made",

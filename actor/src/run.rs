@@ -9,7 +9,7 @@ use pmpo_replay_client::{Writer, WriterConfig, preference};
 use pmpo_service::grpc::{self, Channel};
 use pmpo_service::readiness::Readiness;
 use pmpo_service::security::Credentials;
-use pmpo_types::{EnvironmentSpec, Role, derive_seed, step};
+use pmpo_types::{EnvironmentSpec, Generator, derive_seed, step};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tokio::runtime::Handle;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::collector::Collector;
 use crate::environment_loop::EnvironmentLoop;
-use crate::membership::Place;
+use crate::membership::Joined;
 use crate::reports::{EpisodeReports, report_episodes};
 use crate::run_info::Window;
 use crate::stepper::Stepper;
@@ -57,34 +57,34 @@ pub async fn run(
     config.writer.credentials = addresses.credentials.clone();
     let learner = grpc::connect_lazy(&addresses.learner, &addresses.credentials)?;
     let readiness = Readiness::new(&[POLICY, WRITER], &shutdown);
-    let taken = Place::take(&learner, MemberRole::Actor, index.into(), &shutdown).await?;
-    match taken {
-        Some(place) => act(place, config, learner, &addresses.replay, readiness).await,
+    let joined = Joined::wait(&learner, MemberRole::Actor, index.into(), &shutdown).await?;
+    match joined {
+        Some(joined) => act(joined, config, learner, &addresses.replay, readiness).await,
         None => Ok(()),
     }
 }
 
-/// The work of an actor that has its place in the run.
+/// The work of an actor that has joined the run.
 async fn act(
-    place: Place,
+    joined: Joined,
     config: ActorConfig,
     learner: Channel,
     replay: &[String],
     readiness: Readiness,
 ) -> Result<(), ActorError> {
-    let Place {
+    let Joined {
         run,
         index,
         mut crew,
         shutdown,
-    } = place;
+    } = joined;
     let _stop = shutdown.clone().drop_guard();
     let count = config.environments as u64;
     gauge!(metrics::ENVIRONMENTS).set(count as f64);
     let numbers = index * count..(index + 1) * count;
     let seeds = numbers
         .clone()
-        .map(|number| derive_seed(run.seed, Role::Environment, number));
+        .map(|number| derive_seed(run.seed, Generator::Environment, number));
     let environments = run.environments(seeds.collect()).await?;
     let spec = environments[0].spec().clone();
     // Before any thread runs: an error here leaves nothing behind.
@@ -107,7 +107,7 @@ async fn act(
     let (episodes, queue) = EpisodeReports::new(config.report_queue_episodes);
     crew.task(report_episodes(learner, queue, shutdown.clone()));
     for ((number, environment), collector) in numbers.zip(environments).zip(collectors) {
-        let rng = ChaCha8Rng::seed_from_u64(derive_seed(run.seed, Role::ActorPolicy, number));
+        let rng = ChaCha8Rng::seed_from_u64(derive_seed(run.seed, Generator::ActorPolicy, number));
         let work = EnvironmentLoop {
             actor: actor.clone(),
             stepper: Stepper::new(environment, collector, rng, run.discount),

@@ -101,17 +101,38 @@ impl<S: StepSink> Stepper<S> {
     /// # Errors
     /// The environment fails, the sink takes no more, or too many episodes diverge in a row.
     pub fn step(&mut self, policy: &mut Policy) -> Result<Option<Episode>, ActorError> {
+        if !self.begin()? {
+            return Ok(None);
+        }
+        let network = &mut policy.network;
+        let log_prob =
+            network.sample_with_log_prob(&self.observation, &mut self.rng, &mut self.drawn);
+        self.take(log_prob, policy.version)
+    }
+
+    /// Resets where an episode begins; answers whether one is under way.
+    fn begin(&mut self) -> Result<bool, ActorError> {
         if self.episode.is_none() {
             match valid(self.environment.reset(), &mut self.observation)? {
                 Ok(_) => self.collector.first(&self.observation),
-                Err(error) => return self.void_episode(error),
+                Err(error) => {
+                    self.void_episode(error)?;
+                    return Ok(false);
+                }
             }
             self.episode = Some(Vec::new());
             self.time.lap(State::Environment as usize);
         }
-        let (observation, rng) = (&mut self.observation, &mut self.rng);
-        let network = &mut policy.network;
-        let log_prob = network.sample_with_log_prob(observation, rng, &mut self.drawn);
+        Ok(true)
+    }
+
+    /// Takes the action drawn.
+    fn take(
+        &mut self,
+        log_prob: f32,
+        policy_version: PolicyVersion,
+    ) -> Result<Option<Episode>, ActorError> {
+        let observation = &mut self.observation;
         self.action.copy_from_slice(&self.drawn);
         clip(&mut self.action);
         self.time.lap(State::Inference as usize);
@@ -125,7 +146,7 @@ impl<S: StepSink> Stepper<S> {
         self.collector.step(Step {
             drawn: &self.drawn,
             log_prob,
-            policy_version: policy.version,
+            policy_version,
             reward,
             discount,
             next_observation: observation,
@@ -134,7 +155,33 @@ impl<S: StepSink> Stepper<S> {
         self.time.lap(State::Inserting as usize);
         let episode = self.episode.get_or_insert_default();
         episode.push((reward, discount));
-        Ok(last.then(|| self.end_episode(policy.version)))
+        Ok(last.then(|| self.end_episode(policy_version)))
+    }
+
+    /// Takes the first steps of an episode, none of them its last, as they were taken before: with these
+    /// actions, whose noise left its generator as `noise`. With the seed of then the simulation is again
+    /// where it was.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn retake(&mut self, actions: &[Vec<f32>], noise: ChaCha8Rng) -> Result<(), ActorError> {
+        for action in actions {
+            self.begin()?;
+            self.drawn.copy_from_slice(action);
+            self.take(0.0, PolicyVersion::default())?;
+        }
+        self.rng = noise;
+        Ok(())
+    }
+
+    /// The action of the last step, as the policy drew it.
+    pub fn drawn(&self) -> &[f32] {
+        &self.drawn
+    }
+
+    /// The generator of the actions' noise.
+    pub fn noise(&self) -> &ChaCha8Rng {
+        &self.rng
     }
 
     /// From here on, between episodes, the environment and the actions' noise have these seeds.

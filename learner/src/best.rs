@@ -78,9 +78,9 @@ impl BestKeeper {
             }
         };
         let kept = best.filter(|(_, best)| best.evaluation.learner_steps <= learner_step);
-        let place = folder.join(NAME);
-        if kept.is_none() && place.exists() {
-            fs::remove_dir_all(&place).map_err(LearnerError::file(&place))?;
+        let target = folder.join(NAME);
+        if kept.is_none() && target.exists() {
+            fs::remove_dir_all(&target).map_err(LearnerError::file(&target))?;
         }
         Ok(Self {
             folder,
@@ -102,9 +102,9 @@ impl BestKeeper {
             evaluation: row.clone(),
             policy_sha256: sha256(policy),
         };
-        let place = self.folder.join(NAME);
+        let target = self.folder.join(NAME);
         let meta = serde_json::to_vec_pretty(&best)
-            .map_err(|error| LearnerError::format(&place.join(META), error))?;
+            .map_err(|error| LearnerError::format(&target.join(META), error))?;
         let temporary = self.folder.join(TEMPORARY);
         if temporary.exists() {
             fs::remove_dir_all(&temporary).map_err(LearnerError::file(&temporary))?;
@@ -115,10 +115,10 @@ impl BestKeeper {
             write_atomically(&path, bytes).map_err(LearnerError::file(&path))?;
         }
         // A folder cannot be replaced by another in one go: for a moment there is none.
-        if place.exists() {
-            fs::remove_dir_all(&place).map_err(LearnerError::file(&place))?;
+        if target.exists() {
+            fs::remove_dir_all(&target).map_err(LearnerError::file(&target))?;
         }
-        fs::rename(&temporary, &place).map_err(LearnerError::file(&place))?;
+        fs::rename(&temporary, &target).map_err(LearnerError::file(&target))?;
         sync_folder(&self.folder).map_err(LearnerError::file(&self.folder))?;
         self.best = Some(row.eval_return_mean);
         Ok(true)

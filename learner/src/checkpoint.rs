@@ -349,12 +349,13 @@ impl Checkpoints {
     }
 
     /// Where the checkpoint of this step is, or would be.
-    pub fn place(&self, step: u64) -> PathBuf {
+    pub fn path_of(&self, step: u64) -> PathBuf {
         self.folder.join(format!("{PREFIX}{step:09}"))
     }
 
-    /// Writes a checkpoint, unless there is one of this step and policy, and removes the oldest ones. `extra` are
-    /// files beside the usual ones, by name. Answers whether it was written.
+    /// Writes a checkpoint, unless there is one of this step and policy, and removes the oldest ones.
+    /// `extra` are files beside the usual ones, by name, which only the newest keeps. Answers whether it was
+    /// written.
     ///
     /// # Errors
     /// A file cannot be written; there is no such checkpoint then.
@@ -365,7 +366,7 @@ impl Checkpoints {
         totals: &Totals,
         extra: &[(&str, Vec<u8>)],
     ) -> Result<bool, LearnerError> {
-        let path = self.place(state.step());
+        let path = self.path_of(state.step());
         if let Ok(found) = fs::metadata(&path)
             && read(path.clone()).is_ok_and(|there| there.meta.policy_sha256 == sha256(policy))
         {
@@ -377,14 +378,14 @@ impl Checkpoints {
         let meta = self.meta(state, totals, [policy, &file]);
         let meta = serde_json::to_vec_pretty(&meta)
             .map_err(|error| LearnerError::format(&path.join(META), error))?;
-        let extra = extra.iter().map(|(name, bytes)| (*name, bytes.as_slice()));
         let files = [(POLICY, &policy[..]), (STATE, &file), (META, &meta)];
-        let files: Vec<_> = files.into_iter().chain(extra).collect();
+        let beside = extra.iter().map(|(name, bytes)| (*name, &bytes[..]));
+        let files: Vec<_> = files.into_iter().chain(beside).collect();
         let bytes: usize = files.iter().map(|(_, contents)| contents.len()).sum();
         self.write(&path, &files)?;
         gauge!(crate::metrics::CHECKPOINT_BYTES).set(bytes as f64);
         gauge!(crate::metrics::LAST_CHECKPOINT).set(metrics::unix_seconds());
-        self.prune()?;
+        self.prune(&path, extra)?;
         Ok(true)
     }
 
@@ -428,9 +429,19 @@ impl Checkpoints {
         }
     }
 
-    fn prune(&self) -> Result<(), LearnerError> {
-        for (_, path) in list(&self.folder)?.into_iter().skip(self.kept) {
-            fs::remove_dir_all(&path).map_err(LearnerError::file(&path))?;
+    fn prune(&self, newest: &Path, extra: &[(&str, Vec<u8>)]) -> Result<(), LearnerError> {
+        let found = list(&self.folder)?;
+        let (kept, old) = found.split_at(self.kept.min(found.len()));
+        for (_, path) in old {
+            fs::remove_dir_all(path).map_err(LearnerError::file(path))?;
+        }
+        for (_, folder) in kept.iter().filter(|(_, path)| path != newest) {
+            for (name, _) in extra {
+                let path = folder.join(name);
+                if path.exists() {
+                    fs::remove_file(&path).map_err(LearnerError::file(&path))?;
+                }
+            }
         }
         Ok(())
     }

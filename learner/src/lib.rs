@@ -15,7 +15,7 @@ pub mod checkpoint;
 mod config;
 mod disk_space;
 mod error;
-mod members;
+mod leases;
 pub mod metrics;
 mod options;
 pub mod progress;

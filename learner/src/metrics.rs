@@ -89,7 +89,7 @@ pub fn describe() {
     ] {
         describe_counter!(name, Count, description);
     }
-    for role in crate::members::Role::ALL {
+    for role in crate::leases::ROLES {
         counter!(LEASES_EXPIRED, "role" => role.as_str()).absolute(0);
     }
     for name in [UPDATES, SNAPSHOTS_SENT, SUBSCRIPTIONS, EPISODES] {

@@ -9,7 +9,7 @@ use pmpo_proto::v1::run_server::RunServer;
 use pmpo_replay_client::{Sampler, SamplerConfig};
 use pmpo_service::readiness::Readiness;
 use pmpo_service::{grpc, health};
-use pmpo_types::{Role, derive_seed, step};
+use pmpo_types::{Generator, derive_seed, step};
 use pmpo_update::{Learning, TrainState, threads};
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -190,7 +190,7 @@ struct Prepared {
 fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
     let device = options.device.open()?;
     let sizes = [options.spec.observation_size(), options.spec.action_size()];
-    let seed = derive_seed(options.seed, Role::Learner, 0);
+    let seed = derive_seed(options.seed, Generator::Learner, 0);
     let state = TrainState::new(&options.agent, sizes, seed, &device)?;
     let identity = Identity {
         run_id: options.run_id.clone(),

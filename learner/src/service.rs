@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::board::{Board, Evaluated};
 use crate::broadcast::{Publication, Subscription};
 use crate::checkpoint::hex;
-use crate::members::Members;
+use crate::leases::Members;
 use crate::{LearnerOptions, metrics};
 
 /// Answers from the board and the newest publication.

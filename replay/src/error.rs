@@ -72,7 +72,9 @@ pub(crate) fn status(error: &Error) -> Status {
         }
         Error::UnknownWriter(_) => Status::aborted(message),
         Error::TooManyWriters(_) => Status::resource_exhausted(message),
-        Error::Config { .. } => Status::invalid_argument(message),
+        Error::Config { .. } | Error::Saved(_) | Error::OtherConfig(_) => {
+            Status::invalid_argument(message)
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use ::metrics::gauge;
 use pmpo_replay_core::Table;
 use pmpo_service::files;
 use pmpo_service::folder_lock::FolderLock;
-use pmpo_types::{Role, derive_seed};
+use pmpo_types::{Generator, derive_seed};
 use tokio::task::JoinSet;
 
 use crate::config::ReplayConfig;
@@ -51,7 +51,7 @@ impl Tables {
         }
         let mut opened = Vec::new();
         for (i, table) in config.all_tables().enumerate() {
-            let seed = derive_seed(config.seed, Role::Replay, i as u64);
+            let seed = derive_seed(config.seed, Generator::Replay, i as u64);
             opened.push(match &config.data_dir {
                 None => {
                     let name = &table.name;

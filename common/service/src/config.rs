@@ -3,7 +3,7 @@
 //! that have moved are still read at their old place, in every layer.
 //!
 //! A section with a key `kind` is one of several variants, each with keys of its own. Where a layer
-//! names another kind than the default one, the default's keys there do not count.
+//! names another kind than the default or the preset, their keys there do not count.
 
 use std::path::{Path, PathBuf};
 
@@ -58,9 +58,6 @@ where
 {
     let moved = given.moved;
     let mut layers = Figment::new();
-    if let Some((name, text)) = given.preset {
-        layers = layers.merge(Moving(Preset { name, text }, moved));
-    }
     if let Some(path) = given.file {
         if !path.is_file() {
             return Err(ConfigError::Missing(path.to_owned()));
@@ -70,6 +67,11 @@ where
     layers = layers.merge(Moving(Env::prefixed(ENV_PREFIX).split("__"), moved));
     for assignment in given.assignments {
         layers = layers.merge(Moving(Assignment::parse(assignment)?, moved));
+    }
+    if let Some((name, text)) = given.preset {
+        let mut keys: Dict = toml::from_str(text).expect("presets are tested");
+        forget_other_kinds(&mut keys, &layers.extract().map_err(invalid)?);
+        layers = Figment::from(Preset { name, keys }).merge(&layers);
     }
     let mut defaults = Value::serialize(T::default())
         .map_err(invalid)?
@@ -87,9 +89,9 @@ fn invalid(errors: figment::Error) -> ConfigError {
     ConfigError::Invalid(lines.join("; "))
 }
 
-/// Drops the defaults of every section that `layers` make another variant of.
-fn forget_other_kinds(defaults: &mut Dict, layers: &Dict) {
-    for (key, value) in defaults {
+/// Drops the keys of every section that `layers` make another variant of.
+fn forget_other_kinds(below: &mut Dict, layers: &Dict) {
+    for (key, value) in below {
         let (Value::Dict(_, section), Some(Value::Dict(_, over))) = (value, layers.get(key)) else {
             continue;
         };
@@ -124,10 +126,10 @@ fn describe(error: &figment::Error) -> String {
     format!("{key}{}{}", error.kind, place.unwrap_or_default())
 }
 
-/// A preset's text.
+/// What is left of a preset below the layers above it.
 struct Preset<'a> {
     name: &'a str,
-    text: &'a str,
+    keys: Dict,
 }
 
 impl Provider for Preset<'_> {
@@ -136,7 +138,7 @@ impl Provider for Preset<'_> {
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        Toml::string(self.text).data()
+        Ok(Profile::Default.collect(self.keys.clone()))
     }
 }
 
@@ -315,6 +317,19 @@ mod tests {
         assert_eq!(square, Loss::Square { scale: 1.0 });
         let message = load(&["learner.loss.kind=huber", "learner.loss.scale=2.0"]).unwrap_err();
         assert!(message.to_string().contains("learner.loss"), "{message}");
+        // A preset's kind gives way like the default's.
+        let over_preset = |set: &[&str]| {
+            let preset = "[learner.loss]\nkind = \"huber\"\ndelta = 3.0\n";
+            let layers = Layers {
+                preset: Some(("robust", preset)),
+                assignments: &set.iter().map(|set| (*set).to_owned()).collect::<Vec<_>>(),
+                ..Layers::default()
+            };
+            super::load::<Config>(layers).unwrap().learner.loss
+        };
+        assert_eq!(over_preset(&[]), Loss::Huber { delta: 3.0 });
+        let square = ["learner.loss.kind=square", "learner.loss.scale=2.0"];
+        assert_eq!(over_preset(&square), Loss::Square { scale: 2.0 });
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Counts the publications of one run's policy, from 1. Version 0 is "no policy yet": actions drawn
 /// from the untrained initial policy or from a uniform distribution.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,7 +17,7 @@ impl fmt::Display for PolicyVersion {
 
 /// Names one writer of experience for its lifetime: 128 random bits, drawn anew by every process, so
 /// that a restarted actor can never reuse the sequence numbers of the one it replaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WriterId(pub u128);
 
 impl fmt::Display for WriterId {

@@ -18,6 +18,6 @@ pub use replay::{
     ItemError, MAX_PRIORITY, SampledBatch, SampledItems, StepBatch, TableCounters, check_priorities,
 };
 pub use returns::{EpisodeReturns, MAX_RETURN, usable_return};
-pub use seed::{Role, derive_seed};
+pub use seed::{Generator, derive_seed};
 pub use spec::{ActionSpec, EnvironmentSpec, ObservationField, SpecDigest};
 pub use time_step::{StepType, TimeStep};

@@ -1,10 +1,10 @@
-//! Every random generator of a run is seeded from (run seed, role, index): no two share a stream,
+//! Every random generator of a run is seeded from (run seed, generator, index): no two share a stream,
 //! and a run is described by one number.
 
-/// The part of the system that owns a generator.
+/// A random generator, by the part of the system that draws from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u64)]
-pub enum Role {
+pub enum Generator {
     /// Initialisation of an actor's environment; index: the environment's number in the run.
     Environment = 1,
     /// An actor's action noise; index: the environment's number in the run.
@@ -19,8 +19,8 @@ pub enum Role {
 
 /// Derives the seed of one generator. Mixes with SplitMix64's finaliser (Steele, Lea and Flood 2014),
 /// so that neighbouring run seeds and indices give unrelated seeds.
-pub fn derive_seed(run_seed: u64, role: Role, index: u64) -> u64 {
-    let mixed = split_mix(run_seed ^ split_mix(role as u64));
+pub fn derive_seed(run_seed: u64, generator: Generator, index: u64) -> u64 {
+    let mixed = split_mix(run_seed ^ split_mix(generator as u64));
     split_mix(mixed ^ split_mix(index.wrapping_add(0x5851_f42d_4c95_7f2d)))
 }
 
@@ -37,19 +37,19 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn neighbouring_seeds_roles_and_indices_are_distinct() {
-        let roles = [
-            Role::Environment,
-            Role::ActorPolicy,
-            Role::Evaluator,
-            Role::Replay,
-            Role::Learner,
+    fn neighbouring_seeds_generators_and_indices_are_distinct() {
+        let generators = [
+            Generator::Environment,
+            Generator::ActorPolicy,
+            Generator::Evaluator,
+            Generator::Replay,
+            Generator::Learner,
         ];
         let mut seen = HashSet::new();
         for run in 0..20 {
-            for role in roles {
+            for generator in generators {
                 for index in 0..50 {
-                    assert!(seen.insert(derive_seed(run, role, index)));
+                    assert!(seen.insert(derive_seed(run, generator, index)));
                 }
             }
         }

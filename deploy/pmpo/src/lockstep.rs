@@ -7,14 +7,16 @@
 //! which policy acts, when learner steps are taken and what is evaluated follows from counts alone. The
 //! same seed gives the same `progress.csv`, but for `wall_s`, and the same weights.
 //!
-//! One environment is stepped. Each episode has seeds of its own, derived from the run's, so that a
-//! checkpoint, which is written between two episodes, need not hold a simulation.
+//! One environment is stepped. Each episode has seeds of its own, derived from the run's. A checkpoint
+//! holds the table and, in place of the simulation, the actions of the episode under way: `--resume` takes
+//! them again, and goes on as if the run had never ended.
 
 use std::collections::VecDeque;
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use pmpo_actor::collector::Collector;
 use pmpo_actor::insertion::StepSink;
@@ -31,7 +33,7 @@ use pmpo_replay_client::ClientError;
 use pmpo_replay_core::Table;
 use pmpo_service::shutdown;
 use pmpo_suite::Environment;
-use pmpo_types::{PolicyVersion, Role, StepBatch, WriterId, derive_seed, step};
+use pmpo_types::{Generator, PolicyVersion, StepBatch, WriterId, derive_seed, step};
 use pmpo_update::{BatchSource, Drawn, Learning, TrainState, threads};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -42,21 +44,22 @@ use crate::commands;
 use crate::config::Config;
 use crate::train::display::Display;
 
-/// Environment steps between looks at the display.
-const LOOK: u64 = 64;
 /// Time between updates of the display.
 const DISPLAY_PERIOD: Duration = Duration::from_millis(250);
+/// Files of a checkpoint beside the usual ones: the table, the policy that acts, and the rest.
+const TABLE: &str = "table.bin";
+const ACTING: &str = "acting.safetensors";
+const LOCKSTEP: &str = "lockstep.bin";
 /// The only writer of the table.
 const WRITER: WriterId = WriterId(1);
 
-/// Trains until a limit or Ctrl-C, which is heeded at the end of an episode.
+/// Trains until a limit or Ctrl-C.
 pub(crate) fn run(
     config: Config,
     run_dir: &Path,
     resume: bool,
     display: &Display,
 ) -> Result<RunOutcome> {
-    ensure!(!resume, "--resume with --lockstep");
     // For the signals alone.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -64,7 +67,7 @@ pub(crate) fn run(
         .build()?;
     let stop = runtime.block_on(async { shutdown::on_signals() })?;
     let pool = threads::pool(config.update.threads)?;
-    pool.install(|| Lockstep::start(config, run_dir)?.run(display, &stop))
+    pool.install(|| Lockstep::start(config, run_dir, resume)?.run(display, &stop))
 }
 
 /// What a stepper hands over, until it is inserted.
@@ -90,15 +93,23 @@ struct TableSource {
 }
 
 impl TableSource {
-    fn new(config: &Config, [observation_size, action_size]: [usize; 2]) -> Result<Self> {
+    /// Of a fresh table, or of the `saved` one.
+    fn new(
+        config: &Config,
+        [observation_size, action_size]: [usize; 2],
+        saved: Option<&[u8]>,
+    ) -> Result<Self> {
         let replay = &config.replay;
         let tables = std::iter::once(&replay.table).chain(&replay.tables);
         let table = tables
             .into_iter()
             .find(|table| table.name == config.learner.table)
             .with_context(|| format!("learner.table: no table {}", config.learner.table))?;
-        let seed = derive_seed(config.run.seed, Role::Replay, 0);
-        let mut table = Table::new(table.clone(), seed)?;
+        let seed = derive_seed(config.run.seed, Generator::Replay, 0);
+        let mut table = match saved {
+            Some(saved) => Table::load(table.clone(), saved)?,
+            None => Table::new(table.clone(), seed)?,
+        };
         let signature = step::signature(observation_size, action_size);
         let rows = config.update.window().rows();
         let next_sequence = table.open_writer(WRITER, &signature, rows)?;
@@ -142,21 +153,107 @@ impl BatchSource for TableSource {
     }
 }
 
-/// What a checkpoint holds besides the update and the table.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// What a checkpoint holds besides the update, the table and the policy that acts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Progressed {
     /// Environment steps.
     env_steps: u64,
-    /// Episodes.
+    /// Episodes begun.
     episodes: u64,
-    /// Returns of the newest of them.
+    /// Steps, when the newest of them began, until a window begins.
+    until_window: usize,
+    /// Its actions so far, as they were drawn; none between episodes.
+    actions: Vec<Vec<f32>>,
+    /// The generator of their noise.
+    noise: ChaCha8Rng,
+    /// Returns of the episodes that ended last.
     returns: VecDeque<f64>,
-    /// Version of the policy that acts.
+    /// Version of the policy that acts, and its learner step.
     policy_version: u64,
+    policy_step: u64,
     /// Learner steps at the next publication and at the next evaluation.
     next_publication: u64,
     next_evaluation: u64,
     evaluations: u64,
+}
+
+impl Progressed {
+    fn new(config: &Config) -> Self {
+        Self {
+            env_steps: 0,
+            episodes: 0,
+            until_window: 0,
+            actions: Vec::new(),
+            noise: ChaCha8Rng::seed_from_u64(0),
+            returns: VecDeque::new(),
+            policy_version: 1,
+            policy_step: 0,
+            next_publication: config.learner.publish_period_steps,
+            next_evaluation: 0,
+            evaluations: 0,
+        }
+    }
+}
+
+/// Where a run begins, or goes on.
+struct Start {
+    state: TrainState,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    progressed: Progressed,
+    source: TableSource,
+    acting: Bytes,
+    seconds_before: f64,
+}
+
+impl Start {
+    fn fresh(
+        config: &Config,
+        run_dir: &Path,
+        identity: &Identity,
+        state: TrainState,
+    ) -> Result<Self> {
+        let kept = config.learner.checkpoints_kept;
+        Ok(Self {
+            checkpoints: Checkpoints::create(run_dir, identity.clone(), kept)?,
+            progress: Progress::create(run_dir)?,
+            progressed: Progressed::new(config),
+            source: TableSource::new(config, sizes(identity), None)?,
+            acting: encode_policy(&config.policy, &identity.spec, &state)?,
+            state,
+            seconds_before: 0.0,
+        })
+    }
+
+    fn resumed(
+        config: &Config,
+        run_dir: &Path,
+        identity: &Identity,
+        state: TrainState,
+    ) -> Result<Self> {
+        let kept = config.learner.checkpoints_kept;
+        let (checkpoints, resumed) = Checkpoints::resume(run_dir, identity.clone(), kept, state)?;
+        let read = |name: &str| {
+            let path = resumed.path.join(name);
+            fs::read(&path).with_context(|| {
+                let path = path.display();
+                format!("--lockstep: expected the checkpoint of a run in lockstep, but no {path}")
+            })
+        };
+        let progressed = postcard::from_bytes(&read(LOCKSTEP)?)
+            .map_err(|error| anyhow!("{}: {error}", resumed.path.join(LOCKSTEP).display()))?;
+        let source = TableSource::new(config, sizes(identity), Some(&read(TABLE)?))
+            .with_context(|| resumed.path.join(TABLE).display().to_string())?;
+        Ok(Self {
+            progress: Progress::resume(run_dir, resumed.totals.learner_steps)?,
+            checkpoints,
+            progressed,
+            source,
+            acting: read(ACTING)?.into(),
+            state: resumed.state,
+            seconds_before: resumed.totals.training_seconds,
+        })
+    }
 }
 
 struct Lockstep {
@@ -164,7 +261,9 @@ struct Lockstep {
     learning: Learning,
     source: TableSource,
     stepper: Stepper<Handed>,
+    /// The policy that acts, and its snapshot.
     acting: Policy,
+    acting_weights: Bytes,
     evaluator: Environment,
     progress: Progress,
     best: BestKeeper,
@@ -172,6 +271,7 @@ struct Lockstep {
     identity: Identity,
     progressed: Progressed,
     started: Instant,
+    saved: Instant,
     /// Seconds of training before this process.
     seconds_before: f64,
     last_evaluation: Option<v1::Evaluation>,
@@ -179,71 +279,102 @@ struct Lockstep {
 }
 
 impl Lockstep {
-    fn start(config: Config, run_dir: &Path) -> Result<Self> {
+    fn start(config: Config, run_dir: &Path, resume: bool) -> Result<Self> {
         let seed = config.run.seed;
-        let environment =
-            commands::load_task(&config.run.task, derive_seed(seed, Role::Environment, 0))?;
+        let environment = commands::load_task(
+            &config.run.task,
+            derive_seed(seed, Generator::Environment, 0),
+        )?;
         let evaluator =
-            commands::load_task(&config.run.task, derive_seed(seed, Role::Evaluator, 0))?;
-        let spec = environment.spec().clone();
-        let sizes = [spec.observation_size(), spec.action_size()];
+            commands::load_task(&config.run.task, derive_seed(seed, Generator::Evaluator, 0))?;
         let identity = Identity {
             run_id: run_id(run_dir)?,
             task: config.run.task.clone(),
             seed,
-            spec,
+            spec: environment.spec().clone(),
             agent: config.agent(),
         };
         let device = config.run.device()?.open()?;
-        let learner = derive_seed(seed, Role::Learner, 0);
-        let state = TrainState::new(&identity.agent, sizes, learner, &device)?;
-        let weights = encode_policy(&config.policy, &identity.spec, &state)?;
-        let checkpoints =
-            Checkpoints::create(run_dir, identity.clone(), config.learner.checkpoints_kept)?;
+        let learner = derive_seed(seed, Generator::Learner, 0);
+        let state = TrainState::new(&identity.agent, sizes(&identity), learner, &device)?;
+        let start = if resume {
+            Start::resumed(&config, run_dir, &identity, state)?
+        } else {
+            Start::fresh(&config, run_dir, &identity, state)?
+        };
         let window = config.update.window();
         let window = Window {
             steps: window.steps,
             period: window.period,
         };
-        let collector = Collector::new(window, &identity.spec, 1, Handed::default());
-        let noise = ChaCha8Rng::seed_from_u64(0);
-        let discount = config.update.discount;
-        Ok(Self {
-            source: TableSource::new(&config, sizes)?,
-            stepper: Stepper::new(environment, collector, noise, discount),
-            acting: acting(&weights, 1, 0)?,
+        let progressed = start.progressed;
+        let mut collector = Collector::new(window, &identity.spec, 1, Handed::default());
+        collector
+            .adder_mut()
+            .set_until_next(progressed.until_window);
+        let noise = progressed.noise.clone();
+        let stepper = Stepper::new(environment, collector, noise, config.update.discount);
+        let [version, step] = [progressed.policy_version, progressed.policy_step];
+        let mut lockstep = Self {
+            source: start.source,
+            stepper,
+            acting: acting(&start.acting, version, step)?,
+            acting_weights: start.acting,
             evaluator,
-            progress: Progress::create(run_dir)?,
-            best: BestKeeper::open(run_dir, identity.subject(), 0)?,
-            checkpoints,
-            progressed: Progressed {
-                policy_version: 1,
-                next_publication: config.learner.publish_period_steps,
-                ..Progressed::default()
-            },
-            learning: Learning::new(state),
+            progress: start.progress,
+            best: BestKeeper::open(run_dir, identity.subject(), start.state.step())?,
+            checkpoints: start.checkpoints,
+            progressed,
+            learning: Learning::new(start.state),
             identity,
             config,
             started: Instant::now(),
-            seconds_before: 0.0,
+            saved: Instant::now(),
+            seconds_before: start.seconds_before,
             last_evaluation: None,
             last_return: None,
-        })
+        };
+        lockstep.retake()?;
+        Ok(lockstep)
+    }
+
+    /// Takes the steps of the episode under way again; their rows are in the table.
+    fn retake(&mut self) -> Result<()> {
+        if self.progressed.actions.is_empty() {
+            return Ok(());
+        }
+        self.reseed();
+        let Progressed { actions, noise, .. } = &self.progressed;
+        self.stepper.retake(actions, noise.clone())?;
+        self.stepper.collector_mut().sink_mut().0.clear();
+        Ok(())
+    }
+
+    /// The seeds of the newest episode.
+    fn reseed(&mut self) {
+        let (seed, episode) = (self.config.run.seed, self.progressed.episodes);
+        self.stepper.reseed(
+            derive_seed(seed, Generator::Environment, episode),
+            derive_seed(seed, Generator::ActorPolicy, episode),
+        );
     }
 
     fn run(mut self, display: &Display, stop: &CancellationToken) -> Result<RunOutcome> {
-        let mut shown = Instant::now();
+        let mut looked = Instant::now();
         let reason = loop {
             self.evaluate_if_due()?;
             if let Some(reason) = self.end(stop) {
                 break reason;
             }
-            self.step()?;
-            self.learn()?;
-            let steps = self.progressed.env_steps;
-            if steps.is_multiple_of(LOOK) && shown.elapsed() >= DISPLAY_PERIOD {
+            if !self.learn()? {
+                self.step()?;
+            }
+            if looked.elapsed() >= DISPLAY_PERIOD {
                 display.update(&self.status());
-                shown = Instant::now();
+                looked = Instant::now();
+            }
+            if self.saved.elapsed().as_secs_f64() >= self.config.learner.checkpoint_period_s {
+                self.checkpoint()?;
             }
         };
         display.update(&self.status());
@@ -254,11 +385,10 @@ impl Lockstep {
     /// One step of the environment, into the table.
     fn step(&mut self) -> Result<()> {
         if !self.stepper.in_episode() {
-            let (seed, episode) = (self.config.run.seed, self.progressed.episodes);
-            self.stepper.reseed(
-                derive_seed(seed, Role::Environment, episode + 1),
-                derive_seed(seed, Role::ActorPolicy, episode + 1),
-            );
+            self.progressed.episodes += 1;
+            self.progressed.until_window = self.stepper.collector_mut().adder_mut().until_next();
+            self.progressed.actions.clear();
+            self.reseed();
         }
         let ended = self.stepper.step(&mut self.acting)?;
         self.progressed.env_steps += 1;
@@ -266,6 +396,7 @@ impl Lockstep {
         for batch in handed.drain(..) {
             self.source.insert(&batch)?;
         }
+        self.progressed.actions.push(self.stepper.drawn().to_vec());
         if let Some(episode) = ended {
             self.end_episode(&episode);
         }
@@ -276,7 +407,6 @@ impl Lockstep {
         self.learning
             .state_mut()
             .observe_episode(&episode.discounted);
-        self.progressed.episodes += 1;
         let returns = &mut self.progressed.returns;
         if returns.len() == self.config.learner.train_return_episodes {
             returns.pop_front();
@@ -284,22 +414,19 @@ impl Lockstep {
         returns.push_back(episode.undiscounted);
     }
 
-    /// The learner steps that the rate limiter says are due.
-    fn learn(&mut self) -> Result<()> {
-        while let Some(drawn) = self.source.next_batch(Duration::ZERO)? {
-            self.learning.step(&drawn, &mut self.source)?;
-            let step = self.learning.state().step();
-            if step >= self.progressed.next_publication {
-                self.publish()?;
-            }
-            if self.learning.unread_steps() >= self.config.learner.stats_period_steps {
-                self.learning.read_statistics()?;
-            }
-            if step >= self.progressed.next_evaluation || self.reached(step) {
-                break;
-            }
+    /// A learner step, if the rate limiter says that one is due; answers whether it was.
+    fn learn(&mut self) -> Result<bool> {
+        let Some(drawn) = self.source.next_batch(Duration::ZERO)? else {
+            return Ok(false);
+        };
+        self.learning.step(&drawn, &mut self.source)?;
+        if self.learning.state().step() >= self.progressed.next_publication {
+            self.publish()?;
         }
-        Ok(())
+        if self.learning.unread_steps() >= self.config.learner.stats_period_steps {
+            self.learning.read_statistics()?;
+        }
+        Ok(true)
     }
 
     fn reached(&self, learner_steps: u64) -> bool {
@@ -313,9 +440,10 @@ impl Lockstep {
         let step = self.learning.state().step();
         let progressed = &mut self.progressed;
         progressed.policy_version += 1;
+        progressed.policy_step = step;
         progressed.next_publication = step + self.config.learner.publish_period_steps;
-        let weights = self.weights()?;
-        self.acting = acting(&weights, self.progressed.policy_version, step)?;
+        self.acting_weights = self.weights()?;
+        self.acting = acting(&self.acting_weights, self.progressed.policy_version, step)?;
         Ok(())
     }
 
@@ -341,7 +469,7 @@ impl Lockstep {
         let seed = self.config.run.seed;
         let number = self.progressed.evaluations + 1;
         self.evaluator
-            .reseed(derive_seed(seed, Role::Evaluator, number));
+            .reseed(derive_seed(seed, Generator::Evaluator, number));
         let result = pmpo_actor::evaluate(&mut network, &mut self.evaluator, evaluator)?;
         self.progressed.evaluations += 1;
         let row = Row {
@@ -385,9 +513,6 @@ impl Lockstep {
         if self.reached(self.learning.state().step()) {
             return Some(EndReason::LearnerSteps);
         }
-        if self.stepper.in_episode() {
-            return None;
-        }
         if stop.is_cancelled() {
             return Some(EndReason::Shutdown);
         }
@@ -400,10 +525,21 @@ impl Lockstep {
 
     fn checkpoint(&mut self) -> Result<()> {
         self.learning.read_statistics()?;
+        if !self.stepper.in_episode() {
+            self.progressed.until_window = self.stepper.collector_mut().adder_mut().until_next();
+            self.progressed.actions.clear();
+        }
+        self.progressed.noise = self.stepper.noise().clone();
+        let extra = [
+            (TABLE, self.source.table.save()),
+            (ACTING, self.acting_weights.to_vec()),
+            (LOCKSTEP, postcard::to_allocvec(&self.progressed)?),
+        ];
         let weights = self.weights()?;
-        let state = self.learning.state();
         let totals = self.totals();
-        self.checkpoints.save(state, &weights, &totals, &[])?;
+        self.checkpoints
+            .save(self.learning.state(), &weights, &totals, &extra)?;
+        self.saved = Instant::now();
         Ok(())
     }
 
@@ -461,6 +597,13 @@ impl Lockstep {
 fn acting(weights: &[u8], version: u64, learner_step: u64) -> Result<Policy> {
     let network = PolicyNetwork::from_snapshot(weights)?;
     Ok(Policy::new(PolicyVersion(version), learner_step, network))
+}
+
+fn sizes(identity: &Identity) -> [usize; 2] {
+    [
+        identity.spec.observation_size(),
+        identity.spec.action_size(),
+    ]
 }
 
 fn run_id(run_dir: &Path) -> Result<String> {

@@ -26,7 +26,7 @@ use crate::run_folder::{self, Asked, RunFolder};
 pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
     let mut config = Config::of_role(&args.config, &args.service.security)?;
     let credentials = config.credentials(Role::Replay)?;
-    config.replay.seed = derive_seed(config.run.seed, pmpo_types::Role::Replay, args.index);
+    config.replay.seed = derive_seed(config.run.seed, pmpo_types::Generator::Replay, args.index);
     if let Some(data_dir) = &args.data_dir {
         config.replay.data_dir = Some(data_dir.clone());
     }

@@ -275,7 +275,7 @@ fn keys_that_are_unknown_are_read_over() {
     let identity = identity();
     let checkpoints = create(folder.path(), &identity).unwrap();
     save(&checkpoints, &identity, &fresh(&identity, 1));
-    let path = checkpoints.place(0).join(META);
+    let path = checkpoints.path_of(0).join(META);
     let text = fs::read_to_string(&path).unwrap();
     let text = text.replace("\"discount\"", "\"gamma\"");
     fs::write(&path, text.replacen('{', "{\"later\": 1,", 1)).unwrap();

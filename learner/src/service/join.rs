@@ -1,13 +1,14 @@
 //! `Run.Join`: one member's stream.
 
 use pmpo_proto::v1;
+use pmpo_service::security::Role;
 use tokio::sync::mpsc::Sender;
 use tonic::{Status, Streaming};
 
 use super::wrong;
-use crate::members::{End, Members, Membership, Refused, Role};
+use crate::leases::{End, Members, Membership, Refused};
 
-/// Gives the client a place, and takes it back when the client has gone or is silent for too long.
+/// Gives the client an index under a lease, and takes it back when the client has gone or is silent for too long.
 pub(super) async fn serve(
     members: Members,
     mut requests: Streaming<v1::JoinRequest>,
@@ -53,7 +54,7 @@ async fn hold(
         let mut heard = tokio::time::timeout(lease, &mut next).await;
         if heard.is_err() {
             // Where this process was the frozen one, what came meanwhile is still to be read.
-            heard = tokio::time::timeout(members.respite(), &mut next).await;
+            heard = tokio::time::timeout(members.grace(), &mut next).await;
         }
         match heard {
             Ok(Ok(Some(request))) if request.leaving => {
@@ -76,10 +77,10 @@ async fn hold(
 }
 
 fn status(refused: Refused, role: Role, index: Option<u64>) -> Status {
-    let place = format!("{}-{}", role.as_str(), index.unwrap_or_default());
+    let member = format!("{}-{}", role.as_str(), index.unwrap_or_default());
     match refused {
         Refused::Taken => Status::already_exists(format!(
-            "index: {place} is in the run and alive; choose another index, or `auto`"
+            "index: {member} is in the run and alive; choose another index, or `auto`"
         )),
         Refused::TooEarly => Status::unavailable(
             "the learner has come back and lets the members of before return first",

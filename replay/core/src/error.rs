@@ -74,4 +74,10 @@ pub enum Error {
     /// As many writers are connected as the table keeps account of.
     #[error("max_writers: {0} writers are connected, no more fit")]
     TooManyWriters(usize),
+    /// Bytes that are no saved table.
+    #[error("the saved table is damaged: {0}")]
+    Saved(&'static str),
+    /// A saved table with another configuration; names each field that differs.
+    #[error("the saved table has another configuration: {0}")]
+    OtherConfig(String),
 }

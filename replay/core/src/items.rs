@@ -1,5 +1,7 @@
 //! What a table knows of each item, by slot.
 
+use serde::{Deserialize, Serialize};
+
 use crate::selector::Slot;
 
 /// The ordinal of a slot that is not in use.
@@ -7,7 +9,7 @@ const FREE: u64 = u64::MAX;
 
 /// The items, and in columns what few tables need and stays empty in the others: a million items of 230
 /// bytes should not take much more than that.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Items {
     heads: Vec<Head>,
     /// Where a selector uses priorities.
@@ -18,7 +20,7 @@ pub(crate) struct Items {
 }
 
 /// What a draw reads and writes, at one place in memory.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 struct Head {
     /// How many items were inserted before: names the item for ever.
     ordinal: u64,

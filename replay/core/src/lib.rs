@@ -5,7 +5,8 @@
 //! 2021): a [`Selector`](selector::Selector) for sampling and one for removal, and a [`RateLimiter`].
 //! Unlike Reverb, steps live in columns of raw little-endian bytes, so a batch is one gather per
 //! column; the table numbers every writer's steps, so what is delivered twice is stored once; and it
-//! can write down all it does, as bytes for its owner to keep, and go on from them ([`Restorer`]).
+//! can write down all it does, as bytes for its owner to keep, and go on from them ([`Restorer`]). Or it
+//! is copied as a whole, to the next draw ([`Table::save`]).
 
 mod config;
 mod configure;
@@ -16,6 +17,7 @@ mod maintenance;
 mod rate_limiter;
 mod restore;
 mod rows;
+mod saved;
 pub mod selector;
 mod steps;
 mod store;

@@ -158,7 +158,7 @@ enum Rule {
 }
 
 /// Counters, and where `diff` is counted from: all that outlives the process.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LimiterState {
     /// Items ever inserted.
     pub inserts: u64,

@@ -56,6 +56,17 @@ impl Rows {
         }
     }
 
+    /// Raw bytes, chunk by chunk.
+    pub(crate) fn chunks(&self) -> &[Box<[u8]>] {
+        &self.chunks
+    }
+
+    /// Takes [`chunks`](Self::chunks) of the same rows, one after another, for its own.
+    pub(crate) fn set_chunks(&mut self, bytes: &[u8]) {
+        let size = self.row_bytes << self.chunk_rows_log2;
+        self.chunks = bytes.chunks_exact(size.max(1)).map(Into::into).collect();
+    }
+
     pub(crate) fn row_bytes(&self) -> usize {
         self.row_bytes
     }

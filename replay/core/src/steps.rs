@@ -6,11 +6,14 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::selector::Slot;
 
 const IN_TAIL: u32 = 1 << 31;
 
 /// Which rows are in use, by whom, and how they follow each other.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Steps {
     length: usize,
     links: Vec<Link>,
@@ -21,7 +24,7 @@ pub(crate) struct Steps {
     held: u64,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 struct Link {
     next: Slot,
     /// Items that hold the row, and whether its writer's tail does.
@@ -29,7 +32,7 @@ struct Link {
 }
 
 /// A step's name and where the log holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StepPlace {
     /// Number of its writer.
     pub(crate) number: u32,

@@ -1,15 +1,17 @@
 //! Where each writer is in its numbered stream of steps: what makes delivering again harmless.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use pmpo_types::WriterId;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::selector::Slot;
 
 /// The writers, at most `limit` of them.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Writers {
-    entries: HashMap<WriterId, Writer>,
+    entries: BTreeMap<WriterId, Writer>,
     limit: usize,
     /// Counts openings and closings, to order entries by their last use.
     uses: u64,
@@ -18,6 +20,7 @@ pub(crate) struct Writers {
 }
 
 /// One writer's place.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Writer {
     /// Tells a writer that comes back after it was forgotten from what it was before.
     pub(crate) number: u32,
@@ -40,7 +43,7 @@ pub(crate) struct Place {
 impl Writers {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
-            entries: HashMap::new(),
+            entries: BTreeMap::new(),
             limit,
             uses: 0,
             next_number: 0,

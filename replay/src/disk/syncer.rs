@@ -3,20 +3,23 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ::metrics::{counter, gauge};
+use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::Segment;
 use crate::config::{DiskConfig, Fsync};
 use crate::metrics;
 use crate::owner::Release;
 
-/// What there is to do. A stream waits for a few answers at a time, and segments are few, so no more
-/// than that are in the channel.
+/// Jobs that may wait. Streams wait for a few answers at a time and segments are few, so the table's thread
+/// waits for room only where the disk is far behind.
+const QUEUE: usize = 1024;
+
+/// What there is to do.
 enum Job {
     /// These bytes, then these answers.
     Sync(Arc<Segment>, Vec<Release>),
@@ -40,7 +43,7 @@ struct Shared {
 
 impl Syncer {
     pub(super) fn spawn(config: &DiskConfig) -> io::Result<Self> {
-        let (jobs, queue) = channel();
+        let (jobs, queue) = bounded(QUEUE);
         let shared = Arc::<Shared>::default();
         let fsync = config.fsync;
         let pause = match fsync {
@@ -149,7 +152,7 @@ fn run(queue: &Receiver<Job>, shared: &Shared, fsync: Fsync, pause: Duration) {
 
 /// All that comes until `due`, and what is there already.
 fn collect(queue: &Receiver<Job>, jobs: &mut Vec<Job>, due: Instant) {
-    while let Ok(job) = queue.recv_timeout(due.saturating_duration_since(Instant::now())) {
+    while let Ok(job) = queue.recv_deadline(due) {
         jobs.push(job);
     }
     jobs.extend(queue.try_iter());

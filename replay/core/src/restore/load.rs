@@ -270,7 +270,7 @@ impl Loader {
 }
 
 /// Fields in which two configurations differ, with both values.
-fn differences(stored: &TableConfig, in_force: &TableConfig) -> Vec<String> {
+pub(crate) fn differences(stored: &TableConfig, in_force: &TableConfig) -> Vec<String> {
     let fields = |config: &TableConfig| match serde_json::to_value(config) {
         Ok(Value::Object(fields)) => fields,
         _ => serde_json::Map::new(),

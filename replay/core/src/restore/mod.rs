@@ -18,6 +18,7 @@ use crate::writers::Place;
 use crate::{Error, TableConfig};
 
 pub use load::Loader;
+pub(crate) use load::differences;
 
 /// What was found in a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -82,6 +82,13 @@ impl<const NEWEST: bool> Selector for ByAge<NEWEST> {
         assert_ne!(slot, END, "a slot is in use");
         (slot, 1.0)
     }
+
+    fn slots(&self) -> Vec<Slot> {
+        let newer = |&slot: &Slot| self.0.links.get(slot as usize).map(|links| links.1);
+        std::iter::successors(Some(self.0.oldest), newer)
+            .take_while(|&slot| slot != END)
+            .collect()
+    }
 }
 
 #[cfg(test)]

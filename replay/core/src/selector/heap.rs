@@ -128,6 +128,12 @@ impl Selector for Heap {
     fn select(&self, _: &mut dyn Rng) -> (Slot, f64) {
         (self.heap[0].slot, 1.0)
     }
+
+    fn slots(&self) -> Vec<Slot> {
+        let mut entries = self.heap.clone();
+        entries.sort_unstable_by_key(|entry| entry.age);
+        entries.iter().map(|entry| entry.slot).collect()
+    }
 }
 
 #[cfg(test)]

@@ -37,6 +37,10 @@ pub trait Selector: Send {
     /// # Panics
     /// If no slot is in use.
     fn select(&self, rng: &mut dyn Rng) -> (Slot, f64);
+
+    /// The slots in use, in an order in which their insertion makes a selector that selects as this one
+    /// does, whatever is done with both.
+    fn slots(&self) -> Vec<Slot>;
 }
 
 /// The selectors there are.

@@ -61,6 +61,10 @@ impl Selector for Prioritized {
         let index = self.weights.find(rng.random::<f64>() * total);
         (index as Slot, self.weights.get(index) / total)
     }
+
+    fn slots(&self) -> Vec<Slot> {
+        self.used.slots()
+    }
 }
 
 #[cfg(test)]

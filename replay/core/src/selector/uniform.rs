@@ -40,6 +40,10 @@ impl Selector for Uniform {
         let len = self.slots.len();
         (self.slots[rng.random_range(0..len)], 1.0 / len as f64)
     }
+
+    fn slots(&self) -> Vec<Slot> {
+        self.slots.clone()
+    }
 }
 
 #[cfg(test)]
