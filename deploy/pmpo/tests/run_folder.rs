@@ -100,6 +100,16 @@ fn a_refused_command_has_changed_nothing() {
         );
     }
 
+    let in_lockstep = train(&run_dir, &["--resume", "--lockstep"])
+        .output()
+        .unwrap();
+    let line = refused(&in_lockstep, 2);
+    assert!(
+        line.contains("the checkpoint of a run in lockstep"),
+        "{line}"
+    );
+    assert_eq!(contents(&run_dir), before);
+
     let flags = ["--resume", "--seed", "9", "--learner-steps", "25"];
     let output = finish(train(&run_dir, &flags).spawn().unwrap());
     let stdout = String::from_utf8_lossy(&output.stdout);

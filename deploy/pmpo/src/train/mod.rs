@@ -150,6 +150,9 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<Prepared> {
         resume,
         spec: environment.spec(),
     };
+    if args.lockstep && resume {
+        lockstep::check(&config, &run_dir, environment.spec())?;
+    }
     let folder = RunFolder::take(&asked, "pmpo train")?;
     for change in &folder.changed {
         tell!("resuming with another setting: {change}");
