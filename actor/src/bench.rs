@@ -7,9 +7,9 @@
 //! actor's CPU time is that of the whole process, the writer's side of the connection included, less
 //! that of the bare slices.
 
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::{Sender, bounded};
 use pmpo_policy::{NamedTensor, NetworkConfig, PolicyNetwork, snapshot};
 use pmpo_suite::bench::{BareStepper, Work};
 use pmpo_types::{EnvironmentSpec, PolicyVersion};
@@ -83,7 +83,7 @@ pub async fn run(options: Options, replay: &[String]) -> Result<Report, ActorErr
     };
     let collector = collector(&options.actor, replay, window, &spec, &writers_end)?;
     let rng = ChaCha8Rng::seed_from_u64(1);
-    let (sender, tally) = mpsc::channel();
+    let (sender, tally) = bounded(1);
     let (episodes, _unread) = EpisodeReports::new(options.actor.report_queue_episodes);
     let work = EnvironmentLoop {
         actor: "actor-0".to_owned(),
@@ -148,7 +148,7 @@ struct Turns {
     end: Duration,
     /// Since when it is measured, and the bare work before.
     measured: Option<(Instant, Work)>,
-    finished: mpsc::Sender<Tally>,
+    finished: Sender<Tally>,
     shutdown: CancellationToken,
 }
 

@@ -3,35 +3,20 @@
 use std::time::Duration;
 
 use pmpo_replay_client::WriterConfig;
-use pmpo_types::EnvironmentSpec;
+use pmpo_types::{ConfigError, EnvironmentSpec};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-/// A value that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{field}: expected {expected}, got {got}")]
-pub struct ConfigError {
-    field: &'static str,
-    expected: String,
-    got: String,
-}
-
-impl ConfigError {
-    fn check(
-        holds: bool,
-        field: &'static str,
-        expected: impl Into<String>,
-        got: impl ToString,
-    ) -> Result<(), Self> {
-        if holds {
-            return Ok(());
-        }
-        Err(Self {
-            field,
-            expected: expected.into(),
-            got: got.to_string(),
-        })
+/// Refuses `got` for `field` unless what is expected holds.
+fn check(
+    holds: bool,
+    field: &str,
+    expected: impl Into<String>,
+    got: impl ToString,
+) -> Result<(), ConfigError> {
+    if holds {
+        return Ok(());
     }
+    Err(ConfigError::new(field, expected, got))
 }
 
 /// How an actor acts.
@@ -70,31 +55,29 @@ impl ActorConfig {
     /// # Errors
     /// [`ConfigError`] names the field and the value.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::check(
+        check(
             (1..=1024).contains(&self.environments),
             "environments",
             "1 to 1024",
             self.environments,
         )?;
-        self.writer.validate().map_err(|error| ConfigError {
-            field: "writer",
-            expected: "a usable writer".to_owned(),
-            got: error.to_string(),
-        })?;
+        self.writer
+            .validate()
+            .map_err(|error| error.within("writer"))?;
         let most = self.writer.max_in_flight_items;
-        ConfigError::check(
+        check(
             (1..=most).contains(&self.insert_batch_items),
             "insert_batch_items",
             format!("1 to writer.max_in_flight_items = {most}"),
             self.insert_batch_items,
         )?;
-        ConfigError::check(
+        check(
             self.report_queue_episodes > 0,
             "report_queue_episodes",
             "at least 1",
             self.report_queue_episodes,
         )?;
-        ConfigError::check(
+        check(
             (0.0..=3600.0).contains(&self.shutdown_grace_s),
             "shutdown_grace_s",
             "0 to 3600 seconds",
@@ -143,25 +126,25 @@ impl EvaluatorConfig {
     /// # Errors
     /// [`ConfigError`] names the field and the value.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::check(
+        check(
             (1..=100_000).contains(&self.episodes),
             "episodes",
             "1 to 100000",
             self.episodes,
         )?;
-        ConfigError::check(
+        check(
             self.period_learner_steps > 0,
             "period_learner_steps",
             "at least 1",
             self.period_learner_steps,
         )?;
-        ConfigError::check(
+        check(
             (1..=self.episodes).contains(&self.threads),
             "threads",
             format!("1 to episodes = {}", self.episodes),
             self.threads,
         )?;
-        ConfigError::check(
+        check(
             self.max_episode_steps != Some(0),
             "max_episode_steps",
             "at least 1",
@@ -205,7 +188,7 @@ mod tests {
             ),
             (
                 actor(|c| c.writer.max_in_flight_items = 0),
-                "writer: expected a usable writer, got max_in_flight_items: expected at least 1, got 0",
+                "writer.max_in_flight_items: expected at least 1, got 0",
             ),
             (
                 actor(|c| c.report_queue_episodes = 0),

@@ -10,7 +10,7 @@ use pmpo_types::ColumnError;
 use thiserror::Error;
 use tonic::{Code, Status};
 
-use crate::ConfigError;
+use pmpo_types::ConfigError;
 
 /// Why an actor or an evaluator cannot go on.
 #[derive(Debug, Error)]

@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pmpo_replay_core::TableConfig;
+use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
-
-use crate::ReplayError;
 
 /// What the service serves, and its bounds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,15 +78,15 @@ impl Default for DiskConfig {
 }
 
 impl DiskConfig {
-    fn validate(&self) -> Result<(), ReplayError> {
+    fn validate(&self) -> Result<(), ConfigError> {
         let bounds = [
             ("fsync_interval_ms", self.fsync_interval_ms, 1, 3_600_000),
             ("segment_bytes", self.segment_bytes, 4 << 10, 1 << 30),
         ];
         for (field, value, min, max) in bounds {
             if !(min..=max).contains(&value) {
-                let message = format!("disk.{field}: expected {min} to {max}, got {value}");
-                return Err(ReplayError::Config(message));
+                let expected = format!("{min} to {max}");
+                return Err(ConfigError::new(format!("disk.{field}"), expected, value));
             }
         }
         Ok(())
@@ -129,15 +128,12 @@ impl ReplayConfig {
     ///
     /// # Errors
     /// The message names the field, what was expected and the value.
-    pub fn validate(&self) -> Result<(), ReplayError> {
+    pub fn validate(&self) -> Result<(), ConfigError> {
         for (field, value) in [
             ("command_queue", self.command_queue),
             ("max_streams", self.max_streams),
         ] {
-            if value == 0 {
-                let message = format!("{field}: expected at least 1, got 0");
-                return Err(ReplayError::Config(message));
-            }
+            ConfigError::at_least_one(field, value as u64)?;
         }
         for (field, timeout) in [
             ("open_timeout_s", self.open_timeout_s),
@@ -146,23 +142,23 @@ impl ReplayConfig {
             ("shutdown_grace_s", self.shutdown_grace_s),
         ] {
             if !(timeout > 0.0 && timeout <= MAX_TIMEOUT_S) {
-                let message = format!(
-                    "{field}: expected more than 0 and at most {MAX_TIMEOUT_S}, got {timeout}"
-                );
-                return Err(ReplayError::Config(message));
+                let expected = format!("more than 0 and at most {MAX_TIMEOUT_S}");
+                return Err(ConfigError::new(field, expected, timeout));
             }
         }
         self.disk.validate()?;
-        self.table.validate()?;
+        self.table
+            .validate()
+            .map_err(|error| error.within("table"))?;
         let mut names = HashSet::from([self.table.name.as_str()]);
         for (i, table) in self.tables.iter().enumerate() {
             table
                 .validate()
-                .map_err(|error| ReplayError::Config(format!("tables[{i}].{error}")))?;
+                .map_err(|error| error.within(&format!("tables[{i}]")))?;
             if !names.insert(&table.name) {
-                let name = &table.name;
-                let message = format!("tables[{i}].name: expected another than `{name}`, got it");
-                return Err(ReplayError::Config(message));
+                let (field, name) = (format!("tables[{i}].name"), &table.name);
+                let expected = format!("another than `{name}`");
+                return Err(ConfigError::new(field, expected, "it"));
             }
         }
         Ok(())

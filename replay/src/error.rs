@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use pmpo_proto::v1;
 use pmpo_replay_core::Error;
 use pmpo_service::folder_lock::LockError;
+use pmpo_types::ConfigError;
 use prost::Message;
 use thiserror::Error as ThisError;
 use tonic::{Code, Status};
@@ -16,7 +17,7 @@ use crate::table::BlockedCalls;
 pub enum ReplayError {
     /// A configuration value that cannot work.
     #[error("{0}")]
-    Config(String),
+    Config(#[from] ConfigError),
     /// The configuration of the table.
     #[error("table.{0}")]
     Table(#[from] Error),
@@ -72,7 +73,7 @@ pub(crate) fn status(error: &Error) -> Status {
         }
         Error::UnknownWriter(_) => Status::aborted(message),
         Error::TooManyWriters(_) => Status::resource_exhausted(message),
-        Error::Config { .. } | Error::Saved(_) | Error::OtherConfig(_) => {
+        Error::Config(_) | Error::Saved(_) | Error::OtherConfig(_) => {
             Status::invalid_argument(message)
         }
     }

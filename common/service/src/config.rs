@@ -19,7 +19,7 @@ pub const ENV_PREFIX: &str = "PMPO__";
 
 /// Configuration that cannot be used.
 #[derive(Debug, Error)]
-pub enum ConfigError {
+pub enum LoadError {
     /// The file is not there.
     #[error("config file {}: no such file", .0.display())]
     Missing(PathBuf),
@@ -52,7 +52,7 @@ pub type Move = (&'static str, &'static [&'static str]);
 /// # Errors
 /// The file is missing or not TOML, an assignment is not `key=value`, a key is unknown, or a value
 /// does not fit; the message names key, value and place.
-pub fn load<T>(given: Layers<'_>) -> Result<T, ConfigError>
+pub fn load<T>(given: Layers<'_>) -> Result<T, LoadError>
 where
     T: Default + Serialize + DeserializeOwned,
 {
@@ -60,7 +60,7 @@ where
     let mut layers = Figment::new();
     if let Some(path) = given.file {
         if !path.is_file() {
-            return Err(ConfigError::Missing(path.to_owned()));
+            return Err(LoadError::Missing(path.to_owned()));
         }
         layers = layers.merge(Moving(Toml::file_exact(path), moved));
     }
@@ -84,9 +84,9 @@ where
         .map_err(invalid)
 }
 
-fn invalid(errors: figment::Error) -> ConfigError {
+fn invalid(errors: figment::Error) -> LoadError {
     let lines: Vec<String> = errors.into_iter().map(|error| describe(&error)).collect();
-    ConfigError::Invalid(lines.join("; "))
+    LoadError::Invalid(lines.join("; "))
 }
 
 /// Drops the keys of every section that `layers` make another variant of.
@@ -198,11 +198,11 @@ struct Assignment {
 }
 
 impl Assignment {
-    fn parse(text: &str) -> Result<Self, ConfigError> {
+    fn parse(text: &str) -> Result<Self, LoadError> {
         let (key, value) = text
             .split_once('=')
             .filter(|(key, _)| !key.trim().is_empty())
-            .ok_or_else(|| ConfigError::Assignment(text.to_owned()))?;
+            .ok_or_else(|| LoadError::Assignment(text.to_owned()))?;
         let value = value.trim();
         let parsed = toml::from_str::<Map<String, Value>>(&format!("value = {value}"))
             .ok()
@@ -274,7 +274,7 @@ mod tests {
     fn load<T: Default + Serialize + DeserializeOwned>(
         file: Option<&Path>,
         assignments: &[String],
-    ) -> Result<T, ConfigError> {
+    ) -> Result<T, LoadError> {
         super::load(Layers {
             file,
             assignments,
@@ -351,11 +351,11 @@ mod tests {
         );
         assert!(matches!(
             load::<Config>(None, &["learner".to_owned()]),
-            Err(ConfigError::Assignment(_))
+            Err(LoadError::Assignment(_))
         ));
         assert!(matches!(
             load::<Config>(Some(Path::new("/no/such.toml")), &[]),
-            Err(ConfigError::Missing(_))
+            Err(LoadError::Missing(_))
         ));
     }
 

@@ -105,3 +105,38 @@ fn so_it_does_with_normalised_observations_priorities_and_a_running_reward_scale
     ];
     same_however_it_is_run(&settings, ["345", "678"]);
 }
+
+/// From a return of 0 to half of all that there is; its seed is fixed. Without improvement of the policy
+/// it stays below 200, whatever the seed.
+#[test]
+fn a_small_network_learns_the_swingup() {
+    let folder = tempfile::tempdir().unwrap();
+    let run_dir = folder.path().join("run");
+    let flags = [
+        "cartpole-swingup",
+        "--seed",
+        "1",
+        "--learner-steps",
+        "20000",
+        "--stop-at-return",
+        "500",
+        "--set",
+        "policy.torso.hidden_sizes=[64, 64]",
+        "--set",
+        "critic.torso.hidden_sizes=[64, 64]",
+        "--set",
+        "update.batch_size=128",
+        "--set",
+        "evaluator.period_learner_steps=1000",
+        "--set",
+        "evaluator.episodes=3",
+    ];
+    train(&run_dir, &flags);
+    let mut reader = csv::Reader::from_path(run_dir.join("progress.csv")).unwrap();
+    let means: Vec<f64> = reader
+        .records()
+        .map(|row| row.unwrap()[4].parse().unwrap())
+        .collect();
+    assert!(means[0] < 200.0, "{means:?}");
+    assert!(means.last().is_some_and(|&mean| mean >= 500.0), "{means:?}");
+}

@@ -4,17 +4,8 @@ use std::time::Duration;
 
 use pmpo_proto::v1;
 use pmpo_service::security::Credentials;
+use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
-
-/// A value that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{field}: expected {expected}, got {got}")]
-pub struct ConfigError {
-    field: &'static str,
-    expected: &'static str,
-    got: String,
-}
 
 /// Where and how a [`Writer`](crate::Writer) inserts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,8 +50,8 @@ impl WriterConfig {
     /// [`ConfigError`] names the field and the value.
     pub fn validate(&self) -> Result<(), ConfigError> {
         table_name(&self.table)?;
-        positive("max_in_flight_items", self.max_in_flight_items)?;
-        positive("max_in_flight_bytes", self.max_in_flight_bytes)?;
+        ConfigError::at_least_one("max_in_flight_items", self.max_in_flight_items as u64)?;
+        ConfigError::at_least_one("max_in_flight_bytes", self.max_in_flight_bytes as u64)?;
         sequence_length(self.sequence_length)?;
         blocked_timeout(self.blocked_timeout_s)
     }
@@ -137,23 +128,15 @@ impl SamplerConfig {
     /// [`ConfigError`] names the field and the value.
     pub fn validate(&self) -> Result<(), ConfigError> {
         table_name(&self.table)?;
-        positive("batch_size", self.batch_size)?;
+        ConfigError::at_least_one("batch_size", self.batch_size as u64)?;
         if u32::try_from(self.batch_size).is_err() {
-            let got = self.batch_size.to_string();
-            return Err(ConfigError {
-                field: "batch_size",
-                expected: "at most 2^32 - 1",
-                got,
-            });
+            let expected = "at most 2^32 - 1";
+            return Err(ConfigError::new("batch_size", expected, self.batch_size));
         }
-        positive("prefetch_batches", self.prefetch_batches)?;
+        ConfigError::at_least_one("prefetch_batches", self.prefetch_batches as u64)?;
         if self.prefetch_batches > MAX_PREFETCH_BATCHES {
-            let got = self.prefetch_batches.to_string();
-            return Err(ConfigError {
-                field: "prefetch_batches",
-                expected: "at most 1024",
-                got,
-            });
+            let (expected, got) = ("at most 1024", self.prefetch_batches);
+            return Err(ConfigError::new("prefetch_batches", expected, got));
         }
         sequence_length(self.sequence_length)?;
         blocked_timeout(self.blocked_timeout_s)
@@ -176,43 +159,24 @@ fn sequence_length(steps: usize) -> Result<(), ConfigError> {
     if (1..=MAX_SEQUENCE_LENGTH).contains(&steps) {
         return Ok(());
     }
-    Err(ConfigError {
-        field: "sequence_length",
-        expected: "1 to 2^20 steps",
-        got: steps.to_string(),
-    })
+    Err(ConfigError::new(
+        "sequence_length",
+        "1 to 2^20 steps",
+        steps,
+    ))
 }
 
 fn blocked_timeout(seconds: f64) -> Result<(), ConfigError> {
     if (0.001..=86_400.0).contains(&seconds) {
         return Ok(());
     }
-    Err(ConfigError {
-        field: "blocked_timeout_s",
-        expected: "0.001 to 86400 seconds",
-        got: seconds.to_string(),
-    })
+    let expected = "0.001 to 86400 seconds";
+    Err(ConfigError::new("blocked_timeout_s", expected, seconds))
 }
 
 fn table_name(name: &str) -> Result<(), ConfigError> {
     if name.is_empty() {
-        let got = "an empty one".to_owned();
-        return Err(ConfigError {
-            field: "table",
-            expected: "a name",
-            got,
-        });
-    }
-    Ok(())
-}
-
-fn positive(field: &'static str, value: usize) -> Result<(), ConfigError> {
-    if value == 0 {
-        return Err(ConfigError {
-            field,
-            expected: "at least 1",
-            got: value.to_string(),
-        });
+        return Err(ConfigError::new("table", "a name", "an empty one"));
     }
     Ok(())
 }

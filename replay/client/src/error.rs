@@ -4,7 +4,7 @@ use pmpo_service::grpc::AddressError;
 use thiserror::Error;
 use tonic::{Code, Status};
 
-use crate::ConfigError;
+use pmpo_types::ConfigError;
 
 /// Why a writer or sampler cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

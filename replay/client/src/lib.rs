@@ -27,7 +27,7 @@ mod streams;
 mod writer;
 
 pub use batch::SampledBatch;
-pub use config::{Compression, ConfigError, SamplerConfig, WriterConfig};
+pub use config::{Compression, SamplerConfig, WriterConfig};
 pub use connection::preference;
 pub use error::ClientError;
 pub use pmpo_types::{SampledItems, StepBatch, TableCounters};

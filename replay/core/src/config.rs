@@ -1,8 +1,8 @@
 //! Configuration of a table.
 
+use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::rate_limiter::{LimiterKind, Ratio};
 use crate::selector::SelectorKind;
 
@@ -73,12 +73,12 @@ const MAX_SEQUENCE_LENGTH: usize = 65_536;
 /// Largest exponent of a priority; powers of the largest priority stay finite.
 const MAX_PRIORITY_EXPONENT: f64 = 4.0;
 
-fn refuse<T>(field: &'static str, expected: String, got: impl ToString) -> Result<T, Error> {
-    Err(Error::Config {
-        field,
-        expected,
-        got: got.to_string(),
-    })
+fn refuse<T>(
+    field: &str,
+    expected: impl Into<String>,
+    got: impl ToString,
+) -> Result<T, ConfigError> {
+    Err(ConfigError::new(field, expected, got))
 }
 
 impl TableConfig {
@@ -99,8 +99,8 @@ impl TableConfig {
     /// one another.
     ///
     /// # Errors
-    /// [`Error::Config`] names the field, what was expected and the value.
-    pub fn validate(&self) -> Result<(), Error> {
+    /// [`ConfigError`] names the field, what was expected and the value.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_fields()?;
         match self.limiter {
             LimiterKind::SamplesPerInsert => self.validate_ratio(),
@@ -114,7 +114,7 @@ impl TableConfig {
         }
     }
 
-    fn validate_fields(&self) -> Result<(), Error> {
+    fn validate_fields(&self) -> Result<(), ConfigError> {
         let letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let name = &self.name;
         if name.is_empty() || name.starts_with('.') || !name.chars().all(letter) {
@@ -143,7 +143,7 @@ impl TableConfig {
         Ok(())
     }
 
-    fn validate_min_size(&self) -> Result<(), Error> {
+    fn validate_min_size(&self) -> Result<(), ConfigError> {
         if self.min_size_to_sample > self.max_size {
             return refuse(
                 "min_size_to_sample",
@@ -157,7 +157,7 @@ impl TableConfig {
         Ok(())
     }
 
-    fn validate_ratio(&self) -> Result<(), Error> {
+    fn validate_ratio(&self) -> Result<(), ConfigError> {
         self.validate_min_size()?;
         let spi = self.samples_per_insert;
         if !(spi.is_finite() && spi > 0.0) {
@@ -188,8 +188,8 @@ impl TableConfig {
     /// Refuses a `max_bytes` that too few items of `step_bytes` a step would fit.
     ///
     /// # Errors
-    /// [`Error::Config`] names the field, what was expected and the value.
-    pub(crate) fn validate_bytes(&self, step_bytes: usize) -> Result<(), Error> {
+    /// [`ConfigError`] names the field, what was expected and the value.
+    pub(crate) fn validate_bytes(&self, step_bytes: usize) -> Result<(), ConfigError> {
         let items = match self.limiter {
             LimiterKind::SamplesPerInsert | LimiterKind::MinSize => self.min_size_to_sample as u64,
             LimiterKind::Queue | LimiterKind::None => 1,

@@ -1,21 +1,14 @@
 //! What a table refuses.
 
-use pmpo_types::WriterId;
+use pmpo_types::{ConfigError, WriterId};
 use thiserror::Error;
 
 /// Why a table does not do what it was asked. Being blocked by the rate limiter is not among it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Error {
     /// A configuration value that cannot work.
-    #[error("{field}: expected {expected}, got {got}")]
-    Config {
-        /// The field's name.
-        field: &'static str,
-        /// What would have been accepted.
-        expected: String,
-        /// The value.
-        got: String,
-    },
+    #[error("{0}")]
+    Config(#[from] ConfigError),
     /// Items of another signature than the table's.
     #[error("signature.{field}: expected {expected} as in the table, got {got}")]
     Signature {

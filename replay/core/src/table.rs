@@ -354,7 +354,7 @@ impl Table {
         match self.signature() {
             Some(own) if own != signature => Err(mismatch(own, signature)),
             Some(_) => Ok(()),
-            None => self.config.validate_bytes(signature.item_bytes()),
+            None => Ok(self.config.validate_bytes(signature.item_bytes())?),
         }
     }
 

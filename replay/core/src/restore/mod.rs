@@ -8,7 +8,7 @@ mod load;
 
 use std::collections::HashMap;
 
-use pmpo_types::Signature;
+use pmpo_types::{ConfigError, Signature};
 
 use crate::log::Run;
 use crate::log::frame::{Frame, Frames};
@@ -199,11 +199,9 @@ impl Restorer {
     fn state(&mut self, state: State) -> Result<(), Error> {
         let stored = state.kind.config.sequence_length;
         if stored != self.config.sequence_length {
-            return Err(Error::Config {
-                field: "sequence_length",
-                expected: format!("{stored} as in the data directory"),
-                got: self.config.sequence_length.to_string(),
-            });
+            let expected = format!("{stored} as in the data directory");
+            let got = self.config.sequence_length;
+            return Err(ConfigError::new("sequence_length", expected, got).into());
         }
         // Counters never go back, even if a later segment's state were all that is left.
         self.limiter = LimiterState {

@@ -5,11 +5,11 @@
 //! acts holds its network. Both processes read the machine's monotonic clock.
 
 use std::collections::HashMap;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Subcommand};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use pmpo_actor::run_info::RunInfo;
 use pmpo_actor::weights::{WeightsSource, subscribe};
 use pmpo_learner::broadcaster::Broadcaster;
@@ -283,7 +283,7 @@ fn apply(learner: &str, subscribers: usize, never_reading: usize) -> Result<()> 
     let _within = runtime.enter();
     let spec = load_task(TASK, 0)?.spec().clone();
     let stop = CancellationToken::new();
-    let (applications, applied) = mpsc::channel();
+    let (applications, applied) = unbounded();
     for subscriber in 0..subscribers {
         act(
             &runtime,
@@ -318,7 +318,7 @@ fn act(
     subscriber: usize,
     spec: &EnvironmentSpec,
     stop: &CancellationToken,
-    applications: mpsc::Sender<Application>,
+    applications: Sender<Application>,
 ) -> Result<()> {
     let channel = grpc::connect_lazy(learner, &Credentials::default())?;
     let run = runtime
@@ -349,7 +349,7 @@ async fn never_read(learner: &str, spec: &EnvironmentSpec) -> Result<Streaming<P
 
 /// Notes applications until all subscribers have applied `version`.
 fn await_all(
-    applied: &mpsc::Receiver<Application>,
+    applied: &Receiver<Application>,
     version: u64,
     newest: &mut [u64],
     times: &mut Applied,
