@@ -148,6 +148,7 @@ struct Subscription {
 impl Subscription {
     async fn keep(mut self, shutdown: CancellationToken) -> Result<(), ActorError> {
         let mut delays = backoff::exponential().build();
+        let mut away = false;
         loop {
             let before = self.last;
             let status = tokio::select! {
@@ -156,13 +157,20 @@ impl Subscription {
             };
             if self.last != before {
                 delays = backoff::exponential().build();
+                away = false;
             }
             counter!(metrics::SUBSCRIPTION_FAILURES).increment(1);
-            tracing::warn!(
-                code = ?status.code(),
-                reason = status.message(),
-                "no connection to the learner's weights; trying again"
-            );
+            let (code, reason) = (status.code(), status.message());
+            if std::mem::replace(&mut away, true) {
+                tracing::warn!(
+                    ?code,
+                    reason,
+                    "no connection to the learner's weights; trying again"
+                );
+            } else {
+                // Every run ends this way.
+                tracing::info!(?code, reason, "the learner's weights end; asking again");
+            }
             let delay = delays.next().expect("the backoff has no end");
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use thiserror::Error;
 
 const FILE: &str = ".lock";
@@ -74,6 +75,10 @@ impl FolderLock {
                     holder: named(&path),
                 });
             }
+            Err(TryLockError::Error(source)) if is_without_locks(&source) => {
+                // Some network file systems have none. That is no reason not to run.
+                tracing::warn!(path = %path.display(), %source, "no locks here: see to it that nobody else writes");
+            }
             Err(TryLockError::Error(source)) => return Err(error(source)),
         }
         // A full disk may keep the name from being written; the lock holds without it.
@@ -98,6 +103,12 @@ impl FolderLock {
     pub fn share(&self) -> io::Result<Stdio> {
         Ok(Stdio::from(self.file.try_clone()?))
     }
+}
+
+fn is_without_locks(error: &io::Error) -> bool {
+    let none = [Errno::NOLCK, Errno::NOSYS, Errno::OPNOTSUPP];
+    let code = error.raw_os_error();
+    none.iter().any(|errno| code == Some(errno.raw_os_error()))
 }
 
 fn sign(file: &mut File, program: &str) -> io::Result<()> {

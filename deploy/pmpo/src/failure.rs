@@ -204,6 +204,15 @@ mod tests {
         assert_eq!(Usage::new(error).to_string(), expected);
     }
 
+    /// Whoever reads the last line of a log reads all of it.
+    #[test]
+    fn an_error_of_several_lines_is_said_in_one() {
+        let error = anyhow::anyhow!("TOML parse error\n  |\n3 | seed = x\n\nnumber too large\n");
+        let error = error.context("config.toml");
+        let expected = "config.toml: TOML parse error | 3 | seed = x number too large";
+        assert_eq!(one_line(&error), expected);
+    }
+
     #[test]
     fn causes_have_codes() {
         let path = std::path::PathBuf::from("/data");

@@ -93,6 +93,11 @@ fn members_are_noticed_when_they_freeze_die_and_return() {
         for expected in [service, "grpc.health.v1.Health"] {
             assert!(services.iter().any(|name| name == expected), "{services:?}");
         }
+        // And nothing that is served elsewhere.
+        let elsewhere = |name: &String| {
+            name.starts_with("pmpo.") && (name == "pmpo.v1.Replay") != (server == &r)
+        };
+        assert!(!services.iter().any(elsewhere), "{server}: {services:?}");
     }
 
     // An index has one holder; without one, the next is given.

@@ -36,6 +36,13 @@ fn a_run_ends_at_its_limit_with_everything_in_its_folder_and_no_process_left() {
     ] {
         assert!(run_dir.join(file).is_file(), "{file} is missing");
     }
+    for log in std::fs::read_dir(run_dir.join("logs")).expect("logs") {
+        let log = std::fs::read_to_string(log.expect("a log").path()).expect("a log");
+        let worried = log
+            .lines()
+            .find(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+        assert_eq!(worried, None, "an ordinary end");
+    }
     let checkpoint = newest_checkpoint(&run_dir).expect("a checkpoint");
     assert!(
         checkpoint.ends_with("step-000000300"),
