@@ -224,6 +224,9 @@ fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
     let evaluations = records.progress.rows().len() as u64;
     let board = Board::new(totals, evaluations, options.learner.train_return_episodes);
     board.lost(recorded + 1..version);
+    if !options.resume {
+        board.fresh();
+    }
     let publisher = Publisher::new(options, &state, (versions, version), board.clone())?;
     // So that a run can be resumed from its first moment on.
     checkpoints.save(&state, &publisher.newest_policy(), &board.totals(), &[])?;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{ActorArgs, EvaluatorArgs, LearnerArgs, ReplayArgs, ServiceArgs};
 use crate::commands;
 use crate::config::{Config, Source};
-use crate::failure::Usage;
+use crate::failure::{self, Usage};
 use crate::output::tell;
 use crate::run_folder::{self, Asked, RunFolder};
 
@@ -217,9 +217,7 @@ impl Process<'_> {
             "started"
         );
         if let Some(path) = &self.args.announce {
-            announcement
-                .write(path)
-                .with_context(|| path.display().to_string())?;
+            announcement.write(path).map_err(failure::storage(path))?;
         }
         Ok(())
     }

@@ -69,15 +69,14 @@ impl Launcher {
         let name = format!("{role}-{index}");
         let announcement = self.run_dir.join("roles").join(format!("{name}.json"));
         if announcement.exists() {
-            std::fs::remove_file(&announcement)
-                .with_context(|| announcement.display().to_string())?;
+            std::fs::remove_file(&announcement).map_err(failure::storage(&announcement))?;
         }
         let log = self.run_dir.join("logs").join(format!("{name}.log"));
         let stderr = File::options()
             .create(true)
             .append(true)
             .open(&log)
-            .with_context(|| log.display().to_string())?;
+            .map_err(failure::storage(&log))?;
         let mut command = Command::new(&self.program);
         command
             .arg(role)
