@@ -8,7 +8,7 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build train test test-cluster test-dashboards test-manifests check cuda-check device-test parity-env
+.PHONY: help setup build dist train test test-cluster test-dashboards test-manifests check cuda-check device-test parity-env
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-manifests                               Kubernetes and Slurm files, without a cluster"
 	@echo "make setup                                        fetch MuJoCo and the suite's models"
 	@echo "make build                                        target/release/pmpo"
+	@echo "make dist                                         one archive for machines of the same system"
 
 setup:
 	@$(PYTHON) deploy/setup/fetch_assets.py
@@ -26,11 +27,15 @@ setup:
 build: setup
 	$(CARGO) build --release
 
+# Unpacked anywhere on a machine of the same system, it needs nothing else.
+dist: build
+	@deploy/setup/dist.sh target/release/pmpo target/dist
+
 train: build
 	target/release/pmpo train $(TASK) --stop-at-return $(SOLVED) $(ARGS)
 
 test: check cuda-check parity-env
-	$(CARGO) test --release --workspace
+	$(CARGO) test --release --workspace --no-fail-fast
 
 # `.ci/run` passes --skip-without-engine.
 test-cluster:

@@ -86,7 +86,8 @@ impl<S: StepSink> Collector<S> {
             Err(ActorError::Replay(
                 error @ (ClientError::Shutdown | ClientError::Deadline { .. }),
             )) => {
-                tracing::warn!(%error, "stopped before the replay had stored every step");
+                // As a rule: once the learner has ended, the rate limiter lets nothing in any more.
+                tracing::info!(%error, "stopped before the replay had stored every step");
                 Ok(())
             }
             result => result,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pmpo_replay_client::WriterConfig;
-use pmpo_types::ConfigError;
+use pmpo_types::{ConfigError, EnvironmentSpec};
 use serde::{Deserialize, Serialize};
 
 /// Refuses `got` for `field` unless what is expected holds.
@@ -101,7 +101,13 @@ pub struct EvaluatorConfig {
     pub period_learner_steps: u64,
     /// Threads that share the episodes of an evaluation, each with its environment.
     pub threads: usize,
+    /// Steps after which an episode of an evaluation is over; not set: the task's time limit, and
+    /// [`ENDLESS_EPISODE_STEPS`] where it has none.
+    pub max_episode_steps: Option<usize>,
 }
+
+/// Steps of an evaluation's episode in a task without a time limit: as many as the suite's others have.
+pub const ENDLESS_EPISODE_STEPS: usize = 1000;
 
 impl Default for EvaluatorConfig {
     fn default() -> Self {
@@ -109,6 +115,7 @@ impl Default for EvaluatorConfig {
             episodes: 10,
             period_learner_steps: 1000,
             threads: 1,
+            max_episode_steps: None,
         }
     }
 }
@@ -136,7 +143,19 @@ impl EvaluatorConfig {
             "threads",
             format!("1 to episodes = {}", self.episodes),
             self.threads,
+        )?;
+        check(
+            self.max_episode_steps != Some(0),
+            "max_episode_steps",
+            "at least 1",
+            0,
         )
+    }
+
+    /// Steps after which an episode of an evaluation is over in a task.
+    pub fn episode_steps(&self, spec: &EnvironmentSpec) -> usize {
+        let own = spec.step_limit.unwrap_or(ENDLESS_EPISODE_STEPS);
+        self.max_episode_steps.unwrap_or(own)
     }
 }
 
@@ -190,6 +209,10 @@ mod tests {
             (
                 evaluator(|c| c.threads = 11),
                 "threads: expected 1 to episodes = 10, got 11",
+            ),
+            (
+                evaluator(|c| c.max_episode_steps = Some(0)),
+                "max_episode_steps: expected at least 1, got 0",
             ),
         ];
         for (message, expected) in cases {

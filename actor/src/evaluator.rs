@@ -11,7 +11,7 @@ use pmpo_service::metrics::unix_seconds;
 use pmpo_service::readiness::Readiness;
 use pmpo_service::security::Credentials;
 use pmpo_suite::Environment;
-use pmpo_types::{Generator, derive_seed};
+use pmpo_types::{Generator, derive_seed, usable_return};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,8 @@ pub struct EvaluationResult {
 }
 
 impl EvaluationResult {
-    fn new(returns: Vec<f64>) -> Self {
+    /// What these returns come to, of which there is at least one.
+    pub fn new(returns: Vec<f64>) -> Self {
         let n = returns.len() as f64;
         let mean = returns.iter().sum::<f64>() / n;
         let variance = returns
@@ -54,38 +55,53 @@ impl EvaluationResult {
     }
 }
 
-/// Runs `episodes` episodes with the mode of the policy. Episodes that diverge are void and repeated.
+/// Runs as many episodes as `config` says, one after the other, with the mode of the policy. Episodes that
+/// diverge are void and repeated.
 ///
 /// # Errors
-/// The environment fails, or more than `episodes` episodes diverge.
+/// The environment fails, or more episodes diverge than there are to be.
 ///
 /// # Panics
-/// If `episodes` is 0, or the sizes of policy and environment differ.
+/// If there are none to be, or the sizes of policy and environment differ.
 pub fn evaluate(
     policy: &mut PolicyNetwork,
     environment: &mut Environment,
-    episodes: usize,
+    config: &EvaluatorConfig,
 ) -> Result<EvaluationResult, ActorError> {
-    assert!(episodes > 0, "an evaluation has at least one episode");
-    Ok(EvaluationResult::new(returns(
-        policy,
-        environment,
-        episodes,
-        &CancellationToken::new(),
-    )?))
+    assert!(
+        config.episodes > 0,
+        "an evaluation has at least one episode"
+    );
+    let part = Part {
+        episodes: config.episodes,
+        steps: config.episode_steps(environment.spec()),
+    };
+    let stop = CancellationToken::new();
+    let returns = returns(policy, environment, part, &stop)?;
+    Ok(EvaluationResult::new(returns))
 }
 
-/// Returns of `episodes` episodes; fewer where `stop` was cancelled.
+/// Episodes for one environment.
+#[derive(Clone, Copy)]
+struct Part {
+    episodes: usize,
+    /// After which each is over.
+    steps: usize,
+}
+
+/// Returns of the episodes of a part; fewer where `stop` was cancelled.
 fn returns(
     policy: &mut PolicyNetwork,
     environment: &mut Environment,
-    episodes: usize,
+    Part { episodes, steps }: Part,
     stop: &CancellationToken,
 ) -> Result<Vec<f64>, ActorError> {
     let mut returns = Vec::with_capacity(episodes);
     let mut divergences = 0;
     while returns.len() < episodes && !stop.is_cancelled() {
-        match episode(policy, environment, &mut |_| true)? {
+        match episode(policy, environment, steps, &mut |_| !stop.is_cancelled())? {
+            // It was cut short.
+            Ok(_) if stop.is_cancelled() => {}
             Ok(value) => returns.push(value),
             Err(error) => {
                 divergences += 1;
@@ -104,7 +120,8 @@ fn returns(
 }
 
 /// Plays one episode with the mode of the policy and shows the environment in each of its states, the
-/// initial one first, to `watch`, until that answers `false`. Returns the return up to there.
+/// initial one first, to `watch`, until that answers `false`, or for so many `steps`. Returns the return up
+/// to there.
 ///
 /// # Errors
 /// The environment fails, or the episode diverges.
@@ -114,16 +131,18 @@ fn returns(
 pub fn play(
     policy: &mut PolicyNetwork,
     environment: &mut Environment,
+    steps: usize,
     mut watch: impl FnMut(&mut Environment) -> bool,
 ) -> Result<f64, ActorError> {
-    episode(policy, environment, &mut watch)?
+    episode(policy, environment, steps, &mut watch)?
         .map_err(|error| ActorError::Divergence { attempts: 1, error })
 }
 
-/// The return of one episode, or why it is void.
+/// The return of one episode of at most so many `steps`, or why it is void.
 fn episode(
     policy: &mut PolicyNetwork,
     environment: &mut Environment,
+    steps: usize,
     watch: &mut dyn FnMut(&mut Environment) -> bool,
 ) -> Result<Result<f64, String>, ActorError> {
     let mut scale = ActionScale::new(&environment.spec().action);
@@ -133,7 +152,7 @@ fn episode(
         return Ok(Err(divergence));
     }
     let mut episode_return = 0.0;
-    loop {
+    for _ in 0..steps {
         if !watch(environment) {
             return Ok(Ok(episode_return));
         }
@@ -141,12 +160,14 @@ fn episode(
         match valid(environment.step(scale.scale(&action)), &mut observation)? {
             Ok((reward, _, false)) => episode_return += reward,
             Ok((reward, _, true)) => {
-                watch(environment);
-                return Ok(Ok(episode_return + reward));
+                episode_return += reward;
+                break;
             }
             Err(divergence) => return Ok(Err(divergence)),
         }
     }
+    watch(environment);
+    Ok(Ok(episode_return))
 }
 
 /// As [`evaluate`], the episodes divided among the environments, a thread each; `None` where `stop` was
@@ -154,18 +175,21 @@ fn episode(
 fn evaluate_in_parallel(
     policy: &PolicyNetwork,
     environments: &mut [Environment],
-    episodes: usize,
+    config: &EvaluatorConfig,
     stop: &CancellationToken,
 ) -> Result<Option<EvaluationResult>, ActorError> {
-    let threads = environments.len();
+    let (threads, episodes) = (environments.len(), config.episodes);
     let parts = std::thread::scope(|scope| {
         let workers: Vec<_> = environments
             .iter_mut()
             .enumerate()
             .map(|(i, environment)| {
-                let share = episodes / threads + usize::from(i < episodes % threads);
+                let part = Part {
+                    episodes: episodes / threads + usize::from(i < episodes % threads),
+                    steps: config.episode_steps(environment.spec()),
+                };
                 let mut policy = policy.clone();
-                scope.spawn(move || returns(&mut policy, environment, share, stop))
+                scope.spawn(move || returns(&mut policy, environment, part, stop))
             })
             .collect();
         let panicked = |_| Err(ActorError::Panicked("an evaluation's thread".to_owned()));
@@ -266,6 +290,16 @@ impl<W: WeightsSource> Follower<W> {
             let Some(evaluation) = self.evaluate(&policy)? else {
                 break;
             };
+            let (mean, std) = (evaluation.return_mean, evaluation.return_std);
+            if !(usable_return(mean) && usable_return(std)) {
+                // The learner would refuse it, and an evaluator that was refused ends.
+                tracing::warn!(
+                    mean,
+                    std,
+                    "an evaluation with rewards that are too large is not reported"
+                );
+                continue;
+            }
             let evaluator = self.name.clone();
             if !report(v1::ReportEvaluationRequest {
                 evaluator,
@@ -279,8 +313,8 @@ impl<W: WeightsSource> Follower<W> {
 
     fn evaluate(&mut self, policy: &Policy) -> Result<Option<v1::Evaluation>, ActorError> {
         let start = Instant::now();
-        let (episodes, environments) = (self.config.episodes, &mut self.environments);
-        let result = evaluate_in_parallel(&policy.network, environments, episodes, &self.shutdown)?;
+        let (config, environments) = (&self.config, &mut self.environments);
+        let result = evaluate_in_parallel(&policy.network, environments, config, &self.shutdown)?;
         let Some(result) = result else {
             return Ok(None);
         };
@@ -301,7 +335,7 @@ impl<W: WeightsSource> Follower<W> {
             learner_step: policy.learner_step,
             return_mean: result.mean,
             return_std: result.std,
-            episodes: episodes as u32,
+            episodes: self.config.episodes as u32,
         }))
     }
 }
@@ -309,10 +343,18 @@ impl<W: WeightsSource> Follower<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ENDLESS_EPISODE_STEPS;
     use crate::testing::{Script, policy};
 
     fn environment(seed: u64) -> Environment {
         pmpo_suite::load("cartpole-balance", seed).unwrap()
+    }
+
+    fn episodes(episodes: usize) -> EvaluatorConfig {
+        EvaluatorConfig {
+            episodes,
+            ..EvaluatorConfig::default()
+        }
     }
 
     #[test]
@@ -325,7 +367,7 @@ mod tests {
     #[test]
     fn evaluations_are_reproducible_and_episodes_differ() {
         let mut network = policy(environment(1).spec(), 1, 0).network;
-        let result = evaluate(&mut network, &mut environment(1), 3).unwrap();
+        let result = evaluate(&mut network, &mut environment(1), &episodes(3)).unwrap();
         assert_eq!(result.returns.len(), 3);
         assert_ne!(result.returns[0], result.returns[1]);
         assert!(
@@ -335,7 +377,7 @@ mod tests {
                 .all(|value| (1.0..1000.0).contains(value))
         );
         assert_eq!(
-            evaluate(&mut network, &mut environment(1), 3).unwrap(),
+            evaluate(&mut network, &mut environment(1), &episodes(3)).unwrap(),
             result
         );
     }
@@ -345,16 +387,65 @@ mod tests {
         let mut network = policy(environment(1).spec(), 1, 0).network;
         let mut environments = [environment(1), environment(2)];
         let stop = CancellationToken::new();
-        let shared = evaluate_in_parallel(&network, &mut environments, 3, &stop)
+        let shared = evaluate_in_parallel(&network, &mut environments, &episodes(3), &stop)
             .unwrap()
             .unwrap();
-        let first = evaluate(&mut network, &mut environment(1), 2).unwrap();
-        let second = evaluate(&mut network, &mut environment(2), 1).unwrap();
+        let first = evaluate(&mut network, &mut environment(1), &episodes(2)).unwrap();
+        let second = evaluate(&mut network, &mut environment(2), &episodes(1)).unwrap();
         assert_eq!(shared.returns, [first.returns, second.returns].concat());
 
         stop.cancel();
-        let stopped = evaluate_in_parallel(&network, &mut environments, 3, &stop).unwrap();
+        let stopped =
+            evaluate_in_parallel(&network, &mut environments, &episodes(3), &stop).unwrap();
         assert_eq!(stopped, None);
+    }
+
+    /// lqr has no time limit, and ends by itself at rest in the origin alone.
+    #[test]
+    fn a_task_without_a_time_limit_is_evaluated_for_so_many_steps() {
+        let mut environment = pmpo_suite::load("lqr-lqr-2-1", 1).unwrap();
+        let mut network = policy(environment.spec(), 1, 0).network;
+        let steps_of = |environment: &mut Environment,
+                        network: &mut PolicyNetwork,
+                        config: &EvaluatorConfig| {
+            let steps = config.episode_steps(environment.spec());
+            let mut states = 0;
+            play(network, environment, steps, |_| {
+                states += 1;
+                true
+            })
+            .unwrap();
+            states - 1
+        };
+        let endless = episodes(1);
+        let endless = steps_of(&mut environment, &mut network, &endless);
+        assert_eq!(endless, ENDLESS_EPISODE_STEPS);
+        let bounded = EvaluatorConfig {
+            max_episode_steps: Some(7),
+            ..episodes(2)
+        };
+        assert_eq!(steps_of(&mut environment, &mut network, &bounded), 7);
+        let result = evaluate(&mut network, &mut environment, &bounded).unwrap();
+        assert_eq!(result.returns.len(), 2);
+    }
+
+    #[test]
+    fn a_stop_is_heeded_within_an_episode() {
+        let environment = pmpo_suite::load("lqr-lqr-6-2", 1).unwrap();
+        let network = policy(environment.spec(), 1, 0).network;
+        let config = EvaluatorConfig {
+            max_episode_steps: Some(usize::MAX),
+            ..episodes(1)
+        };
+        let stop = CancellationToken::new();
+        let (stopped, stopping) = (stop.clone(), std::time::Duration::from_millis(50));
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(stopping);
+            stopped.cancel();
+        });
+        let result = evaluate_in_parallel(&network, &mut [environment], &config, &stop);
+        assert_eq!(result.unwrap(), None);
+        thread.join().unwrap();
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod testing;
 mod threads;
 pub mod weights;
 
-pub use config::{ActorConfig, EvaluatorConfig};
+pub use config::{ActorConfig, ENDLESS_EPISODE_STEPS, EvaluatorConfig};
 pub use error::ActorError;
 pub use evaluator::{EvaluationResult, evaluate, play};
 pub use run::{Addresses, run};

@@ -141,12 +141,17 @@ impl Membership {
             drop(stream);
             counter!(metrics::LEASES_LOST).increment(1);
             let (code, reason) = (status.code(), status.message());
-            tracing::warn!(
-                index,
-                ?code,
-                reason,
-                "lost the index in the run; joining again"
-            );
+            if code == Code::Unavailable {
+                // Every run ends this way.
+                tracing::info!(index, reason, "the learner is away; joining again");
+            } else {
+                tracing::warn!(
+                    index,
+                    ?code,
+                    reason,
+                    "lost the index in the run; joining again"
+                );
+            }
             let opened = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 opened = open_patiently(&client, role, Some(index)) => opened,

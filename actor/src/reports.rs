@@ -8,6 +8,7 @@ use backon::Retryable;
 use pmpo_proto::v1::{self, run_client::RunClient};
 use pmpo_service::backoff;
 use pmpo_service::grpc::{self, Channel};
+use pmpo_types::{EpisodeReturns, usable_return};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -26,12 +27,34 @@ impl EpisodeReports {
     }
 
     pub(crate) fn report(&self, episode: v1::ReportEpisodeRequest) {
-        if self.0.try_send(episode).is_err() {
+        // The learner would refuse it, and an actor that was refused ends.
+        let usable = usable_return(episode.episode_return) && episode.discounted.is_none_or(usable);
+        if !usable {
+            tracing::warn!(
+                episode_return = episode.episode_return,
+                "an episode with rewards that are too large is not reported"
+            );
+        }
+        if !usable || self.0.try_send(episode).is_err() {
             counter!(metrics::REPORTS_DROPPED).increment(1);
         }
         let depth = self.0.max_capacity() - self.0.capacity();
         gauge!(metrics::REPORT_QUEUE).set(depth as f64);
     }
+}
+
+fn usable(returns: v1::DiscountedReturns) -> bool {
+    let v1::DiscountedReturns {
+        mean,
+        square,
+        largest,
+    } = returns;
+    let returns = EpisodeReturns {
+        mean,
+        square,
+        largest,
+    };
+    returns.usable()
 }
 
 /// Reports episodes until all senders are gone or `shutdown`.

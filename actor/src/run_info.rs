@@ -1,6 +1,7 @@
 //! What an actor or evaluator learns from the learner before it starts: the run.
 
 use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 use backon::Retryable;
 use pmpo_proto::v1::{self, run_client::RunClient};
@@ -15,6 +16,9 @@ use crate::ActorError;
 
 /// Steps that a window may have.
 const SPAN: RangeInclusive<usize> = 1..=1000;
+
+/// Time between lines on the loading of many environments.
+const LOADING_PERIOD: Duration = Duration::from_secs(2);
 
 /// The windows that items of the replay table are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,10 +101,16 @@ impl RunInfo {
     ) -> Result<Vec<Environment>, ActorError> {
         let run = self.clone();
         let load = move || {
-            seeds
-                .into_iter()
-                .map(|seed| run.environment(seed))
-                .collect()
+            let (all, mut told) = (seeds.len(), Instant::now());
+            let mut environments = Vec::with_capacity(all);
+            for seed in seeds {
+                environments.push(run.environment(seed)?);
+                if told.elapsed() >= LOADING_PERIOD {
+                    tracing::info!(loaded = environments.len(), all, "loading environments");
+                    told = Instant::now();
+                }
+            }
+            Ok(environments)
         };
         tokio::task::spawn_blocking(load)
             .await

@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ::metrics::{counter, gauge};
 use backon::BackoffBuilder;
@@ -145,9 +146,13 @@ struct Subscription {
     last: Option<(PolicyVersion, u64)>,
 }
 
+/// How long the learner may be away without a warning: before actors are told to stop, every run has ended.
+const BRIEFLY_AWAY: Duration = Duration::from_secs(3);
+
 impl Subscription {
     async fn keep(mut self, shutdown: CancellationToken) -> Result<(), ActorError> {
         let mut delays = backoff::exponential().build();
+        let mut away = None;
         loop {
             let before = self.last;
             let status = tokio::select! {
@@ -156,13 +161,20 @@ impl Subscription {
             };
             if self.last != before {
                 delays = backoff::exponential().build();
+                away = None;
             }
             counter!(metrics::SUBSCRIPTION_FAILURES).increment(1);
-            tracing::warn!(
-                code = ?status.code(),
-                reason = status.message(),
-                "no connection to the learner's weights; trying again"
-            );
+            let (code, reason) = (status.code(), status.message());
+            let since = *away.get_or_insert_with(Instant::now);
+            if since.elapsed() < BRIEFLY_AWAY {
+                tracing::info!(?code, reason, "the learner's weights end; asking again");
+            } else {
+                tracing::warn!(
+                    ?code,
+                    reason,
+                    "no connection to the learner's weights; trying again"
+                );
+            }
             let delay = delays.next().expect("the backoff has no end");
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),

@@ -1,7 +1,7 @@
 //! What a run has come to: written by the update thread and by the reports of actors and evaluators,
 //! read by `Run.GetStatus`. One lock, held for a few assignments, hidden in a cheap handle.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -49,6 +49,14 @@ pub struct EnvironmentSteps {
 }
 
 impl EnvironmentSteps {
+    /// What a shard's table was given before is not this run's.
+    fn begin_at(&mut self, shard: usize, inserts: u64) {
+        if self.table_inserts.len() <= shard {
+            self.table_inserts.resize(shard + 1, 0);
+        }
+        self.table_inserts[shard] = inserts;
+    }
+
     /// Takes in what a shard's table says; a shard's calls must be in the order of its answers.
     fn observe(&mut self, shard: usize, table: TableState) {
         let inserts = table.counters.inserts;
@@ -89,6 +97,8 @@ struct State {
     totals: Totals,
     /// Items held by each shard, by its newest answer.
     replay_sizes: Vec<u64>,
+    /// Shards of a fresh run that have answered; of another run, all have.
+    known_shards: Option<BTreeSet<usize>>,
     /// Versions that were published by a process before this one and are in no checkpoint.
     lost_versions: Range<u64>,
     publications: VecDeque<Publication>,
@@ -138,6 +148,7 @@ impl Board {
                 phase: v1::RunState::WaitingForData,
                 totals,
                 replay_sizes: Vec::new(),
+                known_shards: None,
                 lost_versions: 0..0,
                 publications: VecDeque::new(),
                 episodes: VecDeque::new(),
@@ -151,6 +162,11 @@ impl Board {
     /// These versions were published and are lost: evaluations of them do not belong to what follows.
     pub(crate) fn lost(&self, versions: Range<u64>) {
         self.lock().lost_versions = versions;
+    }
+
+    /// The run is a fresh one: what durable tables hold already is of another, whose steps are not its own.
+    pub(crate) fn fresh(&self) {
+        self.lock().known_shards = Some(BTreeSet::new());
     }
 
     /// Seconds since this process began.
@@ -197,6 +213,12 @@ impl Board {
             state.replay_sizes.resize(shard + 1, 0);
         }
         state.replay_sizes[shard] = table.counters.size;
+        let known = state.known_shards.as_mut();
+        let news = known.is_some_and(|known| known.insert(shard));
+        if news && table.durable {
+            let environment = &mut state.totals.environment;
+            environment.begin_at(shard, table.counters.inserts);
+        }
         state.totals.environment.observe(shard, table);
         (
             state.totals.environment.total,
@@ -360,6 +382,27 @@ mod tests {
             assert_eq!(board.table(0, durable(inserts)).0, total);
         }
         assert_eq!(board.table(0, durable(3)).0, 1013, "its folder was emptied");
+    }
+
+    #[test]
+    fn a_fresh_run_counts_none_of_the_steps_that_a_durable_table_had_before() {
+        let board = Board::new(Totals::default(), 0, 3);
+        board.fresh();
+        let durable = |inserts| TableState {
+            durable: true,
+            ..counters(inserts)
+        };
+        assert_eq!(board.table(1, durable(60_000)).0, 0);
+        assert_eq!(board.table(1, durable(60_010)).0, 10);
+        assert_eq!(board.table(0, durable(500)).0, 10);
+        assert_eq!(board.table(0, durable(501)).0, 11);
+        // As a checkpoint has it, it goes on.
+        let resumed = Board::new(board.totals(), 0, 3);
+        assert_eq!(resumed.table(1, durable(60_020)).0, 21);
+        // A table in memory was begun for this run.
+        let board = Board::new(Totals::default(), 0, 3);
+        board.fresh();
+        assert_eq!(board.table(0, counters(40)).0, 40);
     }
 
     /// What is remembered of the table are its own numbers, so a run may be resumed with another period.

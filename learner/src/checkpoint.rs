@@ -19,13 +19,14 @@ use bytes::Bytes;
 use pmpo_service::files::{sync_folder, write_atomically};
 use pmpo_service::metrics;
 use pmpo_types::EnvironmentSpec;
-use pmpo_update::{AgentConfig, Scalars, TrainState};
+use pmpo_update::{AgentConfig, DeviceChoice, Scalars, TrainState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::LearnerError;
 pub use crate::board::{EnvironmentSteps, Totals};
+use crate::versions::Versions;
 
 pub(crate) const FOLDER: &str = "checkpoints";
 /// The file of a checkpoint that holds the policy.
@@ -201,6 +202,16 @@ impl Meta {
     }
 }
 
+/// Where two configurations differ, as `key: before -> now`.
+pub fn changes(before: &Value, now: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    differences("", before, now, &mut found);
+    found
+        .into_iter()
+        .map(|(key, before, now)| format!("{key}: {before} -> {now}"))
+        .collect()
+}
+
 /// A key, and what it was before and is now.
 type Difference = (String, String, String);
 
@@ -220,7 +231,11 @@ fn differences(key: &str, before: &Value, now: &Value, found: &mut Vec<Differenc
             let of = |values: &serde_json::Map<String, Value>| {
                 values.get(part).cloned().unwrap_or(Value::Null)
             };
-            differences(&format!("{key}.{part}"), &of(before), &of(now), found);
+            let key = match key {
+                "" => part.clone(),
+                key => format!("{key}.{part}"),
+            };
+            differences(&key, &of(before), &of(now), found);
         }
     } else if before != now {
         let text = |value: &Value| match value {
@@ -332,8 +347,19 @@ impl Checkpoints {
     /// # Errors
     /// There is no checkpoint, or it is of another run.
     pub fn check(run_dir: &Path, identity: &Identity) -> Result<Vec<String>, LearnerError> {
-        let found = find_newest(&run_dir.join(FOLDER))?;
-        found.meta.check(identity, &found.path)
+        let Found { path, meta, state } = find_newest(&run_dir.join(FOLDER))?;
+        let differing = meta.check(identity, &path)?;
+        Versions::resume(run_dir, meta.policy_version)?;
+        // Settings decide on tensors too, a loss's variables for one.
+        let sizes = [
+            identity.spec.observation_size(),
+            identity.spec.action_size(),
+        ];
+        let device = DeviceChoice::Cpu.open()?;
+        TrainState::new(&identity.agent, sizes, identity.seed, &device)?
+            .restored(&state, meta.scalars)
+            .map_err(|reason| LearnerError::format(&path.join(STATE), reason))?;
+        Ok(differing)
     }
 
     /// Where the checkpoint of this step is, or would be.
@@ -366,32 +392,37 @@ impl Checkpoints {
         let meta = self.meta(state, totals, [policy, &file]);
         let meta = serde_json::to_vec_pretty(&meta)
             .map_err(|error| LearnerError::format(&path.join(META), error))?;
+        let files = [(POLICY, &policy[..]), (STATE, &file), (META, &meta)];
+        let beside = extra.iter().map(|(name, bytes)| (*name, &bytes[..]));
+        let files: Vec<_> = files.into_iter().chain(beside).collect();
+        let bytes: usize = files.iter().map(|(_, contents)| contents.len()).sum();
+        self.write(&path, &files)?;
+        gauge!(crate::metrics::CHECKPOINT_BYTES).set(bytes as f64);
+        gauge!(crate::metrics::LAST_CHECKPOINT).set(metrics::unix_seconds());
+        self.prune(&path, extra)?;
+        Ok(true)
+    }
+
+    /// Writes a checkpoint's files in its place.
+    fn write(&self, path: &Path, files: &[(&str, &[u8])]) -> Result<(), LearnerError> {
         let name = path.file_name().expect("it has a name").to_string_lossy();
         let temporary = self.folder.join(format!("{TEMPORARY}{name}"));
         if temporary.exists() {
             fs::remove_dir_all(&temporary).map_err(LearnerError::file(&temporary))?;
         }
-        fs::create_dir(&temporary).map_err(LearnerError::file(&temporary))?;
-        let files = [(POLICY, &policy[..]), (STATE, &file), (META, &meta)];
-        let mut bytes = 0;
-        for (name, contents) in files
-            .into_iter()
-            .chain(extra.iter().map(|(name, bytes)| (*name, &bytes[..])))
-        {
-            let path = temporary.join(name);
-            write_atomically(&path, contents).map_err(LearnerError::file(&path))?;
-            bytes += contents.len();
+        if let Err(error) = fill(&temporary, files) {
+            // Room may be what is lacking.
+            if let Err(error) = fs::remove_dir_all(&temporary) {
+                tracing::debug!(path = %temporary.display(), %error, "half a checkpoint is left");
+            }
+            return Err(error);
         }
         // One of this step that is damaged, or has another policy, gives way.
         if path.exists() {
-            fs::remove_dir_all(&path).map_err(LearnerError::file(&path))?;
+            fs::remove_dir_all(path).map_err(LearnerError::file(path))?;
         }
-        fs::rename(&temporary, &path).map_err(LearnerError::file(&path))?;
-        sync_folder(&self.folder).map_err(LearnerError::file(&self.folder))?;
-        gauge!(crate::metrics::CHECKPOINT_BYTES).set(bytes as f64);
-        gauge!(crate::metrics::LAST_CHECKPOINT).set(metrics::unix_seconds());
-        self.prune(&path, extra)?;
-        Ok(true)
+        fs::rename(&temporary, path).map_err(LearnerError::file(path))?;
+        sync_folder(&self.folder).map_err(LearnerError::file(&self.folder))
     }
 
     fn meta(&self, state: &TrainState, totals: &Totals, [policy, file]: [&[u8]; 2]) -> Meta {
@@ -428,6 +459,16 @@ impl Checkpoints {
         }
         Ok(())
     }
+}
+
+/// Makes a folder with these files.
+fn fill(folder: &Path, files: &[(&str, &[u8])]) -> Result<(), LearnerError> {
+    fs::create_dir(folder).map_err(LearnerError::file(folder))?;
+    for (name, contents) in files {
+        let path = folder.join(name);
+        write_atomically(&path, contents).map_err(LearnerError::file(&path))?;
+    }
+    Ok(())
 }
 
 /// A digest as text.

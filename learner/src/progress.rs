@@ -40,6 +40,9 @@ pub struct Row {
 pub struct Progress {
     path: PathBuf,
     rows: Vec<Row>,
+    /// The learner step of a resumed run's checkpoint, where there is a row of its policy. It is published
+    /// again, and evaluated again; that is no other evaluation.
+    known: Option<u64>,
 }
 
 impl Progress {
@@ -51,21 +54,39 @@ impl Progress {
         let progress = Self {
             path: run_dir.join(FILE),
             rows: Vec::new(),
+            known: None,
         };
         progress.write()?;
         Ok(progress)
     }
 
-    /// Goes on with the file of a run whose checkpoint is of `learner_step`.
+    /// Goes on with the file of a run whose checkpoint is of `learner_step`. A file that cannot be read is
+    /// set aside, with what can be read of it kept: a report is not worth a run.
     ///
     /// # Errors
-    /// It cannot be read or written.
+    /// It cannot be written.
     pub fn resume(run_dir: &Path, learner_step: u64) -> Result<Self, LearnerError> {
-        let mut rows = read(run_dir)?;
+        let path = run_dir.join(FILE);
+        let mut rows = read(run_dir).unwrap_or_else(|error| {
+            let aside = path.with_extension("csv.damaged");
+            match std::fs::rename(&path, &aside) {
+                Ok(()) => {
+                    let kept = aside.display();
+                    tracing::warn!(%error, %kept, "the rows so far are set aside as far as they are damaged");
+                    readable(&aside)
+                }
+                Err(_) => {
+                    tracing::warn!(%error, "the rows so far are lost; begun anew");
+                    Vec::new()
+                }
+            }
+        });
         rows.retain(|row| row.learner_steps <= learner_step);
+        let known = rows.iter().any(|row| row.learner_steps == learner_step);
         let progress = Self {
-            path: run_dir.join(FILE),
+            path,
             rows,
+            known: known.then_some(learner_step),
         };
         progress.write()?;
         Ok(progress)
@@ -81,6 +102,9 @@ impl Progress {
     /// # Errors
     /// The file cannot be written; it is whole, without the row, and the next time has both.
     pub fn append(&mut self, row: Row) -> Result<(), LearnerError> {
+        if self.known == Some(row.learner_steps) {
+            return Ok(());
+        }
         self.rows.push(row);
         self.write()
     }
@@ -123,6 +147,14 @@ pub fn read(run_dir: &Path) -> Result<Vec<Row>, LearnerError> {
         .deserialize()
         .collect::<Result<Vec<Row>, _>>()
         .map_err(|error| LearnerError::format(&path, error))
+}
+
+/// The rows of a file that can be read.
+fn readable(path: &Path) -> Vec<Row> {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let mut reader = csv::ReaderBuilder::new();
+    let reader = reader.flexible(true).from_reader(bytes.as_slice());
+    reader.into_deserialize().filter_map(Result::ok).collect()
 }
 
 #[cfg(test)]
@@ -171,6 +203,56 @@ pub(crate) mod tests {
             .map(|r| r.learner_steps)
             .collect();
         assert_eq!(steps, [0, 100, 200, 250]);
+    }
+
+    #[test]
+    fn a_resumed_run_has_one_row_for_an_evaluation() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut progress = Progress::create(folder.path()).unwrap();
+        progress.append(row(0, 1.0)).unwrap();
+        progress.append(row(100, 1.0)).unwrap();
+        let mut resumed = Progress::resume(folder.path(), 100).unwrap();
+        // The checkpoint's policy, published as another version.
+        let again = Row {
+            policy_version: 1001,
+            ..row(100, 1.1)
+        };
+        resumed.append(again.clone()).unwrap();
+        resumed.append(row(200, 2.0)).unwrap();
+        assert_eq!(
+            read(folder.path()).unwrap(),
+            [row(0, 1.0), row(100, 1.0), row(200, 2.0)]
+        );
+        // That of a checkpoint without a row gets its row.
+        let mut resumed = Progress::resume(folder.path(), 150).unwrap();
+        resumed.append(row(150, 1.5)).unwrap();
+        assert_eq!(resumed.rows().len(), 3);
+    }
+
+    #[test]
+    fn what_is_missing_or_torn_is_set_aside_and_the_run_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let resumed = Progress::resume(folder.path(), 100).unwrap();
+        assert_eq!(resumed.rows(), []);
+        let mut progress = Progress::create(folder.path()).unwrap();
+        for step in [0, 100, 200] {
+            progress.append(row(step, 1.0)).unwrap();
+        }
+        let path = folder.path().join(FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let torn = &text[..text.len() - 20];
+        std::fs::write(&path, torn).unwrap();
+        let resumed = Progress::resume(folder.path(), 300).unwrap();
+        assert_eq!(resumed.rows(), [row(0, 1.0), row(100, 1.0)]);
+        assert_eq!(read(folder.path()).unwrap(), resumed.rows());
+        let aside = folder.path().join("progress.csv.damaged");
+        assert_eq!(std::fs::read_to_string(aside).unwrap(), torn);
+        // Of another version, or no text at all.
+        for content in [&b"step,return\n1,2\n"[..], b"\xff\xfe\x00"] {
+            std::fs::write(&path, content).unwrap();
+            let resumed = Progress::resume(folder.path(), 300).unwrap();
+            assert_eq!(resumed.rows(), []);
+        }
     }
 
     #[test]

@@ -85,12 +85,11 @@ impl Publisher {
 
     /// The newest publication is the last of this process: where it is `saved` in a checkpoint, the run goes
     /// on with its number.
-    pub(crate) fn settle(&mut self, saved: Option<u64>) -> Result<(), LearnerError> {
+    pub(crate) fn settle(&mut self, saved: Option<u64>) {
         let version = self.newest.borrow().version;
         if saved == Some(version) {
-            self.versions.settle(version)?;
+            self.versions.settle(version);
         }
-        Ok(())
     }
 
     /// Publishes the policy as `version`.
@@ -117,7 +116,7 @@ impl Publisher {
     ) -> Result<(), LearnerError> {
         let learned = std::mem::take(&mut self.learned);
         let mut span = traces::joined("publish weights", Kind::Producer, &learned);
-        self.versions.spend(version)?;
+        self.versions.spend(version);
         gauge!(metrics::SNAPSHOT_BYTES).set(weights.len() as f64);
         gauge!(metrics::POLICY_VERSION).set(version as f64);
         let publication = Publication::new(v1::PolicySnapshot {

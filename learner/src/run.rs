@@ -119,7 +119,7 @@ pub async fn run(
         listener,
         stop_serving,
     };
-    let ended = serve_and_train(served, trainer, &board, &shutdown).await;
+    let ended = serve_and_train(served, trainer, &shutdown).await;
     drop(watching);
     // Evaluations that were accepted are written before the thread ends.
     drop(evaluations);
@@ -224,6 +224,9 @@ fn prepare(options: &LearnerOptions) -> Result<Prepared, LearnerError> {
     let evaluations = records.progress.rows().len() as u64;
     let board = Board::new(totals, evaluations, options.learner.train_return_episodes);
     board.lost(recorded + 1..version);
+    if !options.resume {
+        board.fresh();
+    }
     let publisher = Publisher::new(options, &state, (versions, version), board.clone())?;
     // So that a run can be resumed from its first moment on.
     checkpoints.save(&state, &publisher.newest_policy(), &board.totals(), &[])?;
@@ -249,7 +252,6 @@ struct Served {
 async fn serve_and_train(
     served: Served,
     trainer: Trainer<ReplaySource>,
-    board: &Board,
     shutdown: &CancellationToken,
 ) -> Result<EndReason, LearnerError> {
     let Served {
@@ -274,7 +276,6 @@ async fn serve_and_train(
             .await
             .unwrap_or(Err(LearnerError::Panicked("the update thread")));
         if !matches!(ended, Ok(EndReason::Shutdown) | Err(_)) {
-            board.finished();
             // Not a wait for anything: whoever asks in this time learns how it ended.
             drop(tokio::time::timeout(FINISHED_VISIBLE, shutdown.cancelled()).await);
         }

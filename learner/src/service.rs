@@ -9,7 +9,7 @@ use crossbeam::channel::Sender;
 use pmpo_proto::v1::{self, run_server, weights_server};
 use pmpo_proto::{WireError, digest_from_wire};
 use pmpo_service::metrics::unix_seconds;
-use pmpo_types::{EpisodeReturns, SpecDigest};
+use pmpo_types::{EpisodeReturns, MAX_RETURN, SpecDigest, usable_return};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Empty;
 use tokio_stream::wrappers::ReceiverStream;
@@ -162,7 +162,7 @@ impl run_server::Run for Service {
         request: Request<v1::ReportEpisodeRequest>,
     ) -> Result<Response<v1::ReportEpisodeResponse>, Status> {
         let episode = request.into_inner();
-        finite("episode_return", episode.episode_return)?;
+        usable("episode_return", episode.episode_return)?;
         if let Some(returns) = episode.discounted {
             let returns = returns_from_wire(returns)?;
             // One more or less of so many is not worth a wait.
@@ -185,8 +185,8 @@ impl run_server::Run for Service {
         } = request.into_inner();
         let evaluation =
             evaluation.ok_or_else(|| wrong("evaluation", "an evaluation", "nothing"))?;
-        finite("evaluation.return_mean", evaluation.return_mean)?;
-        finite("evaluation.return_std", evaluation.return_std)?;
+        usable("evaluation.return_mean", evaluation.return_mean)?;
+        usable("evaluation.return_std", evaluation.return_std)?;
         if evaluation.return_std < 0.0 {
             return Err(wrong(
                 "evaluation.return_std",
@@ -224,22 +224,18 @@ fn returns_from_wire(wire: v1::DiscountedReturns) -> Result<EpisodeReturns, Stat
         square: wire.square,
         largest: wire.largest,
     };
-    for (field, value) in [
-        ("discounted.mean", returns.mean),
-        ("discounted.square", returns.square),
-        ("discounted.largest", returns.largest),
-    ] {
-        finite(field, value)?;
-    }
+    usable("discounted.mean", returns.mean)?;
+    usable("discounted.square", returns.square.sqrt())?;
+    usable("discounted.largest", returns.largest)?;
     Ok(returns)
 }
 
-fn finite(field: &str, value: f64) -> Result<(), Status> {
-    if value.is_finite() {
-        Ok(())
-    } else {
-        Err(wrong(field, "a finite number", value))
+fn usable(field: &str, value: f64) -> Result<(), Status> {
+    if usable_return(value) {
+        return Ok(());
     }
+    let expected = format!("a number of at most {MAX_RETURN:e} in size");
+    Err(wrong(field, &expected, value))
 }
 
 fn wrong(field: &str, expected: &str, got: impl ToString) -> Status {

@@ -49,6 +49,17 @@ pub(crate) struct Trainer<S> {
     pub(crate) stop: CancellationToken,
 }
 
+/// A disk may have room again at the next period; what was learnt since the last checkpoint is here.
+fn try_again_later(error: LearnerError) -> Result<(), LearnerError> {
+    match error {
+        LearnerError::File { .. } => {
+            tracing::warn!(%error, "no checkpoint; training goes on, the next period tries again");
+            Ok(())
+        }
+        error => Err(error),
+    }
+}
+
 impl<S: BatchSource<Error = LearnerError>> Trainer<S> {
     /// Trains until a limit or until told to stop, and writes a last checkpoint.
     pub(crate) fn run(mut self) -> Result<EndReason, LearnerError> {
@@ -70,14 +81,18 @@ impl<S: BatchSource<Error = LearnerError>> Trainer<S> {
                 asked = Instant::now();
             }
             if saved.elapsed() >= period {
-                self.checkpoint()?;
+                self.checkpoint().or_else(try_again_later)?;
                 time.lap(State::Saving as usize);
                 saved = Instant::now();
                 asked = saved;
             }
         };
         self.last_checkpoint(reason)?;
-        self.publisher.settle(self.saved_version)?;
+        self.publisher.settle(self.saved_version);
+        if reason != EndReason::Shutdown {
+            // Before subscriptions end with the publisher: whoever is told the end may ask how it ended.
+            self.board.finished();
+        }
         Ok(reason)
     }
 

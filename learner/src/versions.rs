@@ -2,6 +2,9 @@
 //! folder holds the highest that may have been published. It is written ahead, a block at a time, so a
 //! learner that was killed and has lost what it learned since its last checkpoint goes on above all that
 //! it may have published in that time.
+//!
+//! Training does not end where the file cannot be written, on a full disk for one: the next block tries
+//! again. Of a learner that is killed in between, numbers may come twice.
 
 use std::fs;
 use std::io;
@@ -61,25 +64,24 @@ impl Versions {
     }
 
     /// Call before `version` is published.
-    pub(crate) fn spend(&mut self, version: u64) -> Result<(), LearnerError> {
-        if version <= self.reserved {
-            return Ok(());
+    pub(crate) fn spend(&mut self, version: u64) {
+        if version > self.reserved {
+            self.write(version + BLOCK - 1);
         }
-        self.write(version + BLOCK - 1)
     }
 
     /// `version` is the last that was published, and is in a checkpoint.
-    pub(crate) fn settle(&mut self, version: u64) -> Result<(), LearnerError> {
-        self.write(version)
+    pub(crate) fn settle(&mut self, version: u64) {
+        self.write(version);
     }
 
-    fn write(&mut self, reserved: u64) -> Result<(), LearnerError> {
-        if let Some(path) = &self.path {
-            let text = format!("{reserved}\n");
-            write_atomically(path, text.as_bytes()).map_err(LearnerError::file(path))?;
+    fn write(&mut self, reserved: u64) {
+        if let Some(path) = &self.path
+            && let Err(error) = write_atomically(path, format!("{reserved}\n").as_bytes())
+        {
+            tracing::warn!(path = %path.display(), %error, "numbers of policies are not recorded");
         }
         self.reserved = reserved;
-        Ok(())
     }
 }
 
@@ -92,14 +94,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut versions = Versions::create(folder.path());
         for version in 1..=BLOCK + 7 {
-            versions.spend(version).unwrap();
+            versions.spend(version);
         }
         drop(versions);
         // Killed; its newest checkpoint is of version 5.
         let (mut versions, version) = Versions::resume(folder.path(), 5).unwrap();
         assert_eq!(version, 2 * BLOCK + 1);
-        versions.spend(version).unwrap();
-        versions.settle(version).unwrap();
+        versions.spend(version);
+        versions.settle(version);
         let (_, again) = Versions::resume(folder.path(), version).unwrap();
         assert_eq!(again, version);
         std::fs::write(folder.path().join(FILE), "x").unwrap();

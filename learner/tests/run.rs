@@ -222,6 +222,7 @@ async fn an_evaluation_that_reaches_the_goal_ends_the_run_and_is_recorded() {
     wrong.discounted.as_mut().unwrap().largest = f64::INFINITY;
     for (refused, field) in [
         (episode(f64::NAN), "episode_return"),
+        (episode(1e308), "episode_return"),
         (wrong, "discounted.largest"),
     ] {
         let refused = learner.run().report_episode(refused).await.unwrap_err();
@@ -231,10 +232,10 @@ async fn an_evaluation_that_reaches_the_goal_ends_the_run_and_is_recorded() {
 
     let mut policies = learner.subscribe(&digest.0).await.unwrap();
     let policy = policies.message().await.unwrap().unwrap();
-    assert_eq!(
-        learner.evaluate(&policy, f64::INFINITY).await,
-        Err(Code::InvalidArgument)
-    );
+    for value in [f64::INFINITY, f64::NAN, 1.7e308, -1e101] {
+        let refused = learner.evaluate(&policy, value).await;
+        assert_eq!(refused, Err(Code::InvalidArgument), "{value}");
+    }
     let unknown = v1::PolicySnapshot {
         learner_step: u64::MAX,
         ..policy.clone()
@@ -367,4 +368,48 @@ async fn a_subscription_that_nobody_reads_does_not_keep_the_run_from_ending() {
     let ended = tokio::time::timeout(std::time::Duration::from_secs(20), running);
     let outcome = ended.await.expect("it ends").unwrap().unwrap();
     assert_eq!(outcome.reason, EndReason::Shutdown);
+}
+
+/// A file where the folder of checkpoints is to be stands for a disk that is full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_cannot_be_written_is_tried_again_and_only_the_last_one_must_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = FakeTable::new(u64::MAX);
+    let mut options = options(folder.path(), table.serve().await, Limits::default());
+    options.learner.checkpoint_period_s = 0.02;
+    let place = folder.path().join("checkpoints");
+    let aside = folder.path().join("aside");
+    for full_to_the_end in [false, true] {
+        options.resume = full_to_the_end;
+        let learner = Learner::start(options.clone()).await;
+        let steps = async || learner.status().await.learner_steps;
+        wait_until(async || steps().await > 0).await;
+        std::fs::rename(&place, &aside).unwrap();
+        std::fs::write(&place, "full").unwrap();
+        let full_at = steps().await;
+        wait_until(async || steps().await > full_at + 200).await;
+        if full_to_the_end {
+            learner.shutdown.cancel();
+            let error = learner.ended().await.unwrap_err();
+            assert!(matches!(error, LearnerError::File { .. }), "{error}");
+            return;
+        }
+        std::fs::remove_file(&place).unwrap();
+        std::fs::rename(&aside, &place).unwrap();
+        let newest_step = || checkpoint::newest(folder.path()).unwrap().0;
+        let before = newest_step();
+        wait_until(async || newest_step() > before).await;
+        learner.shutdown.cancel();
+        let outcome = learner.ended().await.unwrap();
+        let step = format!("step-{:09}", outcome.learner_steps);
+        assert_eq!(newest(folder.path()).await, step);
+    }
+}
+
+async fn wait_until(mut holds: impl AsyncFnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !holds().await {
+        assert!(start.elapsed().as_secs() < 60, "it does not come");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }

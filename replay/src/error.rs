@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use pmpo_proto::v1;
 use pmpo_replay_core::Error;
+use pmpo_service::folder_lock::LockError;
 use pmpo_types::ConfigError;
 use prost::Message;
 use thiserror::Error as ThisError;
@@ -43,8 +44,8 @@ pub enum ReplayError {
         source: std::io::Error,
     },
     /// Another process serves from the data directory.
-    #[error("data directory {0}: another process is using it")]
-    DataDirInUse(PathBuf),
+    #[error("data directory {0}")]
+    DataDirLock(#[from] LockError),
     /// The gRPC server.
     #[error("serving: {0}")]
     Serve(#[from] tonic::transport::Error),

@@ -16,6 +16,7 @@ mod disk;
 mod error;
 pub mod metrics;
 mod owner;
+mod run_name;
 mod service;
 mod streams;
 mod table;
@@ -62,6 +63,7 @@ pub async fn run(
     let tables = opened.map_err(|_| ReplayError::TableThread("of the start".to_owned()))??;
     let border = Border {
         tables: Arc::new(tables.handles.clone()),
+        run: tables.run.clone(),
         open_timeout,
     };
     let service = service::Service::new(border, max_streams, shutdown.clone());

@@ -12,12 +12,12 @@ use pmpo_proto::{
     MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, SAMPLE_PART_BYTES, WireError, compress, sampled_to_wire,
     signature_from_wire, steps_from_wire, trace_to_wire, writer_id_from_wire,
 };
-use pmpo_service::identity;
 use pmpo_service::traces::{self, Kind};
 use pmpo_types::{SampledBatch, Signature};
 use tokio::sync::mpsc::Sender;
 use tonic::{Status, Streaming};
 
+use crate::run_name::RunName;
 use crate::service::Stream;
 use crate::table::{Drawn, ItemKind, TableHandle, WriterSession};
 
@@ -28,10 +28,11 @@ const INSERTS_AT_ONCE: usize = 12;
 const FEW_INSERTS: usize = 4;
 const BYTES_AT_ONCE: usize = 1 << 20;
 
-/// What every stream needs: the tables, and how long to wait for the first message.
+/// What every stream needs: the tables, whose they are, and how long to wait for the first message.
 #[derive(Clone)]
 pub(crate) struct Border {
     pub(crate) tables: Arc<BTreeMap<String, TableHandle>>,
+    pub(crate) run: RunName,
     pub(crate) open_timeout: Duration,
 }
 
@@ -63,14 +64,6 @@ fn length_from_wire(sequence_length: u32) -> usize {
 
 fn timeout_from_wire(timeout_ms: u64) -> Option<Duration> {
     (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms))
-}
-
-/// Takes over which run this service is of.
-fn note_run(run: &str) {
-    if !run.is_empty() && identity::set_run(run) {
-        tracing::info!("serving this run");
-        traces::start();
-    }
 }
 
 /// Another kind of message than the conversation is at.
@@ -143,6 +136,7 @@ impl Insert {
             Some(insert_request::Request::Items(_)) => return Err(unexpected("`open`", "`items`")),
             None => return Err(unexpected("`open`", "nothing")),
         };
+        self.border.run.check(&open.run)?;
         let table = self.border.table(&open.table)?.clone();
         let id = writer_id_from_wire(&open.writer_id)?;
         let signature = signature_from_wire(open.signature)?;
@@ -160,7 +154,7 @@ impl Insert {
             sequence_length,
         };
         let next_sequence = writer.table.open_writer(writer.session, kind).await?;
-        note_run(&open.run);
+        self.border.run.claim(&open.run)?;
         Ok((writer, next_sequence))
     }
 }
@@ -296,6 +290,7 @@ impl Sample {
             }
             None => return Err(unexpected("`open`", "nothing")),
         };
+        self.border.run.check(&open.run)?;
         let table = self.border.table(&open.table)?.clone();
         let signature = signature_from_wire(open.signature)?;
         let compression = Compression::try_from(open.compression).map_err(|unknown| {
@@ -325,7 +320,7 @@ impl Sample {
             sequence_length,
         };
         sampler.table.open_sampler(batch_size, kind).await?;
-        note_run(&open.run);
+        self.border.run.claim(&open.run)?;
         Ok(sampler)
     }
 }

@@ -9,13 +9,15 @@ use std::time::Duration;
 use ::metrics::gauge;
 use pmpo_replay_core::Table;
 use pmpo_service::files;
+use pmpo_service::folder_lock::FolderLock;
 use pmpo_types::{Generator, derive_seed};
 use tokio::task::JoinSet;
 
 use crate::config::ReplayConfig;
-use crate::disk::{Lock, recover};
+use crate::disk::{lock, recover};
 use crate::error::ReplayError;
 use crate::metrics;
+use crate::run_name::RunName;
 use crate::table::{TableHandle, spawn};
 
 /// How often gauges and counters are brought up to date.
@@ -28,8 +30,10 @@ pub(crate) struct Tables {
     pub(crate) handles: BTreeMap<String, TableHandle>,
     threads: Vec<(String, JoinHandle<io::Result<()>>)>,
     data_dir: Option<PathBuf>,
+    /// Whose they are.
+    pub(crate) run: RunName,
     /// Held for as long as they write to the data directory.
-    _lock: Option<Lock>,
+    _lock: Option<FolderLock>,
 }
 
 impl Tables {
@@ -39,7 +43,8 @@ impl Tables {
             handles: BTreeMap::new(),
             threads: Vec::new(),
             data_dir: config.data_dir.clone(),
-            _lock: config.data_dir.as_deref().map(Lock::take).transpose()?,
+            _lock: config.data_dir.as_deref().map(lock).transpose()?,
+            run: RunName::read(config.data_dir.as_deref())?,
         };
         if let Some(data_dir) = &config.data_dir {
             warn_of_strangers(data_dir, config)?;

@@ -4,6 +4,7 @@
 //! owned, never shared between environments.
 
 use std::ffi::CStr;
+use std::io::Write;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::Once;
@@ -267,6 +268,9 @@ fn prepare_mujoco() -> Result<(), SuiteError> {
 /// MuJoCo ends the process after an error (a broken model or no memory), so it must be said here.
 fn report_fatal(message: &MjLogMessage) {
     if message.level() == MjtLogLevel::mjLOG_ERROR {
-        eprintln!("MuJoCo: {}", message.subject());
+        let text = message.subject().to_string();
+        let text = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+        // `eprintln!` panics where nobody reads, and the process is ending anyway.
+        drop(writeln!(std::io::stderr(), "MuJoCo: {text}"));
     }
 }

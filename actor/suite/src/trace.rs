@@ -44,16 +44,25 @@ pub enum TraceError {
 /// Plays the first episode of `task` with seed `seed` until its last step or until `actions` end,
 /// and writes it to `out`. All actions are checked before anything is written.
 ///
+/// Answers how many actions were left when the episode ended.
+///
 /// # Errors
 /// See [`TraceError`]. A diverging simulation is an error of the row that led to it.
-pub fn run(task: &str, seed: u64, actions: impl Read, out: impl Write) -> Result<(), TraceError> {
+pub fn run(
+    task: &str,
+    seed: u64,
+    actions: impl Read,
+    out: impl Write,
+) -> Result<usize, TraceError> {
     let mut environment = crate::load(task, seed)?;
     let actions = read_actions(&environment, actions)?;
     let mut out = BufWriter::new(out);
     write_header(&mut out, environment.spec().observation_size()).map_err(TraceError::Write)?;
     write_row(&mut out, 0, &environment.reset()?).map_err(TraceError::Write)?;
+    let mut taken = 0;
     for (index, action) in actions.iter().enumerate() {
         let row = index + 1;
+        taken = row;
         let step = environment
             .step(action)
             .map_err(|error| TraceError::Action { row, error })?;
@@ -62,7 +71,8 @@ pub fn run(task: &str, seed: u64, actions: impl Read, out: impl Write) -> Result
             break;
         }
     }
-    out.flush().map_err(TraceError::Write)
+    out.flush().map_err(TraceError::Write)?;
+    Ok(actions.len() - taken)
 }
 
 fn read_actions(

@@ -22,15 +22,26 @@ pub async fn routes(
     let (reporter, health) = health_reporter();
     report(&reporter, services, readiness).await;
     tokio::spawn(follow(reporter, services, readiness.clone()));
-    let reflection = || {
-        Builder::configure()
+    let reflection = |itself: &str| {
+        let builder = Builder::configure()
             .register_encoded_file_descriptor_set(descriptors)
-            .register_encoded_file_descriptor_set(HEALTH_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(HEALTH_DESCRIPTORS);
+        // The descriptors are of more services than this port has.
+        let served = services.iter().chain([&"grpc.health.v1.Health", &itself]);
+        served.fold(builder, |builder, name| builder.with_service_name(*name))
     };
     let valid = "our own descriptors are valid";
     Routes::new(health)
-        .add_service(reflection().build_v1().expect(valid))
-        .add_service(reflection().build_v1alpha().expect(valid))
+        .add_service(
+            reflection("grpc.reflection.v1.ServerReflection")
+                .build_v1()
+                .expect(valid),
+        )
+        .add_service(
+            reflection("grpc.reflection.v1alpha.ServerReflection")
+                .build_v1alpha()
+                .expect(valid),
+        )
 }
 
 /// Ends with the role.

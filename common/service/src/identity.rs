@@ -47,14 +47,19 @@ pub fn set_index(index: u64) {
 /// Sets the run; a name that a log line could not hold is cut and cleaned first. Answers whether that
 /// is news.
 pub fn set_run(run: &str) -> bool {
-    let clean = |c: char| if c.is_control() { '_' } else { c };
-    let run: String = run.chars().take(MAX_RUN_CHARS).map(clean).collect();
+    let run = cleaned(run);
     let mut news = false;
     change(|identity| {
         news = identity.run != run;
         identity.run = run;
     });
     news
+}
+
+/// The name of a run as a log line can hold it.
+pub fn cleaned(run: &str) -> String {
+    let clean = |c: char| if c.is_control() { '_' } else { c };
+    run.chars().take(MAX_RUN_CHARS).map(clean).collect()
 }
 
 pub(crate) fn with<R>(read: impl FnOnce(&Identity) -> R) -> R {

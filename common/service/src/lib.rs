@@ -5,6 +5,7 @@ pub mod announce;
 pub mod backoff;
 pub mod config;
 pub mod files;
+pub mod folder_lock;
 pub mod grpc;
 pub mod health;
 pub mod identity;

@@ -48,7 +48,9 @@ pub fn init_logging(format: LogFormat) {
     let installed = tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new(format!("{QUIET},info"))))
         .with_writer(io::stderr)
-        .with_ansi(format == LogFormat::Text && io::stderr().is_terminal())
+        .with_ansi(format == LogFormat::Text && coloured(io::stderr().is_terminal(), env))
+        // It would say on standard error that nothing can be said there, and panic.
+        .log_internal_errors(false)
         .event_format(LogLine(format))
         .try_init();
     if let Err(error) = installed {
@@ -67,6 +69,16 @@ pub fn init_logging(format: LogFormat) {
             panic.payload_as_str().unwrap_or("without a message")
         );
     }));
+}
+
+/// Whether lines have colours, by <https://no-color.org> and what the terminal is.
+fn coloured(on_terminal: bool, env: impl Fn(&str) -> String) -> bool {
+    on_terminal && env("NO_COLOR").is_empty() && !["", "dumb"].contains(&env("TERM").as_str())
+}
+
+fn env(key: &str) -> String {
+    let value = std::env::var_os(key).unwrap_or_default();
+    value.to_string_lossy().into_owned()
 }
 
 /// Buckets of every histogram of seconds: 100 us to 100 s.
@@ -107,4 +119,30 @@ pub async fn serve_metrics(
     axum::serve(listener, router.merge(readiness::routes()))
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_that_have_them_and_people_who_want_them() {
+        for (on_terminal, no_color, term, expected) in [
+            (true, "", "xterm-256color", true),
+            (false, "", "xterm-256color", false),
+            (true, "1", "xterm-256color", false),
+            (true, "", "dumb", false),
+            (true, "", "", false),
+        ] {
+            let env = |key: &str| match key {
+                "NO_COLOR" => no_color.to_owned(),
+                _ => term.to_owned(),
+            };
+            assert_eq!(
+                coloured(on_terminal, env),
+                expected,
+                "{no_color:?} {term:?}"
+            );
+        }
+    }
 }

@@ -17,7 +17,7 @@ pub use ids::{PolicyVersion, TraceContext, WriterId};
 pub use replay::{
     ItemError, MAX_PRIORITY, SampledBatch, SampledItems, StepBatch, TableCounters, check_priorities,
 };
-pub use returns::EpisodeReturns;
+pub use returns::{EpisodeReturns, MAX_RETURN, usable_return};
 pub use seed::{Generator, derive_seed};
 pub use spec::{ActionSpec, EnvironmentSpec, ObservationField, SpecDigest};
 pub use time_step::{StepType, TimeStep};

@@ -11,7 +11,20 @@ pub struct EpisodeReturns {
     pub largest: f64,
 }
 
+/// A return of a larger size than this is taken for nonsense. Squares and sums of smaller ones are finite.
+pub const MAX_RETURN: f64 = 1e100;
+
+/// Whether a return is a number that can be worked with.
+pub fn usable_return(value: f64) -> bool {
+    value.abs() <= MAX_RETURN
+}
+
 impl EpisodeReturns {
+    /// Whether all of them can be worked with.
+    pub fn usable(&self) -> bool {
+        usable_return(self.mean) && usable_return(self.square.sqrt()) && usable_return(self.largest)
+    }
+
     /// Of an episode's rewards and the environment's discounts, the first step first. What would have
     /// come after a time limit is not known and counts as nothing.
     pub fn new(steps: &[(f64, f64)], gamma: f64) -> Self {

@@ -283,4 +283,40 @@ mod tests {
         });
         assert!(text.contains("1e-10"), "no power of ten");
     }
+
+    /// Within the chart so many names would cover most of it.
+    #[test]
+    fn the_names_of_many_lines_stand_beside_the_chart() {
+        let values = [[0.0, 1.0], [2000.0, 3.0]];
+        let names: Vec<String> = (0..60).map(|i| format!("run-{i}.")).collect();
+        let figure = |count: usize| Figure {
+            panels: vec![panel(
+                "",
+                names[..count]
+                    .iter()
+                    .map(|name| line(name, &values))
+                    .collect(),
+            )],
+            columns: 1,
+            note: String::new(),
+        };
+        let few = text(&figure(10));
+        assert!(few.contains("run-9."));
+        let many = text(&figure(30));
+        assert!(names[..30].iter().all(|name| many.contains(name)));
+        // What is right of the chart begins after three quarters of its width.
+        let place = |name: &str| {
+            let before = many
+                .split(name)
+                .next()
+                .unwrap()
+                .rsplit("x=\"")
+                .next()
+                .unwrap();
+            before.split('"').next().unwrap().parse::<f64>().unwrap()
+        };
+        assert!(names[..30].iter().all(|name| place(name) > 675.0));
+        let more = text(&figure(60));
+        assert!(more.contains("and 30 more"), "room for 30 of 60");
+    }
 }

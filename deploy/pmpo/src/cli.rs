@@ -5,7 +5,7 @@ mod replay;
 mod run;
 mod security;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -137,11 +137,31 @@ pub(crate) struct TrainArgs {
     pub(crate) security: SecurityArgs,
 }
 
+/// An address of this machine, its host by number or by name.
+fn own_address(text: &str) -> Result<SocketAddr, String> {
+    let named = text
+        .rsplit_once(':')
+        .is_some_and(|(host, _)| !host.is_empty());
+    if !named {
+        return Err("expected HOST:PORT".to_owned());
+    }
+    let found: Vec<SocketAddr> = text
+        .to_socket_addrs()
+        .map_err(|error| error.to_string())?
+        .collect();
+    // Of a name's addresses the one that all can reach.
+    let first = found
+        .iter()
+        .find(|address| address.is_ipv4())
+        .or(found.first());
+    first.copied().ok_or_else(|| "no such host".to_owned())
+}
+
 /// What every role as a service takes.
 #[derive(Debug, Args)]
 pub(crate) struct ServiceArgs {
     /// Address to serve Prometheus' `/metrics` on; port 0 lets the system choose.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0", value_parser = own_address)]
     pub(crate) metrics: SocketAddr,
     /// Write pid and addresses to this JSON file once they are known.
     #[arg(long, value_name = "FILE")]
@@ -160,7 +180,7 @@ pub(crate) struct ReplayArgs {
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
     /// Address to serve gRPC on; port 0 lets the system choose.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001", value_parser = own_address)]
     pub(crate) listen: SocketAddr,
     /// Folder in which the tables outlive the process; without it they are in memory.
     #[arg(long, value_name = "DIR")]
@@ -177,7 +197,7 @@ pub(crate) struct LearnerArgs {
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
     /// Address to serve gRPC on; port 0 lets the system choose.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7002")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7002", value_parser = own_address)]
     pub(crate) listen: SocketAddr,
     /// Addresses of the replay service's shards, in the same order everywhere; repeatable.
     #[arg(
@@ -251,6 +271,9 @@ pub(crate) struct EvalArgs {
     /// Number of episodes.
     #[arg(long, default_value_t = 10)]
     pub(crate) episodes: usize,
+    /// Steps after which an episode is over; default: the task's time limit, 1000 where it has none.
+    #[arg(long)]
+    pub(crate) max_episode_steps: Option<usize>,
     /// Seed of the environment.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
@@ -288,6 +311,9 @@ pub(crate) struct RenderArgs {
     /// Seconds of simulated time; default: the whole episode.
     #[arg(long)]
     pub(crate) seconds: Option<f64>,
+    /// Steps after which an episode is over; default: the task's time limit, 1000 where it has none.
+    #[arg(long)]
+    pub(crate) max_episode_steps: Option<usize>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -340,4 +366,29 @@ pub(crate) enum BenchCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_named_or_numbered() {
+        for (text, expected) in [
+            ("127.0.0.1:7001", "127.0.0.1:7001"),
+            ("[::1]:7001", "[::1]:7001"),
+            ("localhost:7001", "127.0.0.1:7001"),
+        ] {
+            assert_eq!(own_address(text), Ok(expected.parse().unwrap()));
+        }
+        for wrong in [
+            "7001",
+            ":7001",
+            "localhost",
+            "localhost:99999",
+            "no.such.invalid:1",
+        ] {
+            assert!(own_address(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use pmpo_service::security::{Credentials, Role, SecurityConfig};
 use pmpo_update::{AgentConfig, CriticConfig, DeviceChoice, Priorities, UpdateConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::agreement;
 use crate::cli::{ConfigArgs, SecurityArgs};
 use crate::failure::Usage;
 
@@ -158,16 +159,16 @@ const MOVED: &[Move] = &[
 ];
 
 impl Config {
-    /// Resolves all layers and refuses contradictions.
-    pub(crate) fn load(args: &ConfigArgs) -> Result<Self> {
-        Self::resolve(Source {
+    /// Resolves all layers and refuses contradictions, as a run does.
+    pub(crate) fn of_run(args: &ConfigArgs) -> Result<Self> {
+        Self::for_learner(Source {
             preset: args.preset,
             file: args.config.as_deref(),
             assignments: &args.set,
         })
     }
 
-    /// As [`Config::load`], for a role that is told who it is.
+    /// As [`Config::of_run`], for a role that is told who it is.
     pub(crate) fn of_role(args: &ConfigArgs, security: &SecurityArgs) -> Result<Self> {
         let assignments: Vec<_> = args
             .set
@@ -182,7 +183,7 @@ impl Config {
         })
     }
 
-    /// As [`Config::load`], for a tool that asks a running service.
+    /// As [`Config::of_run`], for a tool that asks a running service.
     pub(crate) fn of_tool(security: &SecurityArgs) -> Result<Self> {
         Self::resolve(Source {
             assignments: &security.assignments().collect::<Vec<_>>(),
@@ -223,6 +224,7 @@ impl Config {
         let mut config = Self::resolve(source)?;
         config.check_sequence_length().map_err(Usage::new)?;
         config.check_priorities().map_err(Usage::new)?;
+        agreement::check(&config).map_err(Usage::new)?;
         Ok(config)
     }
 
@@ -272,7 +274,7 @@ impl Config {
     }
 
     /// The table that the learner draws from, if it is among those configured here, and its section.
-    fn learner_table(&mut self) -> Option<(String, &mut TableConfig)> {
+    pub(crate) fn learner_table(&mut self) -> Option<(String, &mut TableConfig)> {
         let Self {
             learner, replay, ..
         } = self;
@@ -317,6 +319,13 @@ impl Config {
 impl RunConfig {
     fn validate(&self) -> Result<()> {
         anyhow::ensure!(self.actors > 0, "actors: expected at least 1, got 0");
+        // TOML has no larger whole numbers, and the run's folder is to hold it.
+        anyhow::ensure!(
+            i64::try_from(self.seed).is_ok(),
+            "seed: expected 0 to {}, got {}",
+            i64::MAX,
+            self.seed
+        );
         anyhow::ensure!(
             self.replay_shards > 0,
             "replay_shards: expected at least 1, got 0"
@@ -418,6 +427,47 @@ mod tests {
         // Tables of other names are nobody's business here.
         let other = ["replay.table.sequence_length=4", "replay.table.name=other"];
         assert_eq!(load(&other).unwrap().replay.table.sequence_length, 4);
+    }
+
+    #[test]
+    fn what_cannot_go_together_is_refused_with_the_keys_name() {
+        for (set, expected) in [
+            (
+                &["update.batch_size=5000"][..],
+                "update.batch_size and replay.table do not go together: batch_size: expected 1 to 4096 \
+                 (max_batch_size), got 5000",
+            ),
+            (
+                &["replay.table.max_batch_size=100"],
+                "update.batch_size and replay.table do not go together: batch_size: expected 1 to 100 \
+                 (max_batch_size), got 256",
+            ),
+            (
+                &["replay.table.error_buffer=100"],
+                "expected 1 to 184 (2 * error_buffer - samples_per_insert), got 256",
+            ),
+            (
+                &["policy.torso.hidden_sizes=[4200,4200]"],
+                "policy.torso: expected weights of at most 67043328 bytes",
+            ),
+            (
+                &[
+                    "update.batch_size=100000",
+                    "replay.table.max_batch_size=100000",
+                    "update.n_step=1000",
+                ],
+                "update.batch_size: expected batches of at most",
+            ),
+            (
+                &["update.n_step=5000"],
+                "update.n_step: expected 1 to 1000, got 5000",
+            ),
+            (&["run.seed=9223372036854775808"], "seed"),
+        ] {
+            let message = refused(set);
+            assert!(message.contains(expected), "{set:?}: {message}");
+        }
+        load(&["update.batch_size=5000", "replay.table.max_batch_size=5000"]).unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! deviation over the evaluation's episodes; as SVG while a run goes, as SVG or PNG on request, one
 //! line a run.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -26,13 +27,10 @@ pub(crate) fn plot(run_dirs: &[PathBuf], out: &Path) -> Result<()> {
         .iter()
         .map(|run_dir| progress::read(run_dir))
         .collect::<Result<Vec<_>, _>>()?;
-    let curves: Vec<Curve<'_>> = run_dirs
-        .iter()
+    let curves: Vec<Curve<'_>> = labels(run_dirs)
+        .into_iter()
         .zip(&rows)
-        .map(|(run_dir, rows)| Curve {
-            label: label(run_dir),
-            rows,
-        })
+        .map(|(label, rows)| Curve { label, rows })
         .collect();
     write(&curves, out)
 }
@@ -42,14 +40,39 @@ pub(crate) fn draw(run_dir: &Path) -> Result<()> {
     plot(&[run_dir.to_owned()], &run_dir.join(FILE))
 }
 
-/// The folder's own name, also of `.`.
-fn label(run_dir: &Path) -> String {
-    let resolved = run_dir.canonicalize();
-    let name = resolved.as_deref().unwrap_or(run_dir).file_name();
-    name.map_or_else(
-        || run_dir.display().to_string(),
-        |name| name.to_string_lossy().into_owned(),
-    )
+/// The folders' own names, with as many of the folders above them as it takes to tell them apart; a label
+/// is a colour. One that is given twice has a number.
+fn labels(run_dirs: &[PathBuf]) -> Vec<String> {
+    let resolved: Vec<PathBuf> = run_dirs
+        .iter()
+        .map(|run_dir| run_dir.canonicalize().unwrap_or_else(|_| run_dir.clone()))
+        .collect();
+    let deepest = resolved.iter().map(|path| path.components().count());
+    let deepest = deepest.max().unwrap_or(1);
+    let others = resolved.iter().collect::<BTreeSet<_>>().len();
+    let named = |parts: usize| -> Vec<String> {
+        let tail = |path: &PathBuf| {
+            let count = path.components().count();
+            let kept: PathBuf = path
+                .components()
+                .skip(count.saturating_sub(parts))
+                .collect();
+            kept.display().to_string()
+        };
+        resolved.iter().map(tail).collect()
+    };
+    let apart = |labels: &Vec<String>| labels.iter().collect::<BTreeSet<_>>().len() == others;
+    let mut labels = (1..=deepest).map(named).find(apart).unwrap_or_default();
+    for later in 1..labels.len() {
+        let times = labels[..later]
+            .iter()
+            .filter(|label| **label == labels[later])
+            .count();
+        if times > 0 {
+            labels[later] += &format!(" ({})", times + 1);
+        }
+    }
+    labels
 }
 
 /// Draws `curves` into the file `out`.
@@ -122,6 +145,21 @@ mod tests {
         for expected in ["first-run", "second-run", "environment steps", "polyline"] {
             assert!(text.contains(expected), "no `{expected}` in the figure");
         }
+    }
+
+    #[test]
+    fn runs_of_one_name_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for parent in ["a", "b"] {
+            std::fs::create_dir(path(parent)).unwrap();
+            run(&path(parent), "seed-1", &[1.0]);
+        }
+        let runs = [path("a/seed-1"), path("b/seed-1")];
+        assert_eq!(labels(&runs[..1]), ["seed-1"]);
+        assert_eq!(labels(&runs), ["a/seed-1", "b/seed-1"]);
+        let twice = [runs[0].clone(), runs[0].join("."), runs[1].clone()];
+        assert_eq!(labels(&twice), ["a/seed-1", "a/seed-1 (2)", "b/seed-1"]);
     }
 
     /// Black on white is the text and the axes alone; without a font there is far less of it.

@@ -1,12 +1,17 @@
 //! Exit codes, so that whoever starts a process can tell causes apart; README.md has the table.
 
 use std::fmt;
+use std::io;
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 
+use crate::output::complain;
 use pmpo_actor::ActorError;
+use pmpo_figures::FigureError;
 use pmpo_learner::LearnerError;
 use pmpo_replay::ReplayError;
 use pmpo_replay_client::ClientError;
+use pmpo_service::folder_lock::LockError;
 use pmpo_service::telemetry::{self, LogFormat};
 
 /// An error of the caller: a wrong argument, configuration or input file.
@@ -49,11 +54,27 @@ pub(crate) fn of_child(exit: ExitStatus, line: String) -> anyhow::Error {
     Death { code, line }.into()
 }
 
+/// Whether the same command may do better once its surroundings do: whatever it is that lacks room, was
+/// killed or broke down, other than what the command asks for.
+pub(crate) fn another_start_may_help(exit: ExitStatus) -> bool {
+    let hopeless = [USAGE, DEVICE, REFUSED].map(|code| Some(i32::from(code)));
+    !hopeless.contains(&exit.code())
+}
+
+/// What the system said of a file or folder that a command was to write to.
+pub(crate) fn storage(path: &Path) -> impl Fn(io::Error) -> anyhow::Error {
+    let path = path.to_owned();
+    move |source| {
+        let path = path.clone();
+        LearnerError::File { path, source }.into()
+    }
+}
+
 /// One line on standard error, in the log's format, and the exit code.
 pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
     let line = one_line(error);
     match format {
-        LogFormat::Text => eprintln!("pmpo: {line}"),
+        LogFormat::Text => complain!("pmpo: {line}"),
         LogFormat::Json => {
             // Where the process had come far enough to have a log, this changes nothing.
             telemetry::init_logging(format);
@@ -83,7 +104,10 @@ fn code(error: &anyhow::Error) -> u8 {
         let learner = cause.downcast_ref::<LearnerError>().and_then(of_learner);
         let actor = || cause.downcast_ref::<ActorError>().and_then(of_actor);
         let replay = || cause.downcast_ref::<ReplayError>().and_then(of_replay);
-        learner.or_else(actor).or_else(replay)
+        let lock = || cause.is::<LockError>().then_some(STORAGE);
+        let figure = || cause.downcast_ref::<FigureError>().map(of_figure);
+        let service = learner.or_else(actor).or_else(replay);
+        service.or_else(lock).or_else(figure)
     });
     codes.into_iter().next().unwrap_or(FAILED)
 }
@@ -92,11 +116,11 @@ fn of_learner(error: &LearnerError) -> Option<u8> {
     use LearnerError as E;
     match error {
         E::Config(_) | E::NoSuchStep { .. } | E::Address(_) | E::NotFresh(_) => Some(USAGE),
+        // Of the command's settings and the checkpoint's, the command's can be others.
+        E::OtherRun { .. } => Some(USAGE),
         E::NotFinite { .. } => Some(NOT_FINITE),
         E::Device { .. } => Some(DEVICE),
-        E::File { .. } | E::NoCheckpoint { .. } | E::OtherRun { .. } | E::Format { .. } => {
-            Some(STORAGE)
-        }
+        E::File { .. } | E::NoCheckpoint { .. } | E::Format { .. } => Some(STORAGE),
         E::Replay(error) => of_client(error),
         _ => None,
     }
@@ -117,8 +141,15 @@ fn of_replay(error: &ReplayError) -> Option<u8> {
     use ReplayError as E;
     match error {
         E::Config(_) | E::Table(_) => Some(USAGE),
-        E::Disk { .. } | E::Log { .. } | E::DataDirInUse(_) => Some(STORAGE),
+        E::Disk { .. } | E::Log { .. } | E::DataDirLock(_) => Some(STORAGE),
         _ => None,
+    }
+}
+
+fn of_figure(error: &FigureError) -> u8 {
+    match error {
+        FigureError::Write { .. } => STORAGE,
+        FigureError::Draw(_) => USAGE,
     }
 }
 
@@ -134,7 +165,7 @@ fn of_client(error: &ClientError) -> Option<u8> {
 /// not said twice.
 fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain().map(|cause| joined(&cause.to_string())) {
         if line.ends_with(&cause) {
             continue;
         }
@@ -144,6 +175,12 @@ fn one_line(error: &anyhow::Error) -> String {
         line.push_str(&cause);
     }
     line
+}
+
+/// A text of several lines as one.
+fn joined(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -167,9 +204,22 @@ mod tests {
         assert_eq!(Usage::new(error).to_string(), expected);
     }
 
+    /// Whoever reads the last line of a log reads all of it.
+    #[test]
+    fn an_error_of_several_lines_is_said_in_one() {
+        let error = anyhow::anyhow!("TOML parse error\n  |\n3 | seed = x\n\nnumber too large\n");
+        let error = error.context("config.toml");
+        let expected = "config.toml: TOML parse error | 3 | seed = x number too large";
+        assert_eq!(one_line(&error), expected);
+    }
+
     #[test]
     fn causes_have_codes() {
         let path = std::path::PathBuf::from("/data");
+        let in_use = || LockError::InUse {
+            folder: "/data".into(),
+            holder: "process 1".to_owned(),
+        };
         let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
         let refused = || ClientError::Refused {
             code: tonic::Code::PermissionDenied,
@@ -184,7 +234,7 @@ mod tests {
                 LearnerError::from(pmpo_update::DeviceChoice::Cuda(99).open().unwrap_err()).into(),
                 4,
             ),
-            (ReplayError::DataDirInUse(path.clone()).into(), 5),
+            (ReplayError::from(in_use()).into(), 5),
             (
                 LearnerError::File {
                     path,

@@ -24,16 +24,18 @@ use pmpo_actor::run_info::Window;
 use pmpo_actor::stepper::{Episode, Stepper};
 use pmpo_actor::weights::Policy;
 use pmpo_learner::best::BestKeeper;
-use pmpo_learner::checkpoint::{Checkpoints, EnvironmentSteps, Identity, Totals};
+use pmpo_learner::checkpoint::{self, Checkpoints, EnvironmentSteps, Identity, Totals};
 use pmpo_learner::progress::{Progress, Row};
-use pmpo_learner::{EndReason, RunOutcome, encode_policy};
+use pmpo_learner::{EndReason, LearnerError, RunOutcome, encode_policy};
 use pmpo_policy::PolicyNetwork;
 use pmpo_proto::v1;
 use pmpo_replay_client::ClientError;
 use pmpo_replay_core::Table;
 use pmpo_service::shutdown;
 use pmpo_suite::Environment;
-use pmpo_types::{Generator, PolicyVersion, StepBatch, WriterId, derive_seed, step};
+use pmpo_types::{
+    EnvironmentSpec, Generator, PolicyVersion, StepBatch, WriterId, derive_seed, step,
+};
 use pmpo_update::{BatchSource, Drawn, Learning, TrainState, threads};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -42,6 +44,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commands;
 use crate::config::Config;
+use crate::failure::Usage;
+use crate::output::complain;
 use crate::train::display::Display;
 
 /// Time between updates of the display.
@@ -233,27 +237,53 @@ impl Start {
     ) -> Result<Self> {
         let kept = config.learner.checkpoints_kept;
         let (checkpoints, resumed) = Checkpoints::resume(run_dir, identity.clone(), kept, state)?;
+        let saved = Saved::read(config, &resumed.path, sizes(identity))?;
+        Ok(Self {
+            progress: Progress::resume(run_dir, resumed.totals.learner_steps)?,
+            checkpoints,
+            progressed: saved.progressed,
+            source: saved.source,
+            acting: saved.acting,
+            state: resumed.state,
+            seconds_before: resumed.totals.training_seconds,
+        })
+    }
+}
+
+/// What a checkpoint of a run in lockstep has beside the usual.
+struct Saved {
+    progressed: Progressed,
+    source: TableSource,
+    acting: Bytes,
+}
+
+impl Saved {
+    fn read(config: &Config, folder: &Path, sizes: [usize; 2]) -> Result<Self> {
         let read = |name: &str| {
-            let path = resumed.path.join(name);
+            let path = folder.join(name);
             fs::read(&path).with_context(|| {
                 let path = path.display();
                 format!("--lockstep: expected the checkpoint of a run in lockstep, but no {path}")
             })
         };
         let progressed = postcard::from_bytes(&read(LOCKSTEP)?)
-            .map_err(|error| anyhow!("{}: {error}", resumed.path.join(LOCKSTEP).display()))?;
-        let source = TableSource::new(config, sizes(identity), Some(&read(TABLE)?))
-            .with_context(|| resumed.path.join(TABLE).display().to_string())?;
+            .map_err(|error| anyhow!("{}: {error}", folder.join(LOCKSTEP).display()))?;
+        let source = TableSource::new(config, sizes, Some(&read(TABLE)?))
+            .with_context(|| folder.join(TABLE).display().to_string())?;
         Ok(Self {
-            progress: Progress::resume(run_dir, resumed.totals.learner_steps)?,
-            checkpoints,
             progressed,
             source,
             acting: read(ACTING)?.into(),
-            state: resumed.state,
-            seconds_before: resumed.totals.training_seconds,
         })
     }
+}
+
+/// Refuses a resumption that cannot be, before anything is changed.
+pub(crate) fn check(config: &Config, run_dir: &Path, spec: &EnvironmentSpec) -> Result<()> {
+    let (folder, _) = checkpoint::newest(run_dir)?;
+    let sizes = [spec.observation_size(), spec.action_size()];
+    Saved::read(config, &folder, sizes).map_err(Usage::new)?;
+    Ok(())
 }
 
 struct Lockstep {
@@ -372,7 +402,14 @@ impl Lockstep {
                 looked = Instant::now();
             }
             if self.saved.elapsed().as_secs_f64() >= self.config.learner.checkpoint_period_s {
-                self.checkpoint()?;
+                // The last one alone must be written.
+                match self.checkpoint() {
+                    Err(error) if is_of_a_file(&error) => {
+                        complain!("no checkpoint; the next period tries again: {error}");
+                        self.saved = Instant::now();
+                    }
+                    saved => saved?,
+                }
             }
         };
         display.update(&self.status());
@@ -468,7 +505,7 @@ impl Lockstep {
         let number = self.progressed.evaluations + 1;
         self.evaluator
             .reseed(derive_seed(seed, Generator::Evaluator, number));
-        let result = pmpo_actor::evaluate(&mut network, &mut self.evaluator, evaluator.episodes)?;
+        let result = pmpo_actor::evaluate(&mut network, &mut self.evaluator, evaluator)?;
         self.progressed.evaluations += 1;
         let row = Row {
             wall_s: (self.seconds() * 1e3).round() / 1e3,
@@ -479,8 +516,13 @@ impl Lockstep {
             eval_return_std: result.std,
             train_return_mean: self.train_return_mean(),
         };
-        self.best.evaluated(&row, &weights)?;
-        self.progress.append(row)?;
+        let kept = self.best.evaluated(&row, &weights).map(drop);
+        for error in [kept, self.progress.append(row)]
+            .into_iter()
+            .filter_map(Result::err)
+        {
+            complain!("evaluation not recorded: {error}");
+        }
         self.last_return = Some(result.mean);
         self.last_evaluation = Some(v1::Evaluation {
             policy_version: self.progressed.policy_version,
@@ -589,6 +631,11 @@ impl Lockstep {
             last_return_mean: self.last_return,
         }
     }
+}
+
+/// Whether it is a disk that failed, which may have room again later.
+fn is_of_a_file(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(LearnerError::File { .. }))
 }
 
 /// A policy as actors get it.

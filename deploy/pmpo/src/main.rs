@@ -1,13 +1,18 @@
 //! `pmpo`: any role of the system as a service, a whole cluster on one machine, and the tools around
 //! a run.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)] // They panic: see `output`.
+
+mod agreement;
 mod cli;
 mod commands;
 mod config;
 mod curve;
 mod failure;
 mod lockstep;
+mod output;
 mod roles;
+mod run_folder;
 mod sweep;
 mod train;
 
@@ -19,6 +24,7 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command, ConfigCommand};
 use crate::config::Config;
+use crate::output::answer;
 
 // Tensors of a megabyte come and go at every learner step; the system's allocator gives such blocks
 // back to the kernel each time and pays for it in page faults.
@@ -48,6 +54,7 @@ fn main() -> ExitCode {
     let format = cli.log_format;
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::reader_has_gone(&error) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error, format),
     }
 }
@@ -77,7 +84,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Health(args) => commands::health(&args),
         Command::Bench(command) => commands::bench(command),
         Command::Config(ConfigCommand::Print(args)) => {
-            print!("{}", Config::load(&args)?.to_toml()?);
+            answer!("{}", Config::of_run(&args)?.to_toml()?.trim_end())?;
             Ok(())
         }
     }

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use pmpo_learner::LearnerOptions;
@@ -19,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{ActorArgs, EvaluatorArgs, LearnerArgs, ReplayArgs, ServiceArgs};
 use crate::commands;
 use crate::config::{Config, Source};
-use crate::failure::Usage;
+use crate::failure::{self, Usage};
+use crate::output::tell;
+use crate::run_folder::{self, Asked, RunFolder};
 
 /// Serves the replay tables until a signal.
 pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
@@ -51,7 +52,7 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
         Some(run_dir) => run_dir.clone(),
         None => return Err(Usage::new(anyhow::anyhow!("--run-dir: expected a folder")).into()),
     };
-    let stored = run_dir.join("config.toml");
+    let stored = run_dir.join(run_folder::CONFIG);
     let resume = args.run.resumes();
     let file = match (&args.run.config.config, resume) {
         (None, true) => Some(stored.as_path()),
@@ -65,7 +66,32 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
         assignments: &assignments,
     })?;
     let credentials = config.credentials(Role::Learner)?;
-    let options = learner_options(config, run_dir, args, credentials.clone(), resume)?;
+    let environment = commands::load_environment(&config.run, 0)?;
+    let asked = Asked {
+        config: &config,
+        run_dir: &run_dir,
+        resume,
+        spec: environment.spec(),
+    };
+    // `pmpo train` has taken the folder, and this process shares its lock.
+    let _ours = match args.service.parent {
+        Some(_) => None,
+        None => Some(RunFolder::take(&asked, "pmpo learner")?),
+    };
+    let options = LearnerOptions {
+        run_id: run_folder::name(&run_dir)?,
+        task: config.run.task.clone(),
+        seed: config.run.seed,
+        spec: environment.spec().clone(),
+        limits: config.run.limits(),
+        device: config.run.device()?,
+        agent: config.agent(),
+        learner: config.learner,
+        replay_addresses: args.replay.clone(),
+        credentials: credentials.clone(),
+        run_dir,
+        resume,
+    };
     identity::set_run(&options.run_id);
     let process = Process {
         role: "learner",
@@ -84,44 +110,10 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
             if let Err(error) = crate::curve::draw(&run_dir) {
                 tracing::warn!(%error, "no learning curve");
             }
-            println!("{}", serde_json::to_string(&outcome)?);
+            tell!("{}", serde_json::to_string(&outcome)?);
             Ok(())
         },
     )
-}
-
-fn learner_options(
-    config: Config,
-    run_dir: PathBuf,
-    args: &LearnerArgs,
-    credentials: Credentials,
-    resume: bool,
-) -> Result<LearnerOptions> {
-    let environment = commands::load_environment(&config.run, 0)?;
-    std::fs::create_dir_all(&run_dir)
-        .with_context(|| format!("run folder {}", run_dir.display()))?;
-    let resolved = run_dir.join("config.toml");
-    pmpo_service::files::write_atomically(&resolved, config.to_toml()?.as_bytes())
-        .with_context(|| resolved.display().to_string())?;
-    let run_id = run_dir
-        .canonicalize()?
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .context("--run-dir: expected a folder with a name")?;
-    Ok(LearnerOptions {
-        run_id,
-        task: config.run.task.clone(),
-        seed: config.run.seed,
-        spec: environment.spec().clone(),
-        limits: config.run.limits(),
-        device: config.run.device()?,
-        agent: config.agent(),
-        learner: config.learner,
-        replay_addresses: args.replay.clone(),
-        credentials,
-        run_dir,
-        resume,
-    })
 }
 
 /// Acts until a signal.
@@ -225,9 +217,7 @@ impl Process<'_> {
             "started"
         );
         if let Some(path) = &self.args.announce {
-            announcement
-                .write(path)
-                .with_context(|| path.display().to_string())?;
+            announcement.write(path).map_err(failure::storage(path))?;
         }
         Ok(())
     }

@@ -151,3 +151,41 @@ fn the_features_for_gpus_are_the_updates_alone() {
         assert_eq!(with_feature, expected.map(str::to_owned).into());
     }
 }
+
+/// `println!` and its like panic where nobody reads or a disk is full; see the command's `output`.
+#[test]
+fn nothing_that_runs_prints_with_macros_that_panic() {
+    let metadata = MetadataCommand::new()
+        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .no_deps()
+        .exec()
+        .expect("cargo metadata");
+    let folders = metadata.packages.iter().map(|package| {
+        let folder = package.manifest_path.parent().expect("a folder");
+        folder.join("src").into_std_path_buf()
+    });
+    let mut open: Vec<std::path::PathBuf> = folders.collect();
+    let mut looked_at = 0;
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            let entries = std::fs::read_dir(&path).expect("a folder");
+            open.extend(entries.map(|entry| entry.expect("an entry").path()));
+            continue;
+        }
+        let name = path
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        if name.ends_with("tests.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let printing = ["println!(", "print!("]
+            .iter()
+            .any(|macro_| text.contains(macro_));
+        assert!(!printing, "{} prints", path.display());
+        looked_at += 1;
+    }
+    assert!(looked_at > 100, "{looked_at} files");
+}

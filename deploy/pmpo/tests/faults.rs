@@ -93,6 +93,11 @@ fn members_are_noticed_when_they_freeze_die_and_return() {
         for expected in [service, "grpc.health.v1.Health"] {
             assert!(services.iter().any(|name| name == expected), "{services:?}");
         }
+        // And nothing that is served elsewhere.
+        let elsewhere = |name: &String| {
+            name.starts_with("pmpo.") && (name == "pmpo.v1.Replay") != (server == &r)
+        };
+        assert!(!services.iter().any(elsewhere), "{server}: {services:?}");
     }
 
     // An index has one holder; without one, the next is given.
@@ -206,7 +211,7 @@ fn exit_codes_tell_causes_apart() {
     let gpu = [&learner[..], &["--device", "cuda:63"]].concat();
     let nothing = [&learner[..], &["--resume"]].concat();
     let cases: [(&str, &[&str], i32, &str); 4] = [
-        ("replay", &flags, 5, "another process is using it"),
+        ("replay", &flags, 5, "in use by process"),
         // In this order: the second leaves its configuration behind.
         ("learner", &nothing, 2, "no such file"),
         ("learner", &gpu, 4, "device cuda:63"),

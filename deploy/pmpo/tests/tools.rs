@@ -1,7 +1,20 @@
 //! The tools around training as a user runs them: what they print and write.
 
+mod common;
+
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
+
+use common::Process;
+
+fn pmpo(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pmpo"));
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
 
 fn last_line_as_json(folder: &Path, arguments: &[&str]) -> serde_json::Value {
     let output = Command::new(env!("CARGO_BIN_EXE_pmpo"))
@@ -56,4 +69,83 @@ fn bench_actor_measures_acting_beside_bare_stepping() {
     let ratio = report["ratio_to_raw"].as_f64().unwrap();
     assert!((0.05..1.5).contains(&ratio), "{report}");
     assert!(report["policy_us"].as_f64().unwrap() > 0.1, "{report}");
+}
+
+#[test]
+fn config_print_refuses_what_a_run_would() {
+    let folder = tempfile::tempdir().unwrap();
+    for set in [
+        "update.batch_size=5000",
+        "policy.torso.hidden_sizes=[16384,16384]",
+    ] {
+        let output = pmpo(folder.path(), &["config", "print", "--set", set]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{set}: {stderr}");
+        let key = set.split(['=', '.']).take(2).collect::<Vec<_>>().join(".");
+        assert!(stderr.contains(&key), "{set}: {stderr}");
+    }
+}
+
+#[test]
+fn an_empty_table_has_no_samples_per_insert() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pmpo"));
+    command.args(["replay", "--listen", "localhost:0"]);
+    let replay = Process::start(command, folder.path(), "replay");
+    let address = replay.address().to_string();
+    let output = pmpo(folder.path(), &["tables", "--replay", &address]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success());
+    assert!(
+        stdout.contains("0 inserts, 0 samples: no samples per insert"),
+        "{stdout}"
+    );
+    assert_eq!(replay.stop(), Some(0));
+}
+
+#[test]
+fn a_trace_says_which_actions_came_after_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.csv"), "0.0\n".repeat(1007)).unwrap();
+    let arguments = [
+        "trace",
+        "cartpole-swingup",
+        "--seed",
+        "1",
+        "--actions",
+        "a.csv",
+        "--out",
+        "t.csv",
+    ];
+    let output = pmpo(folder.path(), &arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("the last 7 actions"), "{stderr}");
+}
+
+/// Whoever starts it again by its exit code takes a full disk for what it is.
+#[test]
+fn what_cannot_be_written_has_the_code_of_storage() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.csv"), "0.0\n").unwrap();
+    let run = folder.path().join("run");
+    std::fs::create_dir(&run).unwrap();
+    let header = "wall_s,env_steps,learner_steps,policy_version,eval_return_mean,eval_return_std,train_return_mean\n";
+    std::fs::write(run.join("progress.csv"), header).unwrap();
+    let trace = [
+        "trace",
+        "cartpole-swingup",
+        "--seed",
+        "1",
+        "--actions",
+        "a.csv",
+        "--out",
+        "no/t.csv",
+    ];
+    for arguments in [&trace[..], &["plot", "run", "--out", "no/p.svg"]] {
+        let output = pmpo(folder.path(), arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("no/"), "{stderr}");
+    }
 }

@@ -1,88 +1,10 @@
 //! `pmpo train` as a user runs it: real processes, real gRPC on loopback, killed and resumed.
 
+mod cluster;
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-
-use pmpo_service::announce::Announcement;
-
+use cluster::{alive, announced, finish, newest_checkpoint, rows, signal, train};
 use common::wait_for;
-
-/// Small networks and batches, so that a run of hundreds of steps takes seconds.
-const SMALL: [&str; 7] = [
-    "policy.hidden_sizes=[32, 32]",
-    "learner.batch_size=32",
-    "replay.table.samples_per_insert=16.0",
-    "replay.table.min_size_to_sample=200",
-    "evaluator.period_learner_steps=100",
-    "evaluator.episodes=2",
-    "learner.checkpoint_period_s=0.5",
-];
-
-fn train(run_dir: &Path, flags: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pmpo"));
-    command.arg("train").arg("--run-dir").arg(run_dir);
-    // First, so that a test's own flags win.
-    for setting in SMALL {
-        command.args(["--set", setting]);
-    }
-    command.args(flags);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn finish(mut child: Child) -> Output {
-    wait_for("the end of the run", || child.try_wait().expect("wait"));
-    child.wait_with_output().expect("output")
-}
-
-fn announced(run_dir: &Path, name: &str) -> Option<Announcement> {
-    Announcement::read(&run_dir.join(format!("roles/{name}.json"))).expect("announcement")
-}
-
-fn alive(pid: u32) -> bool {
-    // A zombie that its parent has not waited for yet is dead.
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        !stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .starts_with(" Z")
-    })
-}
-
-fn signal(pid: u32, name: &str) {
-    let status: ExitStatus = Command::new("kill")
-        .arg(format!("-{name}"))
-        .arg(pid.to_string())
-        .status()
-        .expect("kill");
-    assert!(status.success());
-}
-
-fn rows(run_dir: &Path) -> Vec<(u64, u64)> {
-    let Ok(mut reader) = csv::Reader::from_path(run_dir.join("progress.csv")) else {
-        return Vec::new();
-    };
-    let header = reader.headers().expect("header").clone();
-    let column = |name| header.iter().position(|h| h == name).expect("column");
-    let (steps, version) = (column("learner_steps"), column("policy_version"));
-    let number = |text: &str| text.parse().expect("a number");
-    let record = |row: Result<csv::StringRecord, _>| {
-        let row = row.expect("row");
-        (number(&row[steps]), number(&row[version]))
-    };
-    reader.records().map(record).collect()
-}
-
-fn newest_checkpoint(run_dir: &Path) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(run_dir.join("checkpoints")).ok()?;
-    let steps = entries.map(|entry| entry.expect("entry").path());
-    steps
-        .filter(|path| path.join("policy.safetensors").is_file())
-        .max()
-}
 
 #[test]
 fn a_run_ends_at_its_limit_with_everything_in_its_folder_and_no_process_left() {
@@ -113,6 +35,13 @@ fn a_run_ends_at_its_limit_with_everything_in_its_folder_and_no_process_left() {
         "logs/actor-1.log",
     ] {
         assert!(run_dir.join(file).is_file(), "{file} is missing");
+    }
+    for log in std::fs::read_dir(run_dir.join("logs")).expect("logs") {
+        let log = std::fs::read_to_string(log.expect("a log").path()).expect("a log");
+        let worried = log
+            .lines()
+            .find(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+        assert_eq!(worried, None, "an ordinary end");
     }
     let checkpoint = newest_checkpoint(&run_dir).expect("a checkpoint");
     assert!(
@@ -269,7 +198,7 @@ fn an_interrupt_ends_the_run_cleanly_and_the_launchers_death_leaves_no_child() {
 #[test]
 fn wrong_arguments_end_with_code_2_and_one_line() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 11] = [
         (&["cartpole-swingupp"], "cartpole-swingup"),
         (
             &["cartpole-swingup", "--set", "learner.batchsize=3"],
@@ -292,6 +221,30 @@ fn wrong_arguments_end_with_code_2_and_one_line() {
             "/no/such.toml",
         ),
         (&["--resume"], "--resume"),
+        (
+            &["cartpole-swingup", "--set", "update.batch_size=5000"],
+            "update.batch_size",
+        ),
+        (
+            &["cartpole-swingup", "--set", "update.n_step=5000"],
+            "update.n_step",
+        ),
+        (
+            &["cartpole-swingup", "--set", "learner.table=other"],
+            "learner.table: expected one of the configured tables (replay), got other",
+        ),
+        (
+            &[
+                "cartpole-swingup",
+                "--set",
+                "policy.hidden_sizes=[4200,4200]",
+            ],
+            "policy.torso",
+        ),
+        (
+            &["cartpole-swingup", "--seed", "18446744073709551615"],
+            "seed",
+        ),
     ];
     for (flags, expected) in cases {
         let run_dir = folder.path().join("run");

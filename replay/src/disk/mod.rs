@@ -21,7 +21,7 @@ use pmpo_replay_core::Table;
 use crate::config::DiskConfig;
 use crate::owner::Release;
 
-pub(crate) use recovery::{Lock, recover};
+pub(crate) use recovery::{lock, recover};
 use syncer::Syncer;
 
 /// Items and steps moved out of the oldest segment after one turn of the table's thread: more than

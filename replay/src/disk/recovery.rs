@@ -1,41 +1,24 @@
 //! What a start finds in the data directory.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ::metrics::gauge;
 use pmpo_replay_core::{Found, Restorer, Table, TableConfig};
+use pmpo_service::folder_lock::FolderLock;
 
 use super::{Disk, segment_path};
 use crate::ReplayError;
 use crate::config::DiskConfig;
 use crate::metrics;
 
-/// The data directory is one process's alone.
-pub(crate) struct Lock {
-    _file: File,
-}
-
-impl Lock {
-    /// Makes the directory if there is none.
-    pub(crate) fn take(data_dir: &Path) -> Result<Self, ReplayError> {
-        let error = |source| ReplayError::disk(data_dir, source);
-        std::fs::create_dir_all(data_dir).map_err(error)?;
-        let path = data_dir.join(".lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(error)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(ReplayError::DataDirInUse(data_dir.to_owned())),
-            Err(TryLockError::Error(source)) => Err(error(source)),
-        }
-    }
+/// The data directory is one process's alone. Makes it if there is none.
+pub(crate) fn lock(data_dir: &Path) -> Result<FolderLock, ReplayError> {
+    std::fs::create_dir_all(data_dir).map_err(|source| ReplayError::disk(data_dir, source))?;
+    Ok(FolderLock::take(data_dir, "pmpo replay")?)
 }
 
 /// A table out of its folder, and where its log goes on.

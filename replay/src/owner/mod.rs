@@ -8,7 +8,7 @@ mod stats;
 mod tests;
 mod traced;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::time::Instant;
 
@@ -177,7 +177,7 @@ impl Owner {
                 drop(reply.send((self.table.writers(), inserts)));
             }
             Command::RefreshMetrics { queued_commands } => {
-                let callers = [self.inserts.len(), self.samples.len()];
+                let callers = [self.waiting_writers(), self.samples.len()];
                 let log_bytes = self.disk.as_ref().map(Disk::bytes);
                 self.stats
                     .refresh(&self.table, queued_commands, callers, log_bytes);
@@ -308,10 +308,19 @@ impl Owner {
         (self.table.counters().samples > before, hold)
     }
 
+    /// Writers with an insert in the room; each may have several.
+    fn waiting_writers(&self) -> usize {
+        let writers = self.inserts.iter().map(|insert| insert.session.writer);
+        writers.collect::<HashSet<_>>().len()
+    }
+
     fn describe(&self) -> Description {
         let waiting = |hold: Hold| {
             let (since, callers) = match hold.reason {
-                Blocked::Samples => (self.inserts.front().map(|i| i.since), self.inserts.len()),
+                Blocked::Samples => {
+                    let since = self.inserts.front().map(|insert| insert.since);
+                    (since, self.waiting_writers())
+                }
                 Blocked::MinSize | Blocked::Inserts => {
                     (self.samples.front().map(|s| s.since), self.samples.len())
                 }

@@ -109,6 +109,22 @@ fn sample(owner: &mut Owner, batch_size: usize) -> oneshot::Receiver<Drawn> {
 }
 
 #[test]
+fn a_writer_that_waits_with_several_messages_is_one_caller() {
+    let mut owner = owner();
+    let (session, _) = open(&mut owner, 1);
+    let _waiting = [
+        insert(&mut owner, session, 0, 20),
+        insert(&mut owner, session, 20, 5),
+    ];
+    let blocked = owner.describe().blocked;
+    assert_eq!(blocked.len(), 1);
+    assert_eq!(
+        (blocked[0].hold.reason, blocked[0].callers),
+        (Blocked::Samples, 1)
+    );
+}
+
+#[test]
 fn inserts_and_samples_free_each_other() {
     let mut owner = owner();
     let (session, _) = open(&mut owner, 1);

@@ -7,6 +7,7 @@ use clap::Args;
 use pmpo_bandit::{Algorithm, Function, Options};
 
 use crate::failure::Usage;
+use crate::output::answer;
 
 #[derive(Debug, Args)]
 pub(crate) struct BanditArgs {
@@ -68,10 +69,10 @@ pub(crate) fn bandit(args: &BanditArgs) -> Result<()> {
         .figure()
         .write(&args.out)
         .with_context(|| format!("--out {}", args.out.display()))?;
-    print!("{report}");
-    println!("{}", args.out.display());
+    answer!("{}", report.to_string().trim_end())?;
+    answer!("{}", args.out.display())?;
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        answer!("{}", serde_json::to_string(&report)?)?;
     }
     Ok(())
 }

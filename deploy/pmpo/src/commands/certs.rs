@@ -19,6 +19,7 @@ use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, anchor_from_trusted
 
 use crate::cli::CertsArgs;
 use crate::failure::Usage;
+use crate::output::answer;
 
 const CA_NAME: &str = "PMPO lab CA";
 
@@ -74,9 +75,9 @@ pub(crate) fn certs(args: &CertsArgs) -> Result<()> {
     }
     let folder = args.out.display();
     if made.is_empty() {
-        println!("{folder}: all there");
+        answer!("{folder}: all there")?;
     } else {
-        println!("{folder}: made {}", made.join(", "));
+        answer!("{folder}: made {}", made.join(", "))?;
     }
     Ok(())
 }

@@ -1,11 +1,14 @@
 //! `pmpo eval`: a policy of a run, acting with its mode.
 
 use anyhow::{Result, ensure};
+use pmpo_actor::{ENDLESS_EPISODE_STEPS, EvaluationResult, EvaluatorConfig};
+use pmpo_types::EnvironmentSpec;
 use serde::Serialize;
 
 use super::checkpoint::Chosen;
 use crate::cli::EvalArgs;
 use crate::failure::Usage;
+use crate::output::{answer, complain};
 
 #[derive(Serialize)]
 struct Report {
@@ -18,21 +21,30 @@ struct Report {
     returns: Vec<f64>,
 }
 
-/// Evaluates and prints the returns.
+/// Says where an episode ends of a task that does not.
+pub(super) fn tell_endless(spec: &EnvironmentSpec, bound: Option<usize>) {
+    if spec.step_limit.is_none() && bound.is_none() {
+        let task = &spec.task;
+        complain!(
+            "{task} has no time limit: an episode ends after {ENDLESS_EPISODE_STEPS} steps, or \
+             --max-episode-steps"
+        );
+    }
+}
+
+/// Evaluates and prints the returns, each when its episode has ended.
 pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
     let report = evaluate(args)?;
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        answer!("{}", serde_json::to_string(&report)?)?;
         return Ok(());
     }
-    println!("{} · {}", report.task, report.checkpoint);
-    for (episode, value) in report.returns.iter().enumerate() {
-        println!("episode {episode:>3}  return {value:.1}");
-    }
-    println!(
+    answer!(
         "mean {:.1} ± {:.1} over {} episodes",
-        report.return_mean, report.return_std, report.episodes
-    );
+        report.return_mean,
+        report.return_std,
+        report.episodes
+    )?;
     Ok(())
 }
 
@@ -43,7 +55,25 @@ fn evaluate(args: &EvalArgs) -> Result<Report> {
     );
     let mut chosen = Chosen::load(&args.run_dir, args.checkpoint)?;
     let mut environment = chosen.environment(args.seed)?;
-    let result = pmpo_actor::evaluate(&mut chosen.policy, &mut environment, args.episodes)?;
+    if !args.json {
+        answer!("{} · {}", chosen.task, chosen.folder.display())?;
+    }
+    let one = EvaluatorConfig {
+        episodes: 1,
+        max_episode_steps: args.max_episode_steps,
+        ..EvaluatorConfig::default()
+    };
+    one.validate().map_err(Usage::new)?;
+    tell_endless(environment.spec(), args.max_episode_steps);
+    let mut returns = Vec::with_capacity(args.episodes);
+    for episode in 0..args.episodes {
+        let result = pmpo_actor::evaluate(&mut chosen.policy, &mut environment, &one)?;
+        returns.extend(&result.returns);
+        if !args.json {
+            answer!("episode {episode:>3}  return {:.1}", result.mean)?;
+        }
+    }
+    let result = EvaluationResult::new(returns);
     Ok(Report {
         task: chosen.task,
         checkpoint: chosen.folder.display().to_string(),

@@ -14,6 +14,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::cli::HealthArgs;
 use crate::config::Config;
 use crate::failure::Usage;
+use crate::output::answer;
 
 /// Longest answer of `/readyz` that is read, in bytes.
 const MAX_ANSWER_BYTES: u64 = 4096;
@@ -44,7 +45,7 @@ pub(crate) fn health(args: &HealthArgs) -> Result<()> {
             .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {timeout:?}")));
         answer.with_context(|| args.address.clone())
     })?;
-    println!("{}: ready", args.address);
+    answer!("{}: ready", args.address)?;
     Ok(())
 }
 

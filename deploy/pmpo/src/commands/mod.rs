@@ -14,10 +14,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use pmpo_figures::FigureError;
 use pmpo_suite::Environment;
 
 use crate::config::RunConfig;
-use crate::failure::Usage;
+use crate::failure::{self, Usage};
+use crate::output::{answer, complain};
 
 pub(crate) use bandit::{BanditArgs, bandit};
 pub(crate) use bench::actor::BenchActorArgs;
@@ -43,8 +45,11 @@ pub(crate) fn load_environment(run: &RunConfig, seed: u64) -> Result<Environment
 
 /// Draws learning curves.
 pub(crate) fn plot(run_dirs: &[PathBuf], out: &Path) -> Result<()> {
-    crate::curve::plot(run_dirs, out).map_err(Usage::new)?;
-    println!("{}", out.display());
+    crate::curve::plot(run_dirs, out).map_err(|error| match error {
+        error if error.is::<FigureError>() => error,
+        error => Usage::new(error).into(),
+    })?;
+    answer!("{}", out.display())?;
     Ok(())
 }
 
@@ -54,7 +59,9 @@ pub(crate) fn trace(task: &str, seed: u64, actions: &Path, out: &Path) -> Result
         .with_context(|| format!("--actions {}", actions.display()))
         .map_err(Usage::new)?;
     let mut trace = Vec::new();
-    pmpo_suite::trace::run(task, seed, input, &mut trace).map_err(Usage::new)?;
-    pmpo_service::files::write_atomically(out, &trace)
-        .with_context(|| format!("--out {}", out.display()))
+    let left = pmpo_suite::trace::run(task, seed, input, &mut trace).map_err(Usage::new)?;
+    if left > 0 {
+        complain!("the episode ended before the last {left} actions, which were not taken");
+    }
+    pmpo_service::files::write_atomically(out, &trace).map_err(failure::storage(out))
 }

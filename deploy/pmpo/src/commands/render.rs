@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use gif::{Encoder, Frame, Repeat};
+use pmpo_actor::EvaluatorConfig;
 use pmpo_suite::renderer::{RenderError, RenderOptions, Renderer};
 
 use super::checkpoint::Chosen;
+use super::eval::tell_endless;
 use crate::cli::RenderArgs;
-use crate::failure::Usage;
+use crate::failure::{self, Usage};
+use crate::output::answer;
 
 /// Colour quantisation of a GIF's frames, 1 (best) to 30 (fastest).
 const QUANTISATION_SPEED: i32 = 10;
@@ -38,15 +41,24 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
         }
     })?;
 
-    let timestep = environment.spec().control_timestep;
+    let bounds = EvaluatorConfig {
+        max_episode_steps: args.max_episode_steps,
+        ..EvaluatorConfig::default()
+    };
+    bounds.validate().map_err(Usage::new)?;
+    let spec = environment.spec();
+    let (timestep, longest) = (spec.control_timestep, bounds.episode_steps(spec));
+    if args.seconds.is_none() {
+        tell_endless(spec, args.max_episode_steps);
+    }
     let stride = (1.0 / (args.fps * timestep)).round().max(1.0) as usize;
     let steps = args
         .seconds
-        .map_or(usize::MAX, |seconds| (seconds / timestep) as usize);
+        .map_or(longest, |seconds| (seconds / timestep) as usize);
     let mut frames = Vec::new();
     let mut failure = None;
     let mut step = 0;
-    let value = pmpo_actor::play(&mut chosen.policy, &mut environment, |environment| {
+    let value = pmpo_actor::play(&mut chosen.policy, &mut environment, steps, |environment| {
         if step % stride == 0 {
             match renderer.frame(environment) {
                 Ok(frame) => frames.push(frame.to_vec()),
@@ -54,7 +66,7 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
             }
         }
         step += 1;
-        failure.is_none() && step <= steps
+        failure.is_none()
     })?;
     if let Some(error) = failure {
         return Err(error.into());
@@ -64,17 +76,17 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
         height: args.height,
         frames,
     };
-    match form {
+    let written = match form {
         Form::Gif => picture.write_gif(&args.out, stride as f64 * timestep)?,
         Form::Png => picture.write_pngs(&args.out)?,
-    }
-    println!(
+    };
+    answer!(
         "{} of {}: {} frames, return {value:.1}: {}",
         chosen.task,
         chosen.folder.display(),
         picture.frames.len(),
-        args.out.display()
-    );
+        written
+    )?;
     Ok(())
 }
 
@@ -106,7 +118,8 @@ struct Picture {
 }
 
 impl Picture {
-    fn write_gif(&self, out: &Path, seconds_per_frame: f64) -> Result<()> {
+    /// Answers what was written, as the other does.
+    fn write_gif(&self, out: &Path, seconds_per_frame: f64) -> Result<String> {
         let mut bytes = Vec::new();
         let mut encoder = Encoder::new(&mut bytes, self.width, self.height, &[])?;
         encoder.set_repeat(Repeat::Infinite)?;
@@ -117,22 +130,23 @@ impl Picture {
             encoder.write_frame(&frame)?;
         }
         drop(encoder);
-        pmpo_service::files::write_atomically(out, &bytes)
-            .with_context(|| format!("--out {}", out.display()))
+        pmpo_service::files::write_atomically(out, &bytes).map_err(failure::storage(out))?;
+        Ok(out.display().to_string())
     }
 
-    fn write_pngs(&self, out: &Path) -> Result<()> {
+    fn write_pngs(&self, out: &Path) -> Result<String> {
         let stem = out.with_extension("");
+        let name = |index: usize| format!("{}-{index:04}.png", stem.display());
         for (index, rgb) in self.frames.iter().enumerate() {
             let mut bytes = Vec::new();
             let mut encoder = png::Encoder::new(&mut bytes, self.width.into(), self.height.into());
             encoder.set_color(png::ColorType::Rgb);
             encoder.set_depth(png::BitDepth::Eight);
             encoder.write_header()?.write_image_data(rgb)?;
-            let path = PathBuf::from(format!("{}-{index:04}.png", stem.display()));
+            let path = PathBuf::from(name(index));
             pmpo_service::files::write_atomically(&path, &bytes)
-                .with_context(|| format!("--out {}", path.display()))?;
+                .map_err(failure::storage(&path))?;
         }
-        Ok(())
+        Ok(format!("{} to {}", name(0), name(self.frames.len() - 1)))
     }
 }

@@ -17,6 +17,7 @@ use tonic::Request;
 use crate::cli::TablesArgs;
 use crate::config::Config;
 use crate::failure::Usage;
+use crate::output::answer;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,7 +33,7 @@ pub(crate) fn tables(args: &TablesArgs) -> Result<()> {
             let client = ReplayClient::new(channel);
             let shard = shard(client.clone(), args).await;
             for table in shard.with_context(|| address.clone())? {
-                print(address, &table);
+                print(address, &table)?;
             }
             if args.writers {
                 print_writers(client, args)
@@ -82,9 +83,9 @@ async fn print_writers(mut client: ReplayClient<Channel>, args: &TablesArgs) -> 
         .into_inner();
     for writer in writers {
         let id = writer_id_from_wire(&writer.writer_id)?;
-        println!("  writer {id}: {} steps stored", writer.next_sequence);
+        answer!("  writer {id}: {} steps stored", writer.next_sequence)?;
     }
-    println!("  {inserts} items inserted by them all");
+    answer!("  {inserts} items inserted by them all")?;
     Ok(())
 }
 
@@ -94,10 +95,13 @@ fn timed<T>(message: T) -> Request<T> {
     request
 }
 
-fn print(address: &str, table: &TableInfo) {
+fn print(address: &str, table: &TableInfo) -> Result<()> {
     let counters = table.counters.unwrap_or_default();
-    let ratio = counters.samples as f64 / counters.inserts as f64;
-    println!(
+    let ratio = match counters.inserts {
+        0 => "no".to_owned(),
+        inserts => format!("{:.2}", counters.samples as f64 / inserts as f64),
+    };
+    answer!(
         "{address} {}: {} of {} items of {} steps, {:.1} MB{}",
         table.name,
         counters.size,
@@ -105,9 +109,9 @@ fn print(address: &str, table: &TableInfo) {
         table.sequence_length,
         table.bytes as f64 / 1e6,
         if table.durable { ", durable" } else { "" },
-    );
-    println!(
-        "  {} inserts, {} samples: {ratio:.2} samples per insert; limiter {}, target {}, error \
+    )?;
+    answer!(
+        "  {} inserts, {} samples: {ratio} samples per insert; limiter {}, target {}, error \
          buffer {}, min size {}",
         counters.inserts,
         counters.samples,
@@ -115,7 +119,7 @@ fn print(address: &str, table: &TableInfo) {
         table.samples_per_insert,
         table.error_buffer,
         table.min_size_to_sample,
-    );
+    )?;
     for Blocked {
         reason,
         seconds,
@@ -125,9 +129,10 @@ fn print(address: &str, table: &TableInfo) {
         callers,
     } in &table.blocked
     {
-        println!(
+        answer!(
             "  {callers} waiting for {reason} for {seconds:.1} s: {counter} is {value}, has to pass \
              {bound}"
-        );
+        )?;
     }
+    Ok(())
 }

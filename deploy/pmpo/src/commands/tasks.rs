@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::load_task;
+use crate::output::answer;
 
 #[derive(Serialize)]
 struct Row {
@@ -30,22 +31,25 @@ pub(crate) fn tasks(json: bool) -> Result<()> {
         });
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        answer!("{}", serde_json::to_string_pretty(&rows)?)?;
         return Ok(());
     }
     let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
-    println!(
+    answer!(
         "{:width$}  observation  action  timestep_s  episode",
         "task"
-    );
+    )?;
     for row in rows {
         let length = row
             .episode_length
             .map_or("-".to_owned(), |steps| steps.to_string());
-        println!(
+        answer!(
             "{:width$}  {:>11}  {:>6}  {:>10}  {length:>7}",
-            row.name, row.observation_size, row.action_size, row.control_timestep_s
-        );
+            row.name,
+            row.observation_size,
+            row.action_size,
+            row.control_timestep_s
+        )?;
     }
     Ok(())
 }

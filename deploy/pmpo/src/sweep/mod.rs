@@ -17,7 +17,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use pmpo_service::files::write_atomically;
 
-use crate::failure::Usage;
+use crate::failure::{self, Usage};
+use crate::output::tell;
 use file::SweepFile;
 use job::{Job, State};
 use results::Results;
@@ -68,14 +69,14 @@ pub(crate) fn run(args: &SweepArgs) -> Result<()> {
             }
         }
         let [all, left] = [jobs.len(), waiting.len()];
-        println!("{}: {all} runs, {left} to do", out.display());
+        tell!("{}: {all} runs, {left} to do", out.display());
         failed = schedule::run(waiting, args.jobs, limit, || collect(&file, &jobs, &out))?;
     }
     let results = collect(&file, &jobs, &out)?;
-    print!("{}", results.markdown());
+    tell!("{}", results.markdown().trim_end());
     let left = unfinished(&jobs)?;
     if left > 0 {
-        println!("{left} of {} runs are not finished", jobs.len());
+        tell!("{left} of {} runs are not finished", jobs.len());
     }
     if !failed.is_empty() {
         bail!("failed runs: {}", failed.join(", "));
@@ -86,13 +87,13 @@ pub(crate) fn run(args: &SweepArgs) -> Result<()> {
 /// Reads all runs, and writes tables and figures.
 fn collect(file: &SweepFile, jobs: &[Job], out: &Path) -> Result<Results> {
     let results = Results::collect(file, jobs)?;
-    std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    std::fs::create_dir_all(out).map_err(failure::storage(out))?;
     for (name, text) in [
         ("results.csv", results.csv()?),
         ("results.md", results.markdown()),
     ] {
         let path = out.join(name);
-        write_atomically(&path, text.as_bytes()).with_context(|| path.display().to_string())?;
+        write_atomically(&path, text.as_bytes()).map_err(failure::storage(&path))?;
     }
     figures::curves(file, &results).write(&out.join(&file.figure))?;
     if let Some(summary) = &file.summary {

@@ -8,11 +8,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use pmpo_service::folder_lock::FolderLock;
 use pmpo_service::shutdown;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::job::{Job, State};
 use super::results::Results;
+use crate::output::{complain, tell};
 use crate::train;
 
 const POLL: Duration = Duration::from_millis(200);
@@ -49,7 +51,12 @@ pub(crate) fn run(
             while running.len() < side_by_side
                 && let Some(job) = waiting.pop_front()
             {
-                running.push(Run::start(job)?);
+                match FolderLock::holder(&job.run_dir) {
+                    Some(holder) => {
+                        tell!("{}: is being trained by {holder}; left alone", job.name());
+                    }
+                    None => running.push(Run::start(job)?),
+                }
             }
             if running.is_empty() {
                 return Ok(failed);
@@ -112,7 +119,7 @@ impl<'a> Run<'a> {
             State::Fresh => "started",
             State::Interrupted | State::Finished(_) => "goes on",
         };
-        println!("{}: {verb} (log: {})", job.name(), job.log.display());
+        tell!("{}: {verb} (log: {})", job.name(), job.log.display());
         Ok(Self {
             job,
             process,
@@ -152,19 +159,19 @@ impl<'a> Run<'a> {
         let (name, seconds) = (self.job.name(), self.started.elapsed().as_secs());
         if exit.success() {
             match train::read_outcome(&self.job.run_dir)? {
-                Some(outcome) => println!("{name}: {outcome}"),
-                None => println!("{name}: ended before the learner was ready"),
+                Some(outcome) => tell!("{name}: {outcome}"),
+                None => tell!("{name}: ended before the learner was ready"),
             }
             return Ok(None);
         }
         if self.stopped.is_some() {
-            println!("{name}: interrupted, {exit}");
+            tell!("{name}: interrupted, {exit}");
             return Ok(None);
         }
         let place = || self.job.log.display().to_string();
         let log = std::fs::read_to_string(&self.job.log).with_context(place)?;
         let last = log.lines().rev().find(|line| !line.trim().is_empty());
-        eprintln!(
+        complain!(
             "{name}: failed after {seconds} s with {exit}: {}",
             last.unwrap_or("no word")
         );
@@ -178,7 +185,7 @@ impl Drop for Run<'_> {
         if matches!(self.process.try_wait(), Ok(None)) {
             let killed = self.process.kill();
             if let Err(error) = killed.and_then(|()| self.process.wait().map(drop)) {
-                eprintln!("{}: could not be killed: {error}", self.job.name());
+                complain!("{}: could not be killed: {error}", self.job.name());
             }
         }
     }

@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure;
+use crate::output::complain;
 
 const POLL: Duration = Duration::from_millis(20);
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -54,18 +55,28 @@ impl Launcher {
 
     /// Starts `pmpo <role>` with the run's configuration and `flags`.
     pub(crate) fn start(&self, role: &'static str, index: u64, flags: &[String]) -> Result<Child> {
+        self.start_with(Stdio::null(), role, index, flags)
+    }
+
+    /// As [`Launcher::start`], with a standard input.
+    pub(crate) fn start_with(
+        &self,
+        input: Stdio,
+        role: &'static str,
+        index: u64,
+        flags: &[String],
+    ) -> Result<Child> {
         let name = format!("{role}-{index}");
         let announcement = self.run_dir.join("roles").join(format!("{name}.json"));
         if announcement.exists() {
-            std::fs::remove_file(&announcement)
-                .with_context(|| announcement.display().to_string())?;
+            std::fs::remove_file(&announcement).map_err(failure::storage(&announcement))?;
         }
         let log = self.run_dir.join("logs").join(format!("{name}.log"));
         let stderr = File::options()
             .create(true)
             .append(true)
             .open(&log)
-            .with_context(|| log.display().to_string())?;
+            .map_err(failure::storage(&log))?;
         let mut command = Command::new(&self.program);
         command
             .arg(role)
@@ -89,7 +100,7 @@ impl Launcher {
         // ends its children in order.
         command
             .process_group(0)
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(stderr);
         let process = command
@@ -224,13 +235,14 @@ impl Child {
         Ok(text)
     }
 
-    fn terminate(&mut self) -> Result<()> {
+    /// Sends it a signal, unless it has ended.
+    pub(crate) fn signal(&mut self, signal: Signal) -> Result<()> {
         if self.exited()?.is_none()
             && let Some(pid) = i32::try_from(self.process.id())
                 .ok()
                 .and_then(Pid::from_raw)
         {
-            kill_process(pid, Signal::TERM).with_context(|| self.name.clone())?;
+            kill_process(pid, signal).with_context(|| self.name.clone())?;
         }
         Ok(())
     }
@@ -251,25 +263,51 @@ impl Drop for Child {
     }
 }
 
-/// Sends SIGTERM to each child, waits until all have ended, and kills those that outlive `grace`.
+/// How long children may take to end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Grace {
+    pub(crate) period: Duration,
+    /// Cancelled when somebody has waited long enough.
+    pub(crate) hurry: CancellationToken,
+}
+
+impl From<Duration> for Grace {
+    fn from(period: Duration) -> Self {
+        let hurry = CancellationToken::new();
+        Self { period, hurry }
+    }
+}
+
+/// What is left of a grace once somebody is in a hurry: enough for a checkpoint, as a rule.
+const HURRIED: Duration = Duration::from_secs(3);
+
+/// Sends SIGTERM to each child, waits until all have ended, and kills those that outlive `grace`; answers
+/// the names of these.
 pub(crate) async fn stop_all(
     children: impl Iterator<Item = &mut Child>,
-    grace: Duration,
-) -> Result<()> {
+    grace: &Grace,
+) -> Result<Vec<String>> {
     let mut children: Vec<&mut Child> = children.collect();
     for child in &mut children {
-        child.terminate()?;
+        child.signal(Signal::TERM)?;
     }
-    let deadline = Instant::now() + grace;
+    let mut deadline = Instant::now() + grace.period;
+    let mut hurried = false;
+    let mut killed = Vec::new();
     for child in children {
         while child.exited()?.is_none() {
+            if grace.hurry.is_cancelled() && !hurried {
+                hurried = true;
+                deadline = deadline.min(Instant::now() + HURRIED);
+            }
             if Instant::now() > deadline {
-                eprintln!("{} did not end within {grace:?} and is killed", child.name);
-                child.process.kill().with_context(|| child.name.clone())?;
-                child.exit = Some(child.process.wait().with_context(|| child.name.clone())?);
+                complain!("{} did not end in time and is killed", child.name);
+                child.kill()?;
+                killed.push(child.name.clone());
+                break;
             }
             tokio::time::sleep(POLL).await;
         }
     }
-    Ok(())
+    Ok(killed)
 }

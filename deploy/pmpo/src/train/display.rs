@@ -7,6 +7,7 @@ use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use pmpo_proto::v1::{RunState, RunStatus};
 
 use crate::config::RunConfig;
+use crate::output::tell;
 
 const PLAIN_PERIOD: Duration = Duration::from_secs(10);
 /// Rates are taken over about this long.
@@ -70,7 +71,7 @@ impl Display {
 
     fn line(&self, text: &str) {
         if self.bar.is_hidden() {
-            println!("{text}");
+            tell!("{text}");
         } else {
             self.bar.println(text);
         }
@@ -94,7 +95,7 @@ impl Display {
         };
         format!(
             "{:>5.0} s · env {} ({env_rate:.0}/s) · learner {} ({learner_rate:.0}/s) · \
-             replay {} · {evaluation}{waiting}{left}",
+             {evaluation} · replay {}{waiting}{left}",
             status.training_seconds,
             HumanCount(status.environment_steps),
             HumanCount(status.learner_steps),

@@ -6,42 +6,50 @@ pub(crate) mod child;
 pub(crate) mod display;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::process::ExitStatus;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pmpo_learner::RunOutcome;
 use pmpo_proto::v1;
 use pmpo_proto::v1::run_client::RunClient;
 use pmpo_service::grpc::{self, Channel};
 use pmpo_service::security::Role;
-use pmpo_service::shutdown;
+use pmpo_service::shutdown::Signals;
 use pmpo_service::telemetry::LogFormat;
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::agreement;
 use crate::cli::TrainArgs;
 use crate::commands;
 use crate::config::{Config, Source};
 use crate::curve;
 use crate::failure::{self, Usage};
 use crate::lockstep;
+use crate::output::{complain, tell};
 use crate::roles;
-use child::{Child, Launcher};
+use crate::run_folder::{self, Asked, OUTCOME, RunFolder};
+use child::{Child, Grace, Launcher};
 use display::Display;
 
 const TICK: Duration = Duration::from_millis(250);
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Name of the file in a run's folder that says how the run ended; absent while it goes.
-const OUTCOME: &str = "outcome.json";
-
 /// Trains until a limit, Ctrl-C, or a death that cannot be mended.
 pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
     let resume = args.run.resumes();
-    let (config, run_dir) = prepare(args, resume)?;
+    let prepared = prepare(args, resume)?;
     if args.lockstep {
-        return run_in_lockstep(config, run_dir, resume);
+        return run_in_lockstep(prepared, resume);
     }
+    let Prepared {
+        config,
+        run_dir,
+        folder,
+    } = prepared;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -49,28 +57,44 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
         if let Some(parent) = args.parent {
             roles::die_with(parent)?;
         }
-        let shutdown = shutdown::on_signals()?;
+        let signals = Signals::watch()?;
+        let shutdown = &signals.stop;
         let launcher = Launcher::new(&run_dir, format)?;
         let display = Display::new(&config.run);
-        println!("training {} in {}", config.run.task, run_dir.display());
+        tell!("training {} in {}", config.run.task, run_dir.display());
         let mut cluster = Cluster {
-            grace: Duration::from_secs_f64(config.run.shutdown_grace_s),
+            grace: Grace {
+                period: Duration::from_secs_f64(config.run.shutdown_grace_s),
+                hurry: signals.hurry.clone(),
+            },
             ..Cluster::default()
         };
-        let ended = match cluster.start(&launcher, &config, resume, &shutdown).await {
-            Ok(()) => cluster.supervise(&launcher, &shutdown, &display).await,
+        let ours = (&folder, resume);
+        let ended = match cluster.start(&launcher, &config, ours, shutdown).await {
+            Ok(()) => cluster.supervise(&launcher, shutdown, &display).await,
             Err(error) => Err(error),
         };
         display.finish();
         let stopped = cluster.stop().await;
-        summarise(ended.and(stopped), &run_dir)
+        let (outcome, lost) = ended.and(stopped)?;
+        match outcome {
+            // It had no time to say anything.
+            None if !lost.is_empty() => {}
+            outcome => summarise(Ok(outcome), &run_dir)?,
+        }
+        cluster.account_for(&lost, &run_dir)
     })
 }
 
 /// Trains in this process.
-fn run_in_lockstep(config: Config, run_dir: PathBuf, resume: bool) -> Result<()> {
+fn run_in_lockstep(prepared: Prepared, resume: bool) -> Result<()> {
+    let Prepared {
+        config,
+        run_dir,
+        folder: _ours,
+    } = prepared;
     let display = Display::new(&config.run);
-    println!(
+    tell!(
         "training {} in lockstep in {}",
         config.run.task,
         run_dir.display()
@@ -81,8 +105,15 @@ fn run_in_lockstep(config: Config, run_dir: PathBuf, resume: bool) -> Result<()>
     summarise(ended.map(Some), &run_dir)
 }
 
-/// Resolves the configuration and makes the run's folder.
-fn prepare(args: &TrainArgs, resume: bool) -> Result<(Config, PathBuf)> {
+/// A run that may begin.
+struct Prepared {
+    config: Config,
+    run_dir: PathBuf,
+    folder: RunFolder,
+}
+
+/// Resolves the configuration and takes the run's folder.
+fn prepare(args: &TrainArgs, resume: bool) -> Result<Prepared> {
     let mut assignments = args.run.assignments();
     assignments.extend(args.security.assignments());
     assignments.extend(args.actors.map(|actors| format!("run.actors={actors}")));
@@ -91,7 +122,7 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<(Config, PathBuf)> {
         .run
         .run_dir
         .as_ref()
-        .map(|folder| folder.join("config.toml"));
+        .map(|folder| folder.join(run_folder::CONFIG));
     let file = match (&args.run.config.config, resume) {
         (None, true) => stored.clone(),
         (file, _) => file.clone(),
@@ -107,40 +138,34 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<(Config, PathBuf)> {
         file: file.as_deref(),
         assignments: &assignments,
     })?;
-    commands::load_task(&config.run.task, 0)?;
+    agreement::check_table(&config).map_err(Usage::new)?;
+    let environment = commands::load_environment(&config.run, 0)?;
     let run_dir = match &args.run.run_dir {
         Some(run_dir) => run_dir.clone(),
-        None => new_run_dir(&config),
+        None => run_folder::new_run_dir(&config),
     };
-    if !resume && pmpo_learner::checkpoint::any(&run_dir) {
-        return Err(Usage::new(anyhow::anyhow!(
-            "--run-dir {}: holds a run already; go on with --resume or choose another folder",
-            run_dir.display()
-        ))
-        .into());
+    let asked = Asked {
+        config: &config,
+        run_dir: &run_dir,
+        resume,
+        spec: environment.spec(),
+    };
+    if args.lockstep && resume {
+        lockstep::check(&config, &run_dir, environment.spec())?;
     }
-    for folder in [&run_dir, &run_dir.join("logs"), &run_dir.join("roles")] {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("run folder {}", folder.display()))?;
+    let folder = RunFolder::take(&asked, "pmpo train")?;
+    for change in &folder.changed {
+        tell!("resuming with another setting: {change}");
     }
-    // How an earlier part of the run ended is not how this one will.
-    let outcome = run_dir.join(OUTCOME);
-    if outcome.exists() {
-        std::fs::remove_file(&outcome).with_context(|| outcome.display().to_string())?;
+    for name in ["logs", "roles"] {
+        let path = run_dir.join(name);
+        std::fs::create_dir_all(&path).map_err(failure::storage(&path))?;
     }
-    let path = run_dir.join("config.toml");
-    pmpo_service::files::write_atomically(&path, config.to_toml()?.as_bytes())
-        .with_context(|| path.display().to_string())?;
-    Ok((config, run_dir))
-}
-
-fn new_run_dir(config: &Config) -> PathBuf {
-    let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-    let now: String = now
-        .chars()
-        .filter(|c| !matches!(c, ':' | '-' | '.'))
-        .collect();
-    Path::new("runs").join(format!("{}-seed{}-{now}", config.run.task, config.run.seed))
+    Ok(Prepared {
+        config,
+        run_dir,
+        folder,
+    })
 }
 
 /// The child processes of a run.
@@ -152,8 +177,10 @@ struct Cluster {
     /// Actors and evaluators: started again when they die.
     workers: Vec<Child>,
     status: Option<RunClient<Channel>>,
+    /// What the learner said last.
+    last: Option<v1::RunStatus>,
     /// How long each role may take to end after SIGTERM before it is killed.
-    grace: Duration,
+    grace: Grace,
 }
 
 impl Cluster {
@@ -161,7 +188,7 @@ impl Cluster {
         &mut self,
         launcher: &Launcher,
         config: &Config,
-        resume: bool,
+        (folder, resume): (&RunFolder, bool),
         shutdown: &CancellationToken,
     ) -> Result<()> {
         let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
@@ -187,7 +214,9 @@ impl Cluster {
         if resume {
             flags.push("--resume".to_owned());
         }
-        let learner = self.learner.insert(launcher.start("learner", 0, &flags)?);
+        // The learner writes to the folder, and may outlive this process for a moment.
+        let child = launcher.start_with(folder.share()?, "learner", 0, &flags)?;
+        let learner = self.learner.insert(child);
         let Some(address) = learner.address(shutdown).await? else {
             return Ok(());
         };
@@ -215,10 +244,11 @@ impl Cluster {
     ) -> Result<()> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = None;
+        let mut suspended = signal(SignalKind::from_raw(Signal::TSTP.as_raw()))?;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
+                _ = suspended.recv() => self.suspend()?,
                 _ = tick.tick() => {}
             }
             if let Some(learner) = &mut self.learner
@@ -227,18 +257,21 @@ impl Cluster {
                 if exit.success() {
                     return Ok(());
                 }
-                let death = learner_death(&learner.describe(exit), last.as_ref(), launcher);
+                let death = fatal(
+                    &learner.describe(exit),
+                    exit,
+                    self.last.as_ref(),
+                    launcher.run_dir(),
+                );
                 return Err(failure::of_child(exit, death));
             }
             for replay in &mut self.replays {
                 if let Some(exit) = replay.exited()?
                     && !self.replays_may_die
                 {
-                    let death = replay.describe(exit);
-                    return Err(failure::of_child(
-                        exit,
-                        format!("{death}; its items are gone and the run ends"),
-                    ));
+                    let death = format!("{}; its items are gone", replay.describe(exit));
+                    let death = fatal(&death, exit, self.last.as_ref(), launcher.run_dir());
+                    return Err(failure::of_child(exit, death));
                 }
             }
             for worker in self.replays.iter_mut().chain(&mut self.workers) {
@@ -247,11 +280,11 @@ impl Cluster {
                 }
             }
             if let Some(status) = self.status().await {
-                if last.is_none_or(|last| last.evaluations < status.evaluations) {
+                let before = self.last.replace(status);
+                if before.is_none_or(|before| before.evaluations < status.evaluations) {
                     draw(launcher.run_dir());
                 }
                 display.update(&status);
-                last = Some(status);
             }
         }
     }
@@ -270,18 +303,53 @@ impl Cluster {
     }
 
     /// Ends the children in the order of the data: actors and evaluators, learner (which writes its
-    /// last checkpoint), replay.
-    async fn stop(&mut self) -> Result<Option<RunOutcome>> {
-        child::stop_all(self.workers.iter_mut(), self.grace).await?;
-        child::stop_all(self.learner.iter_mut(), self.grace).await?;
+    /// last checkpoint), replay. Also answers who had to be killed.
+    async fn stop(&mut self) -> Result<(Option<RunOutcome>, Vec<String>)> {
+        let mut killed = child::stop_all(self.workers.iter_mut(), &self.grace).await?;
+        killed.extend(child::stop_all(self.learner.iter_mut(), &self.grace).await?);
         let outcome = self.learner.as_mut().map(Child::output).transpose()?;
-        child::stop_all(self.replays.iter_mut(), self.grace).await?;
-        match outcome.as_deref().map(str::trim) {
-            None | Some("") => Ok(None),
-            Some(json) => Ok(Some(
-                serde_json::from_str(json).context("the learner's last line")?,
-            )),
+        killed.extend(child::stop_all(self.replays.iter_mut(), &self.grace).await?);
+        let outcome = match outcome.as_deref().map(str::trim) {
+            None | Some("") => None,
+            Some(json) => Some(serde_json::from_str(json).context("the learner's last line")?),
+        };
+        Ok((outcome, killed))
+    }
+
+    /// Says what was lost with those that had to be killed.
+    fn account_for(&self, killed: &[String], run_dir: &Path) -> Result<()> {
+        if killed.is_empty() {
+            return Ok(());
         }
+        let mut line = format!(
+            "did not end in time and had to be killed: {}",
+            killed.join(", ")
+        );
+        if killed.iter().any(|name| name.starts_with("learner")) {
+            let newest = match pmpo_learner::checkpoint::newest(run_dir) {
+                Ok((path, _)) => format!("the newest checkpoint is {}", path.display()),
+                Err(error) => error.to_string(),
+            };
+            let was = self.last.map_or(0, |status| status.learner_steps);
+            line += &format!("; {newest}, the learner steps since, up to {was} at least, are lost");
+        } else {
+            line += "; what they had not handed on is lost";
+        }
+        bail!(line)
+    }
+
+    fn children(&mut self) -> impl Iterator<Item = &mut Child> {
+        let first = self.replays.iter_mut().chain(&mut self.learner);
+        first.chain(&mut self.workers)
+    }
+
+    /// Ctrl-Z stops the whole of it, not this process alone; `fg` or `bg` has all go on.
+    fn suspend(&mut self) -> Result<()> {
+        self.children()
+            .try_for_each(|child| child.signal(Signal::STOP))?;
+        kill_process(getpid(), Signal::STOP)?;
+        self.children()
+            .try_for_each(|child| child.signal(Signal::CONT))
     }
 }
 
@@ -304,24 +372,39 @@ fn data_dir_flag(config: &Config, shard: u64) -> Vec<String> {
     }
 }
 
-fn learner_death(death: &str, last: Option<&v1::RunStatus>, launcher: &Launcher) -> String {
-    let step = last.map(|status| format!(" after learner step {}", status.learner_steps));
-    format!(
-        "{death}{}; go on from the last checkpoint with: pmpo train --run-dir {} --resume",
-        step.unwrap_or_default(),
-        launcher.run_dir().display()
-    )
+/// What to tell of the death of a process without which the run cannot go on.
+fn fatal(death: &str, exit: ExitStatus, last: Option<&v1::RunStatus>, run_dir: &Path) -> String {
+    let mut line = death.to_owned();
+    if let Some(status) = last {
+        line += &format!(" after learner step {}", status.learner_steps);
+    }
+    if failure::another_start_may_help(exit) && pmpo_learner::checkpoint::any(run_dir) {
+        let run_dir = run_dir.display();
+        line += &format!(
+            "; go on from the last checkpoint with: pmpo train --run-dir {run_dir} --resume"
+        );
+    }
+    line
 }
 
-/// How the run in `run_dir` ended; `None` while it goes on, or when it ended badly.
+/// How the run in `run_dir` ended; `None` while it goes on, when it ended badly, or where nobody can read
+/// what was written of it.
 pub(crate) fn read_outcome(run_dir: &Path) -> Result<Option<RunOutcome>> {
     let path = run_dir.join(OUTCOME);
-    let place = || path.display().to_string();
     if !path.is_file() {
         return Ok(None);
     }
-    let json = std::fs::read(&path).with_context(place)?;
-    serde_json::from_slice(&json).map(Some).with_context(place)
+    let json = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    match serde_json::from_slice(&json) {
+        Ok(outcome) => Ok(Some(outcome)),
+        Err(error) => {
+            complain!(
+                "{}: {error}; taken for a run that has not ended",
+                path.display()
+            );
+            Ok(None)
+        }
+    }
 }
 
 fn summarise(ended: Result<Option<RunOutcome>>, run_dir: &Path) -> Result<()> {
@@ -336,11 +419,11 @@ fn summarise(ended: Result<Option<RunOutcome>>, run_dir: &Path) -> Result<()> {
             let path = run_dir.join(OUTCOME);
             let json = serde_json::to_string_pretty(&outcome)? + "\n";
             pmpo_service::files::write_atomically(&path, json.as_bytes())
-                .with_context(|| path.display().to_string())?;
-            println!("{outcome}");
+                .map_err(failure::storage(&path))?;
+            tell!("{outcome}");
         }
-        None => println!("ended before the learner was ready"),
+        None => tell!("ended before the learner was ready"),
     }
-    println!("run folder: {}", run_dir.display());
+    tell!("run folder: {}", run_dir.display());
     Ok(())
 }

@@ -77,6 +77,10 @@ impl Process {
         }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.announcement.pid
+    }
+
     /// Where it serves gRPC.
     pub fn address(&self) -> SocketAddr {
         self.announcement.listen.expect("it serves")

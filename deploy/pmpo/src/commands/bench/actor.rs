@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{duration, print};
 use crate::commands::load_task;
 use crate::config::Config;
-use crate::train::child::{self, Child, Launcher};
+use crate::train::child::{self, Child, Grace, Launcher};
 
 /// Width of the policy's two layers.
 const WIDTH: usize = 256;
@@ -96,7 +96,7 @@ pub(crate) fn run(args: &BenchActorArgs) -> Result<()> {
         let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
         let mut replay = launcher.start("replay", 0, &listen)?;
         let report = measure(options, &mut replay, &shutdown).await;
-        child::stop_all(std::iter::once(&mut replay), GRACE).await?;
+        child::stop_all(std::iter::once(&mut replay), &Grace::from(GRACE)).await?;
         report
     })?;
     match report {

@@ -29,6 +29,7 @@ use tonic::Streaming;
 use super::partner::{self, Partner};
 use crate::commands::load_task;
 use crate::failure::Usage;
+use crate::output::answer;
 
 /// 24 observations and 6 actions.
 const TASK: &str = "walker-walk";
@@ -273,7 +274,7 @@ fn publish(duration: Duration, period: Duration) -> Result<()> {
     };
     let (last, _) = published.publications.last().context("no publication")?;
     partner::tell_and_hear(&last.to_string())?;
-    println!("{}", serde_json::to_string(&published)?);
+    answer!("{}", serde_json::to_string(&published)?)?;
     Ok(runtime.block_on(broadcaster.end())?)
 }
 
@@ -303,7 +304,7 @@ fn apply(learner: &str, subscribers: usize, never_reading: usize) -> Result<()> 
     await_all(&applied, last.parse()?, &mut newest, &mut times)?;
     partner::tell_and_hear("done")?;
     stop.cancel();
-    println!("{}", serde_json::to_string(&times)?);
+    answer!("{}", serde_json::to_string(&times)?)?;
     Ok(())
 }
 

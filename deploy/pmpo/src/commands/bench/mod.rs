@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::cli::BenchCommand;
 use crate::failure::Usage;
+use crate::output::answer;
 
 /// Measures and prints; with `--json` one object on the last line.
 pub(crate) fn bench(command: BenchCommand) -> Result<()> {
@@ -102,9 +103,9 @@ fn duration(seconds: f64) -> Result<Duration> {
 
 fn print<R: Serialize + std::fmt::Display>(json: bool, report: &R) -> Result<()> {
     if json {
-        println!("{}", serde_json::to_string(report)?);
+        answer!("{}", serde_json::to_string(report)?)?;
     } else {
-        println!("{report}");
+        answer!("{report}")?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use crate::output::answer;
 use anyhow::{Context, Result, ensure};
 use serde::de::DeserializeOwned;
 
@@ -73,8 +74,7 @@ impl Drop for Partner {
 
 /// From its own side: tells the parent a line, and waits for one.
 pub(super) fn tell_and_hear(line: &str) -> Result<String> {
-    println!("{line}");
-    std::io::stdout().flush()?;
+    answer!("{line}")?;
     let mut heard = String::new();
     let bytes = std::io::stdin().lock().read_line(&mut heard)?;
     ensure!(bytes > 0, "the benchmark has ended");

@@ -20,7 +20,7 @@ use super::replay_client::Figures;
 use crate::cli::{BenchItem, ReplayBenchArgs};
 use crate::config::{Config, Source};
 use crate::failure::Usage;
-use crate::train::child::{self, Child, Launcher};
+use crate::train::child::{self, Child, Grace, Launcher};
 
 /// How long the server may take to end.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(20);
@@ -209,7 +209,11 @@ impl<'a> Server<'a> {
 
     fn stop(mut self) -> Result<()> {
         self.runtime
-            .block_on(child::stop_all([&mut self.child].into_iter(), GRACE))
+            .block_on(child::stop_all(
+                [&mut self.child].into_iter(),
+                &Grace::from(GRACE),
+            ))
+            .map(drop)
     }
 }
 

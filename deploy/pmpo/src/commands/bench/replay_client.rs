@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::partner;
 use crate::cli::{BenchItem, BenchRole, ReplayClientArgs};
+use crate::output::answer;
 
 const OBSERVATIONS: usize = 24;
 const ACTIONS: usize = 6;
@@ -74,7 +75,7 @@ pub(crate) fn run(args: &ReplayClientArgs) -> Result<()> {
         BenchRole::Writer => write(args, &runtime)?,
         BenchRole::Sampler => sample(args, &runtime)?,
     };
-    println!("{}", serde_json::to_string(&figures)?);
+    answer!("{}", serde_json::to_string(&figures)?)?;
     Ok(())
 }
 
