@@ -47,7 +47,10 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
     };
     bounds.validate().map_err(Usage::new)?;
     let spec = environment.spec();
-    let (timestep, longest) = (spec.control_timestep, bounds.episode_steps(spec));
+    let (timestep, longest) = (
+        spec.control_timestep * spec.action_repeat as f64,
+        bounds.episode_steps(spec),
+    );
     if args.seconds.is_none() {
         tell_endless(spec, args.max_episode_steps);
     }
