@@ -4,9 +4,11 @@ mod cluster;
 mod common;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+use rustix::fs::OFlags;
 
 use cluster::{finish, newest_checkpoint, rows, signal, train};
 use common::wait_for;
@@ -60,6 +62,34 @@ fn lockstep_goes_on_when_nobody_can_read_what_it_says() {
     let child = command.stdout(full()).stderr(full()).spawn().unwrap();
     assert!(finish(child).status.success());
     assert_eq!(outcome(&run_dir)["learner_steps"], 20);
+}
+
+/// A pipe that is full and open stands for a terminal that was stopped by Ctrl-S too: writes do not return.
+#[test]
+fn training_goes_on_while_its_reader_does_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, more) in [("run", None), ("lockstep", Some("--lockstep"))] {
+        let run_dir = folder.path().join(name);
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let mut command = train(&run_dir, &LIMIT);
+        command.args(more).stderr(Stdio::null());
+        let mut child = command.stdout(writer.try_clone().unwrap()).spawn().unwrap();
+        drop(command);
+        let mut first = [0; 8];
+        reader.read_exact(&mut first).unwrap();
+        rustix::fs::fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+        while writer.write(&[b' '; 512]).is_ok() {}
+        rustix::fs::fcntl_setfl(&writer, OFlags::empty()).unwrap();
+
+        let path = run_dir.join("outcome.json");
+        wait_for("the outcome", || path.is_file().then_some(()));
+        assert_eq!(outcome(&run_dir)["learner_steps"], 400);
+        drop(writer);
+        let mut said = String::new();
+        reader.read_to_string(&mut said).unwrap();
+        assert!(said.contains("reached its limit"), "{said}");
+        assert!(child.wait().unwrap().success());
+    }
 }
 
 #[test]

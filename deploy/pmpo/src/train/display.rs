@@ -1,8 +1,13 @@
 //! What a user sees while a run goes on: a live line on a terminal, plain lines elsewhere.
+//!
+//! A thread of its own writes it: a terminal that was stopped (Ctrl-S), or a pipe that is full and open,
+//! holds that thread and not the run, which then drops what nobody sees.
 
-use std::sync::Mutex;
+use std::io;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::{Receiver, Sender, bounded};
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use pmpo_proto::v1::{RunState, RunStatus};
 
@@ -13,15 +18,73 @@ const PLAIN_PERIOD: Duration = Duration::from_secs(10);
 /// Rates are taken over about this long.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
 
+/// Messages that may wait for the thread.
+const QUEUE: usize = 64;
+/// How long the end of a run waits for it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Progress of a run.
 pub(crate) struct Display {
-    bar: ProgressBar,
-    limits: RunConfig,
-    state: Mutex<State>,
+    messages: Sender<Message>,
+    /// Nothing comes; it is cut off when the thread ends.
+    ended: Receiver<()>,
 }
 
-#[derive(Default)]
-struct State {
+enum Message {
+    Status(RunStatus),
+    Notice(String),
+    Finish,
+}
+
+impl Display {
+    /// # Errors
+    /// The thread cannot be started.
+    pub(crate) fn new(limits: &RunConfig) -> io::Result<Self> {
+        let (messages, queue) = bounded(QUEUE);
+        let (end, ended) = bounded(1);
+        let mut screen = Screen::new(limits);
+        thread::Builder::new()
+            .name("display".to_owned())
+            .spawn(move || {
+                // Dropped at the end, which whoever waits for it notices.
+                let _end = end;
+                screen.run(&queue);
+            })?;
+        Ok(Self { messages, ended })
+    }
+
+    /// Tells of something out of the ordinary.
+    pub(crate) fn notice(&self, text: &str) {
+        self.show(Message::Notice(text.to_owned()));
+    }
+
+    /// Shows the newest status; each evaluation gets a line that stays.
+    pub(crate) fn update(&self, status: &RunStatus) {
+        self.show(Message::Status(*status));
+    }
+
+    /// Shows what is left, and nothing more.
+    pub(crate) fn finish(&self) {
+        if self
+            .messages
+            .send_timeout(Message::Finish, PATIENCE)
+            .is_ok()
+        {
+            self.ended.recv_timeout(PATIENCE).ok();
+        }
+    }
+
+    fn show(&self, message: Message) {
+        if self.messages.try_send(message).is_err() {
+            tracing::debug!("shown to nobody: what was shown before is still unread");
+        }
+    }
+}
+
+/// The thread's: where and what it writes.
+struct Screen {
+    bar: ProgressBar,
+    limits: RunConfig,
     /// Start of the window that rates are taken over, and the status then.
     window: Option<(Instant, RunStatus)>,
     rates: (f64, f64),
@@ -29,8 +92,8 @@ struct State {
     evaluations: u64,
 }
 
-impl Display {
-    pub(crate) fn new(limits: &RunConfig) -> Self {
+impl Screen {
+    fn new(limits: &RunConfig) -> Self {
         let bar = ProgressBar::new_spinner();
         let style = ProgressStyle::with_template("{spinner} {wide_msg}")
             .expect("the template is constant and valid");
@@ -38,35 +101,38 @@ impl Display {
         Self {
             bar,
             limits: limits.clone(),
-            state: Mutex::default(),
+            window: None,
+            rates: (0.0, 0.0),
+            printed: None,
+            evaluations: 0,
         }
     }
 
-    /// Tells of something out of the ordinary.
-    pub(crate) fn notice(&self, text: &str) {
-        self.line(text);
+    fn run(&mut self, queue: &Receiver<Message>) {
+        for message in queue {
+            match message {
+                Message::Status(status) => self.update(&status),
+                Message::Notice(text) => self.line(&text),
+                Message::Finish => break,
+            }
+        }
+        self.bar.finish_and_clear();
     }
 
-    /// Shows the newest status; each evaluation gets a line that stays.
-    pub(crate) fn update(&self, status: &RunStatus) {
-        let mut state = self.state.lock().expect("no holder of the lock panics");
-        state.measure(status);
-        let line = self.describe(status, state.rates);
-        let evaluated = status.evaluations > state.evaluations;
-        let due = state
+    fn update(&mut self, status: &RunStatus) {
+        self.measure(status);
+        let line = self.describe(status);
+        let evaluated = status.evaluations > self.evaluations;
+        let due = self
             .printed
             .is_none_or(|printed| printed.elapsed() > PLAIN_PERIOD);
         if evaluated || (self.bar.is_hidden() && due) {
-            state.printed = Some(Instant::now());
+            self.printed = Some(Instant::now());
             self.line(&line);
         }
-        state.evaluations = status.evaluations;
+        self.evaluations = status.evaluations;
         self.bar.set_message(line);
         self.bar.tick();
-    }
-
-    pub(crate) fn finish(&self) {
-        self.bar.finish_and_clear();
     }
 
     fn line(&self, text: &str) {
@@ -77,7 +143,8 @@ impl Display {
         }
     }
 
-    fn describe(&self, status: &RunStatus, (env_rate, learner_rate): (f64, f64)) -> String {
+    fn describe(&self, status: &RunStatus) -> String {
+        let (env_rate, learner_rate) = self.rates;
         let evaluation = match &status.last_evaluation {
             Some(evaluation) => format!(
                 "eval return {:.1} ± {:.1} at step {}",
@@ -133,9 +200,7 @@ impl Display {
         .min_by(f64::total_cmp)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0).round()).ok())
     }
-}
 
-impl State {
     /// Takes the rates over windows of [`RATE_WINDOW`], and over what there is of the first.
     fn measure(&mut self, status: &RunStatus) {
         let Some((start, before)) = &self.window else {

@@ -60,7 +60,7 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
         let signals = Signals::watch()?;
         let shutdown = &signals.stop;
         let launcher = Launcher::new(&run_dir, format)?;
-        let display = Display::new(&config.run);
+        let display = Display::new(&config.run).context("starting the thread of the display")?;
         tell!("training {} in {}", config.run.task, run_dir.display());
         let mut cluster = Cluster {
             grace: Grace {
@@ -93,7 +93,7 @@ fn run_in_lockstep(prepared: Prepared, resume: bool) -> Result<()> {
         run_dir,
         folder: _ours,
     } = prepared;
-    let display = Display::new(&config.run);
+    let display = Display::new(&config.run).context("starting the thread of the display")?;
     tell!(
         "training {} in lockstep in {}",
         config.run.task,
