@@ -162,19 +162,24 @@ impl<S: StepSink> Stepper<S> {
     }
 
     /// Takes the first steps of an episode, none of them its last, as they were taken before: with these
-    /// actions, whose noise left its generator as `noise`. With the seed of then the simulation is again
-    /// where it was.
+    /// actions `[action_size]`, whose noise left its generator as `noise`. With the seed of then the simulation
+    /// is again where it was. Answers whether the episode goes on.
     ///
     /// # Errors
     /// As [`step`](Self::step).
-    pub fn retake(&mut self, actions: &[Vec<f32>], noise: ChaCha8Rng) -> Result<(), ActorError> {
+    pub fn retake(&mut self, actions: &[Vec<f32>], noise: ChaCha8Rng) -> Result<bool, ActorError> {
         for action in actions {
-            self.begin()?;
+            if !self.begin()? {
+                return Ok(false);
+            }
             self.drawn.copy_from_slice(action);
             self.take(0.0, PolicyVersion::default())?;
+            if !self.in_episode() {
+                return Ok(false);
+            }
         }
         self.rng = noise;
-        Ok(())
+        Ok(true)
     }
 
     /// The action of the last step, as the policy drew it.

@@ -195,10 +195,7 @@ impl Meta {
             &Value::from(identity.seed),
             &mut differing,
         );
-        Ok(differing
-            .into_iter()
-            .map(|(key, before, now)| format!("{key}: {before} -> {now}"))
-            .collect())
+        Ok(said(differing))
     }
 }
 
@@ -206,7 +203,11 @@ impl Meta {
 pub fn changes(before: &Value, now: &Value) -> Vec<String> {
     let mut found = Vec::new();
     differences("", before, now, &mut found);
-    found
+    said(found)
+}
+
+fn said(differences: Vec<Difference>) -> Vec<String> {
+    differences
         .into_iter()
         .map(|(key, before, now)| format!("{key}: {before} -> {now}"))
         .collect()

@@ -2,7 +2,7 @@
 //!
 //! The state machine has no clock: time is what the caller says. An index is *held* by a stream that has
 //! spoken within the lease; *reserved* once that stream was lost, when whoever asks for it gets it (the
-//! process that comes back, or the one that releases it) but nobody is assigned it; and free after the
+//! process that comes back, or the one that replaces it) but nobody is assigned it; and free after the
 //! lease. A learner that was resumed assigns nothing for as long either, for it knows nobody yet.
 
 use std::collections::HashMap;

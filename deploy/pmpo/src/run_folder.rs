@@ -48,8 +48,7 @@ impl RunFolder {
         fs::create_dir_all(run_dir).map_err(failure::storage(run_dir))?;
         let lock = FolderLock::take(run_dir, program)?;
         // Again, now that nobody else can change it.
-        asked.check_checkpoints()?;
-        let changed = asked.changed()?;
+        let changed = asked.changed(asked.check_checkpoints()?)?;
         let outcome = run_dir.join(OUTCOME);
         if outcome.exists() {
             // How an earlier part of the run ended is not how this one will.
@@ -78,28 +77,29 @@ impl Asked<'_> {
         agreement::check_with(self.config, self.spec).map_err(Usage::new)?;
         let device = self.config.run.device()?;
         device.open().map_err(LearnerError::from)?;
-        self.check_checkpoints()
+        self.check_checkpoints().map(drop)
     }
 
-    fn check_checkpoints(&self) -> Result<()> {
+    /// Answers what a resumed run has other than its newest checkpoint says.
+    fn check_checkpoints(&self) -> Result<Vec<String>> {
         if self.resume {
-            Checkpoints::check(self.run_dir, &self.identity()?)?;
-        } else if checkpoint::any(self.run_dir) {
+            return Ok(Checkpoints::check(self.run_dir, &self.identity()?)?);
+        }
+        if checkpoint::any(self.run_dir) {
             return Err(Usage::new(anyhow!(
                 "--run-dir {}: holds a run already; go on with --resume or choose another folder",
                 self.run_dir.display()
             ))
             .into());
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
-    /// What a resumed run has other than its newest checkpoint or its configuration says.
-    fn changed(&self) -> Result<Vec<String>> {
+    /// With `since_checkpoint`, what a resumed run has other than its configuration says.
+    fn changed(&self, since_checkpoint: Vec<String>) -> Result<Vec<String>> {
         if !self.resume {
             return Ok(Vec::new());
         }
-        let since_checkpoint = Checkpoints::check(self.run_dir, &self.identity()?)?;
         let mut changed = BTreeSet::from_iter(since_checkpoint);
         // Of another version, it may have keys that are not known here, and some may be missing.
         let stored = fs::read_to_string(self.run_dir.join(CONFIG)).unwrap_or_default();

@@ -11,52 +11,41 @@
 //! holds the table and, in place of the simulation, the actions of the episode under way: `--resume` takes
 //! them again, and goes on as if the run had never ended.
 
-use std::collections::VecDeque;
-use std::fs;
+mod source;
+mod start;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use pmpo_actor::collector::Collector;
-use pmpo_actor::insertion::StepSink;
 use pmpo_actor::run_info::Window;
 use pmpo_actor::stepper::{Episode, Stepper};
 use pmpo_actor::weights::Policy;
 use pmpo_learner::best::BestKeeper;
-use pmpo_learner::checkpoint::{self, Checkpoints, EnvironmentSteps, Identity, Totals};
+use pmpo_learner::checkpoint::{Checkpoints, EnvironmentSteps, Identity, Totals};
 use pmpo_learner::progress::{Progress, Row};
 use pmpo_learner::{EndReason, LearnerError, RunOutcome, encode_policy};
 use pmpo_policy::PolicyNetwork;
 use pmpo_proto::v1;
-use pmpo_replay_client::ClientError;
-use pmpo_replay_core::Table;
 use pmpo_service::shutdown;
 use pmpo_suite::Environment;
-use pmpo_types::{
-    EnvironmentSpec, Generator, PolicyVersion, StepBatch, WriterId, derive_seed, step,
-};
-use pmpo_update::{BatchSource, Drawn, Learning, TrainState, threads};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
-use serde::{Deserialize, Serialize};
+use pmpo_types::{Generator, PolicyVersion, derive_seed};
+use pmpo_update::{BatchSource, Learning, TrainState, threads};
 use tokio_util::sync::CancellationToken;
 
 use crate::commands;
 use crate::config::Config;
-use crate::failure::Usage;
 use crate::output::complain;
+use crate::run_folder;
 use crate::train::display::Display;
+use source::{Handed, TableSource};
+pub(crate) use start::check;
+use start::{ACTING, LOCKSTEP, Progressed, Start, TABLE, sizes};
 
 /// Time between updates of the display.
 const DISPLAY_PERIOD: Duration = Duration::from_millis(250);
-/// Files of a checkpoint beside the usual ones: the table, the policy that acts, and the rest.
-const TABLE: &str = "table.bin";
-const ACTING: &str = "acting.safetensors";
-const LOCKSTEP: &str = "lockstep.bin";
-/// The only writer of the table.
-const WRITER: WriterId = WriterId(1);
-
 /// Trains until a limit or Ctrl-C.
 pub(crate) fn run(
     config: Config,
@@ -72,218 +61,6 @@ pub(crate) fn run(
     let stop = runtime.block_on(async { shutdown::on_signals() })?;
     let pool = threads::pool(config.update.threads)?;
     pool.install(|| Lockstep::start(config, run_dir, resume)?.run(display, &stop))
-}
-
-/// What a stepper hands over, until it is inserted.
-#[derive(Default)]
-struct Handed(VecDeque<StepBatch>);
-
-impl StepSink for Handed {
-    fn push(&mut self, batch: &StepBatch) -> Result<(), ClientError> {
-        self.0.push_back(batch.clone());
-        Ok(())
-    }
-
-    fn flush(&mut self, _: Duration) -> Result<(), ClientError> {
-        Ok(())
-    }
-}
-
-/// A table in this process as a source of batches.
-struct TableSource {
-    table: Table,
-    batch_size: usize,
-    next_sequence: u64,
-}
-
-impl TableSource {
-    /// Of a fresh table, or of the `saved` one.
-    fn new(
-        config: &Config,
-        [observation_size, action_size]: [usize; 2],
-        saved: Option<&[u8]>,
-    ) -> Result<Self> {
-        let replay = &config.replay;
-        let tables = std::iter::once(&replay.table).chain(&replay.tables);
-        let table = tables
-            .into_iter()
-            .find(|table| table.name == config.learner.table)
-            .with_context(|| format!("learner.table: no table {}", config.learner.table))?;
-        let seed = derive_seed(config.run.seed, Generator::Replay, 0);
-        let mut table = match saved {
-            Some(saved) => Table::load(table.clone(), saved)?,
-            None => Table::new(table.clone(), seed)?,
-        };
-        let signature = step::signature(observation_size, action_size);
-        let rows = config.update.window().rows();
-        let next_sequence = table.open_writer(WRITER, &signature, rows)?;
-        table.open_sampler(config.update.batch_size, &signature, rows)?;
-        Ok(Self {
-            table,
-            batch_size: config.update.batch_size,
-            next_sequence,
-        })
-    }
-
-    fn insert(&mut self, batch: &StepBatch) -> Result<()> {
-        let end = self.next_sequence + batch.len() as u64;
-        let next = self.table.insert(WRITER, self.next_sequence, batch)?;
-        ensure!(
-            next == end,
-            "the rate limiter holds inserts back ({:?}): samples_per_insert, batch size and error_buffer \
-             of the table do not go together",
-            self.table.insert_hold()
-        );
-        self.next_sequence = next;
-        Ok(())
-    }
-}
-
-impl BatchSource for TableSource {
-    type Error = anyhow::Error;
-
-    /// `None` where the rate limiter says that no learner step is due.
-    fn next_batch(&mut self, _: Duration) -> Result<Option<Drawn>> {
-        Ok(self.table.sample(self.batch_size).ok().map(|batch| Drawn {
-            batch,
-            origin: 0,
-            trace: None,
-        }))
-    }
-
-    fn update_priorities(&mut self, _: usize, keys: &[u64], priorities: &[f64]) -> Result<()> {
-        self.table.update_priorities(keys, priorities)?;
-        Ok(())
-    }
-}
-
-/// What a checkpoint holds besides the update, the table and the policy that acts.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Progressed {
-    /// Environment steps.
-    env_steps: u64,
-    /// Episodes begun.
-    episodes: u64,
-    /// Steps, when the newest of them began, until a window begins.
-    until_window: usize,
-    /// Its actions so far, as they were drawn; none between episodes.
-    actions: Vec<Vec<f32>>,
-    /// The generator of their noise.
-    noise: ChaCha8Rng,
-    /// Returns of the episodes that ended last.
-    returns: VecDeque<f64>,
-    /// Version of the policy that acts, and its learner step.
-    policy_version: u64,
-    policy_step: u64,
-    /// Learner steps at the next publication and at the next evaluation.
-    next_publication: u64,
-    next_evaluation: u64,
-    evaluations: u64,
-}
-
-impl Progressed {
-    fn new(config: &Config) -> Self {
-        Self {
-            env_steps: 0,
-            episodes: 0,
-            until_window: 0,
-            actions: Vec::new(),
-            noise: ChaCha8Rng::seed_from_u64(0),
-            returns: VecDeque::new(),
-            policy_version: 1,
-            policy_step: 0,
-            next_publication: config.learner.publish_period_steps,
-            next_evaluation: 0,
-            evaluations: 0,
-        }
-    }
-}
-
-/// Where a run begins, or goes on.
-struct Start {
-    state: TrainState,
-    checkpoints: Checkpoints,
-    progress: Progress,
-    progressed: Progressed,
-    source: TableSource,
-    acting: Bytes,
-    seconds_before: f64,
-}
-
-impl Start {
-    fn fresh(
-        config: &Config,
-        run_dir: &Path,
-        identity: &Identity,
-        state: TrainState,
-    ) -> Result<Self> {
-        let kept = config.learner.checkpoints_kept;
-        Ok(Self {
-            checkpoints: Checkpoints::create(run_dir, identity.clone(), kept)?,
-            progress: Progress::create(run_dir)?,
-            progressed: Progressed::new(config),
-            source: TableSource::new(config, sizes(identity), None)?,
-            acting: encode_policy(&config.policy, &identity.spec, &state)?,
-            state,
-            seconds_before: 0.0,
-        })
-    }
-
-    fn resumed(
-        config: &Config,
-        run_dir: &Path,
-        identity: &Identity,
-        state: TrainState,
-    ) -> Result<Self> {
-        let kept = config.learner.checkpoints_kept;
-        let (checkpoints, resumed) = Checkpoints::resume(run_dir, identity.clone(), kept, state)?;
-        let saved = Saved::read(config, &resumed.path, sizes(identity))?;
-        Ok(Self {
-            progress: Progress::resume(run_dir, resumed.totals.learner_steps)?,
-            checkpoints,
-            progressed: saved.progressed,
-            source: saved.source,
-            acting: saved.acting,
-            state: resumed.state,
-            seconds_before: resumed.totals.training_seconds,
-        })
-    }
-}
-
-/// What a checkpoint of a run in lockstep has beside the usual.
-struct Saved {
-    progressed: Progressed,
-    source: TableSource,
-    acting: Bytes,
-}
-
-impl Saved {
-    fn read(config: &Config, folder: &Path, sizes: [usize; 2]) -> Result<Self> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            fs::read(&path).with_context(|| {
-                let path = path.display();
-                format!("--lockstep: expected the checkpoint of a run in lockstep, but no {path}")
-            })
-        };
-        let progressed = postcard::from_bytes(&read(LOCKSTEP)?)
-            .map_err(|error| anyhow!("{}: {error}", folder.join(LOCKSTEP).display()))?;
-        let source = TableSource::new(config, sizes, Some(&read(TABLE)?))
-            .with_context(|| folder.join(TABLE).display().to_string())?;
-        Ok(Self {
-            progressed,
-            source,
-            acting: read(ACTING)?.into(),
-        })
-    }
-}
-
-/// Refuses a resumption that cannot be, before anything is changed.
-pub(crate) fn check(config: &Config, run_dir: &Path, spec: &EnvironmentSpec) -> Result<()> {
-    let (folder, _) = checkpoint::newest(run_dir)?;
-    let sizes = [spec.observation_size(), spec.action_size()];
-    Saved::read(config, &folder, sizes).map_err(Usage::new)?;
-    Ok(())
 }
 
 struct Lockstep {
@@ -316,7 +93,7 @@ impl Lockstep {
         let evaluator =
             commands::load_environment(&config.run, derive_seed(seed, Generator::Evaluator, 0))?;
         let identity = Identity {
-            run_id: run_id(run_dir)?,
+            run_id: run_folder::name(run_dir)?,
             task: config.run.task.clone(),
             seed,
             spec: environment.spec().clone(),
@@ -373,7 +150,12 @@ impl Lockstep {
         }
         self.reseed();
         let Progressed { actions, noise, .. } = &self.progressed;
-        self.stepper.retake(actions, noise.clone())?;
+        ensure!(
+            self.stepper.retake(actions, noise.clone())?,
+            "--resume: the episode under way does not go as it went before: {} steps of it were taken by \
+             another version or on another machine",
+            actions.len()
+        );
         self.stepper.collector_mut().sink_mut().0.clear();
         Ok(())
     }
@@ -642,18 +424,4 @@ fn is_of_a_file(error: &anyhow::Error) -> bool {
 fn acting(weights: &[u8], version: u64, learner_step: u64) -> Result<Policy> {
     let network = PolicyNetwork::from_snapshot(weights)?;
     Ok(Policy::new(PolicyVersion(version), learner_step, network))
-}
-
-fn sizes(identity: &Identity) -> [usize; 2] {
-    [
-        identity.spec.observation_size(),
-        identity.spec.action_size(),
-    ]
-}
-
-fn run_id(run_dir: &Path) -> Result<String> {
-    let folder = run_dir.canonicalize()?;
-    let name = folder.file_name();
-    name.map(|name| name.to_string_lossy().into_owned())
-        .context("--run-dir: expected a folder with a name")
 }

@@ -1,0 +1,170 @@
+//! Where a run in lockstep begins, or goes on: what its checkpoints hold beside the usual.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use bytes::Bytes;
+use pmpo_learner::checkpoint::{self, Checkpoints, Identity};
+use pmpo_learner::encode_policy;
+use pmpo_learner::progress::Progress;
+use pmpo_types::EnvironmentSpec;
+use pmpo_update::TrainState;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
+
+use super::source::TableSource;
+use crate::config::Config;
+use crate::failure::Usage;
+
+/// Files of a checkpoint beside the usual ones: the table, the policy that acts, and the rest.
+pub(super) const TABLE: &str = "table.bin";
+pub(super) const ACTING: &str = "acting.safetensors";
+pub(super) const LOCKSTEP: &str = "lockstep.bin";
+
+/// What a checkpoint holds besides the update, the table and the policy that acts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Progressed {
+    /// Environment steps.
+    pub(super) env_steps: u64,
+    /// Episodes begun.
+    pub(super) episodes: u64,
+    /// Steps, when the newest of them began, until a window begins.
+    pub(super) until_window: usize,
+    /// Its actions so far, as they were drawn; none between episodes.
+    pub(super) actions: Vec<Vec<f32>>,
+    /// The generator of their noise.
+    pub(super) noise: ChaCha8Rng,
+    /// Returns of the episodes that ended last.
+    pub(super) returns: VecDeque<f64>,
+    /// Version of the policy that acts, and its learner step.
+    pub(super) policy_version: u64,
+    pub(super) policy_step: u64,
+    /// Learner steps at the next publication and at the next evaluation.
+    pub(super) next_publication: u64,
+    pub(super) next_evaluation: u64,
+    pub(super) evaluations: u64,
+}
+
+impl Progressed {
+    fn new(config: &Config) -> Self {
+        Self {
+            env_steps: 0,
+            episodes: 0,
+            until_window: 0,
+            actions: Vec::new(),
+            noise: ChaCha8Rng::seed_from_u64(0),
+            returns: VecDeque::new(),
+            policy_version: 1,
+            policy_step: 0,
+            next_publication: config.learner.publish_period_steps,
+            next_evaluation: 0,
+            evaluations: 0,
+        }
+    }
+}
+
+/// Where a run begins, or goes on.
+pub(super) struct Start {
+    pub(super) state: TrainState,
+    pub(super) checkpoints: Checkpoints,
+    pub(super) progress: Progress,
+    pub(super) progressed: Progressed,
+    pub(super) source: TableSource,
+    pub(super) acting: Bytes,
+    pub(super) seconds_before: f64,
+}
+
+impl Start {
+    pub(super) fn fresh(
+        config: &Config,
+        run_dir: &Path,
+        identity: &Identity,
+        state: TrainState,
+    ) -> Result<Self> {
+        let kept = config.learner.checkpoints_kept;
+        Ok(Self {
+            checkpoints: Checkpoints::create(run_dir, identity.clone(), kept)?,
+            progress: Progress::create(run_dir)?,
+            progressed: Progressed::new(config),
+            source: TableSource::new(config, sizes(identity), None)?,
+            acting: encode_policy(&config.policy, &identity.spec, &state)?,
+            state,
+            seconds_before: 0.0,
+        })
+    }
+
+    pub(super) fn resumed(
+        config: &Config,
+        run_dir: &Path,
+        identity: &Identity,
+        state: TrainState,
+    ) -> Result<Self> {
+        let kept = config.learner.checkpoints_kept;
+        let (checkpoints, resumed) = Checkpoints::resume(run_dir, identity.clone(), kept, state)?;
+        let saved = Saved::read(config, &resumed.path, sizes(identity))?;
+        Ok(Self {
+            progress: Progress::resume(run_dir, resumed.totals.learner_steps)?,
+            checkpoints,
+            progressed: saved.progressed,
+            source: saved.source,
+            acting: saved.acting,
+            state: resumed.state,
+            seconds_before: resumed.totals.training_seconds,
+        })
+    }
+}
+
+/// What a checkpoint of a run in lockstep has beside the usual.
+struct Saved {
+    progressed: Progressed,
+    source: TableSource,
+    acting: Bytes,
+}
+
+impl Saved {
+    fn read(config: &Config, folder: &Path, sizes: [usize; 2]) -> Result<Self> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            fs::read(&path).with_context(|| {
+                let path = path.display();
+                format!("--lockstep: expected the checkpoint of a run in lockstep, but no {path}")
+            })
+        };
+        let path = folder.join(LOCKSTEP);
+        let progressed: Progressed = postcard::from_bytes(&read(LOCKSTEP)?)
+            .map_err(|error| anyhow!("{}: {error}", path.display()))?;
+        let [_, action_size] = sizes;
+        let period = config.update.window().period;
+        let mut actions = progressed.actions.iter();
+        ensure!(
+            progressed.until_window < period && actions.all(|action| action.len() == action_size),
+            "{}: expected actions of {action_size} and a window within {period} steps, got others",
+            path.display()
+        );
+        let source = TableSource::new(config, sizes, Some(&read(TABLE)?))
+            .with_context(|| folder.join(TABLE).display().to_string())?;
+        Ok(Self {
+            progressed,
+            source,
+            acting: read(ACTING)?.into(),
+        })
+    }
+}
+
+/// Refuses a resumption that cannot be, before anything is changed.
+pub(crate) fn check(config: &Config, run_dir: &Path, spec: &EnvironmentSpec) -> Result<()> {
+    let (folder, _) = checkpoint::newest(run_dir)?;
+    let sizes = [spec.observation_size(), spec.action_size()];
+    Saved::read(config, &folder, sizes).map_err(Usage::new)?;
+    Ok(())
+}
+
+pub(super) fn sizes(identity: &Identity) -> [usize; 2] {
+    [
+        identity.spec.observation_size(),
+        identity.spec.action_size(),
+    ]
+}
