@@ -21,7 +21,9 @@ pub enum SuiteError {
         searched: Vec<PathBuf>,
     },
     /// The MuJoCo library is not there.
-    #[error("MuJoCo's library is missing ({message}); run `make setup`, or name its folder in LD_LIBRARY_PATH")]
+    #[error(
+        "MuJoCo's library is missing ({message}); run `make setup`, or name its folder in LD_LIBRARY_PATH"
+    )]
     MissingMujoco {
         /// What the system said.
         message: String,

@@ -27,8 +27,12 @@ macro_rules! jump {
 macro_rules! jump {
     ($name:literal) => {
         concat!(
-            "adrp x16, .Lpmpo_", $name, "\n",
-            "ldr x16, [x16, :lo12:.Lpmpo_", $name, "]\n",
+            "adrp x16, .Lpmpo_",
+            $name,
+            "\n",
+            "ldr x16, [x16, :lo12:.Lpmpo_",
+            $name,
+            "]\n",
             "br x16"
         )
     };
@@ -150,14 +154,18 @@ pub(crate) fn open() -> Result<(), SuiteError> {
         let library = unsafe { Library::open(Some(&file), RTLD_NOW | RTLD_LOCAL) };
         fill(library.map_err(|error| error.to_string())?)
     });
-    opened.clone().map_err(|message| SuiteError::MissingMujoco { message })
+    opened
+        .clone()
+        .map_err(|message| SuiteError::MissingMujoco { message })
 }
 
 fn fill(library: Library) -> Result<(), String> {
     let place = |name: &&str| {
         // SAFETY: the symbol is not used as a value of the type asked for, only its address is taken.
         let symbol = unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) };
-        symbol.map(|symbol| symbol.as_raw_ptr()).map_err(|error| error.to_string())
+        symbol
+            .map(|symbol| symbol.as_raw_ptr())
+            .map_err(|error| error.to_string())
     };
     let places: Vec<*mut c_void> = NAMES.iter().map(place).collect::<Result<_, _>>()?;
     for (index, place) in places.into_iter().enumerate() {

@@ -38,7 +38,13 @@ fn the_binary_takes_its_library_and_models_along() {
 
     // What the system's loader says of what it opens: physics takes the library beside the binary.
     let trained = Command::new(&program)
-        .args(["train", "cartpole-swingup", "--lockstep", "--learner-steps", "1"])
+        .args([
+            "train",
+            "cartpole-swingup",
+            "--lockstep",
+            "--learner-steps",
+            "1",
+        ])
         .args(["--run-dir", "run"])
         .current_dir(folder.path())
         .env("LD_DEBUG", "libs")
