@@ -181,6 +181,22 @@ fn a_data_directory_is_one_services_alone_and_of_one_kind() {
     );
 }
 
+#[test]
+fn a_log_of_an_older_version_is_refused_in_one_line_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let segment = folder.path().join("replay/0000000003.log");
+    std::fs::create_dir(folder.path().join("replay")).unwrap();
+    let older = [&0x4c50_4d50u32.to_le_bytes()[..], b"and what follows"].concat();
+    std::fs::write(&segment, &older).unwrap();
+    let refused = Service::start_at("127.0.0.1:0", config(folder.path(), roomy()));
+    let message = refused.stop().unwrap_err().to_string();
+    let expected = "written by an older version, whose log this one cannot read; choose another data \
+                    directory";
+    assert!(message.ends_with(expected), "{message}");
+    assert_eq!(segments(folder.path()), [segment.clone()]);
+    assert_eq!(std::fs::read(segment).unwrap(), older);
+}
+
 const CHILD_DIR: &str = "PMPO_TEST_DATA_DIR";
 const CHILD_ADDRESS: &str = "PMPO_TEST_ADDRESS";
 

@@ -1,8 +1,8 @@
 //! What the owner of a table's log calls: to take what is to be written, to begin segments, and to
 //! keep the log in proportion to the table.
 
-use crate::log::Cursor;
 use crate::log::record::{Kind, MovedItem, Record, State};
+use crate::log::{Cursor, Log};
 use crate::selector::Slot;
 use crate::table::Table;
 
@@ -27,6 +27,23 @@ impl Table {
         let number = self.log.as_mut()?.begin_segment();
         self.log_state();
         Some(number)
+    }
+
+    /// The number of the segment that is being written, if the table has a log.
+    pub fn current_segment(&self) -> Option<u32> {
+        self.log.as_ref().map(Log::current)
+    }
+
+    /// The number of the last record; they are counted through all segments.
+    pub fn last_record(&self) -> u64 {
+        self.log.as_ref().map_or(0, Log::last_record)
+    }
+
+    /// All records up to this one are safe from a power failure: those to come say so.
+    pub fn safe_up_to(&mut self, number: u64) {
+        if let Some(log) = &mut self.log {
+            log.safe_up_to(number);
+        }
     }
 
     /// The number of the oldest segment, if nothing of what it holds is alive: it may be deleted once
