@@ -47,10 +47,15 @@ impl Table {
     }
 
     /// The number of the oldest segment, if nothing of what it holds is alive: it may be deleted once
-    /// what was taken so far is safe.
+    /// what has been logged so far is safe, of which this call's record, if it wrote one, is the last.
     pub fn drop_dead_segment(&mut self) -> Option<u32> {
-        let log = self.log.as_mut()?;
-        log.oldest_is_dead().then(|| log.drop_oldest())
+        let samples = self.limiter.samples();
+        let log = self.log.as_mut().filter(|log| log.oldest_is_dead())?;
+        if !log.oldest_is_told_safe() {
+            log.samples = samples;
+            log.append(&Record::Samples(samples, Vec::new()));
+        }
+        Some(log.drop_oldest())
     }
 
     /// Writes up to about `count` of those items and steps again that keep the oldest segment alive.

@@ -193,6 +193,7 @@ impl Disk {
             self.append(table)?;
         }
         while let Some(dead) = table.drop_dead_segment() {
+            self.append(table)?;
             // Of a segment that was lost there is no file.
             if self.sizes.remove(&dead).is_some() {
                 self.syncer.delete(&self.segment, dead)?;

@@ -77,12 +77,20 @@ impl Log {
         (self.segments.len() > 1).then_some(self.oldest)
     }
 
-    /// The oldest segment holds nothing any more, and the log says that all in it was safe: were it not to
-    /// say so, a reader would take the first record behind it for one behind a hole.
+    /// The oldest segment holds nothing any more, and was safe as a whole.
     pub(crate) fn oldest_is_dead(&self) -> bool {
+        self.oldest_is_within(self.safe) && self.segments[0].live == 0
+    }
+
+    /// The log says that the oldest segment was safe. Were it not to say so, a reader would take the first
+    /// record behind it for one behind a hole.
+    pub(crate) fn oldest_is_told_safe(&self) -> bool {
+        self.oldest_is_within(self.last.safe)
+    }
+
+    fn oldest_is_within(&self, safe: u64) -> bool {
         let next = self.segments.get(1);
-        let told = next.is_some_and(|next| next.first <= self.last.safe + 1);
-        told && self.segments[0].live == 0
+        next.is_some_and(|next| next.first <= safe + 1)
     }
 
     pub(crate) fn drop_oldest(&mut self) -> u32 {
