@@ -136,13 +136,14 @@ pub fn table_config(sequence_length: usize) -> TableConfig {
 fn log(sequence_length: usize, bytes: &[u8]) -> bool {
     let config = table_config(sequence_length);
     let mut restorer = Restorer::new(config).expect("the configuration is good");
-    let Ok(kept) = restorer.scan(0, bytes, true) else {
+    restorer.survey(bytes);
+    if restorer.scan(0, bytes).is_err() {
         return false;
-    };
+    }
     let Ok(mut loader) = restorer.finish(1) else {
         return false;
     };
-    loader.load(0, &bytes[..kept]);
+    loader.load(0, bytes);
     let (mut table, found) = loader.finish();
     assert_eq!(table.counters().size, found.items);
     use_table(&mut table);

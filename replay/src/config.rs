@@ -50,7 +50,7 @@ pub enum Fsync {
     EachBatch,
     /// Every `fsync_interval_ms`.
     Interval,
-    /// When the system likes to.
+    /// When the system likes to; what has filled a segment, when the next one begins.
     Never,
 }
 

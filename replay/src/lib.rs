@@ -18,6 +18,8 @@ pub mod metrics;
 mod owner;
 mod run_name;
 mod service;
+#[cfg(test)]
+mod simulation;
 mod streams;
 mod table;
 mod tables;

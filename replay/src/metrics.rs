@@ -38,6 +38,8 @@ pub const RECOVERED_ITEMS: &str = "pmpo_replay_recovered_items";
 pub const DAMAGED_RECORDS: &str = "pmpo_replay_damaged_records";
 /// Bytes of the table's log on disk.
 pub const LOG_BYTES: &str = "pmpo_replay_log_bytes";
+/// Times that no new segment of the log could be created.
+pub const FAILED_SEGMENTS: &str = "pmpo_replay_failed_segments_total";
 /// Room for files of this user where the data directory is.
 pub const FREE_BYTES: &str = "pmpo_replay_filesystem_free_bytes";
 /// Size of the file system where the data directory is.
@@ -113,6 +115,11 @@ pub fn describe() {
         "Damaged stretches of the log found at the start"
     );
     describe_gauge!(LOG_BYTES, Unit::Bytes, "Bytes of the table's log on disk");
+    describe_counter!(
+        FAILED_SEGMENTS,
+        Unit::Count,
+        "Times that no new segment of the log could be created"
+    );
     describe_gauge!(FREE_BYTES, Unit::Bytes, "Room where the data directory is");
     describe_gauge!(
         SIZE_BYTES,

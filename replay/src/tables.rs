@@ -14,6 +14,7 @@ use pmpo_types::{Generator, derive_seed};
 use tokio::task::JoinSet;
 
 use crate::config::ReplayConfig;
+use crate::disk::files::SystemFiles;
 use crate::disk::{lock, recover};
 use crate::error::ReplayError;
 use crate::metrics;
@@ -59,12 +60,17 @@ impl Tables {
                     (Table::new(table.clone(), seed)?, None)
                 }
                 Some(data_dir) => {
-                    let recovered = recover(data_dir, table.clone(), &config.disk, seed)?;
+                    let recovered =
+                        recover(&SystemFiles, data_dir, table.clone(), &config.disk, seed)?;
+                    recovered.report();
                     (recovered.table, Some(recovered.disk))
                 }
             });
         }
-        for (table, disk) in opened {
+        for (table, mut disk) in opened {
+            if let Some(disk) = &mut disk {
+                disk.spawn_syncer()?;
+            }
             let name = table.config().name.clone();
             let (handle, thread) = spawn(table, disk, config.command_queue)?;
             tables.handles.insert(name.clone(), handle);

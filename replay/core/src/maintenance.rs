@@ -1,8 +1,8 @@
 //! What the owner of a table's log calls: to take what is to be written, to begin segments, and to
 //! keep the log in proportion to the table.
 
-use crate::log::Cursor;
 use crate::log::record::{Kind, MovedItem, Record, State};
+use crate::log::{Cursor, Log};
 use crate::selector::Slot;
 use crate::table::Table;
 
@@ -29,11 +29,33 @@ impl Table {
         Some(number)
     }
 
+    /// The number of the segment that is being written, if the table has a log.
+    pub fn current_segment(&self) -> Option<u32> {
+        self.log.as_ref().map(Log::current)
+    }
+
+    /// The number of the last record; they are counted through all segments.
+    pub fn last_record(&self) -> u64 {
+        self.log.as_ref().map_or(0, Log::last_record)
+    }
+
+    /// All records up to this one are safe from a power failure: those to come say so.
+    pub fn safe_up_to(&mut self, number: u64) {
+        if let Some(log) = &mut self.log {
+            log.safe_up_to(number);
+        }
+    }
+
     /// The number of the oldest segment, if nothing of what it holds is alive: it may be deleted once
-    /// what was taken so far is safe.
+    /// what has been logged so far is safe, of which this call's record, if it wrote one, is the last.
     pub fn drop_dead_segment(&mut self) -> Option<u32> {
-        let log = self.log.as_mut()?;
-        log.oldest_is_dead().then(|| log.drop_oldest())
+        let samples = self.limiter.samples();
+        let log = self.log.as_mut().filter(|log| log.oldest_is_dead())?;
+        if !log.oldest_is_told_safe() {
+            log.samples = samples;
+            log.append(&Record::Samples(samples, Vec::new()));
+        }
+        Some(log.drop_oldest())
     }
 
     /// Writes up to about `count` of those items and steps again that keep the oldest segment alive.

@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use common::{WRITER, batch, ids, signature, windows};
 use pmpo_replay_core::selector::SelectorKind;
@@ -24,9 +25,13 @@ struct Disk {
 
 fn restore(config: &TableConfig, segments: &BTreeMap<u32, Vec<u8>>) -> (Table, Found) {
     let mut restorer = Restorer::new(config.clone()).unwrap();
-    let last = segments.last_key_value().map(|(&number, _)| number);
+    for bytes in segments.values().rev() {
+        if restorer.survey(bytes) {
+            break;
+        }
+    }
     for (&number, bytes) in segments {
-        restorer.scan(number, bytes, Some(number) == last).unwrap();
+        restorer.scan(number, bytes).unwrap();
     }
     let mut loader = restorer.finish(5).unwrap();
     segments
@@ -41,8 +46,8 @@ impl Disk {
     }
 
     fn open(config: &TableConfig, segments: BTreeMap<u32, Vec<u8>>) -> (Self, Found) {
-        let (mut table, found) = restore(config, &segments);
-        let current = table.begin_segment().unwrap();
+        let (table, found) = restore(config, &segments);
+        let current = table.current_segment().unwrap();
         let mut disk = Self {
             table,
             segments,
@@ -61,6 +66,7 @@ impl Disk {
     fn write(&mut self) {
         let bytes = self.segments.entry(self.current).or_default();
         self.table.take_log(bytes);
+        self.table.safe_up_to(self.table.last_record());
     }
 
     fn roll(&mut self) {
@@ -74,6 +80,7 @@ impl Disk {
         self.table.move_from_oldest_segment(count);
         self.write();
         while let Some(dead) = self.table.drop_dead_segment() {
+            self.write();
             assert!(self.segments.remove(&dead).is_some());
         }
     }
@@ -281,6 +288,136 @@ fn a_flipped_byte_anywhere_is_noticed_and_makes_no_wrong_item() {
     }
 }
 
+/// Where each frame of a segment is.
+fn frames(bytes: &[u8]) -> Vec<Range<usize>> {
+    let mut frames = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let len = u32::from_le_bytes(bytes[at + 4..at + 8].try_into().unwrap());
+        frames.push(at..at + 32 + len as usize);
+        at += 32 + len as usize;
+    }
+    frames
+}
+
+fn inserted(segments: &BTreeMap<u32, Vec<u8>>) -> (u64, Found) {
+    let (table, found) = restore(&config(1), segments);
+    (table.counters().inserts, found)
+}
+
+/// Blocks of what was not synced reach the disk in any order: a record behind a hole may be there, but
+/// nobody may be told that what came before it is.
+#[test]
+fn what_lies_behind_a_hole_that_was_not_safe_is_not_believed() {
+    let mut disk = Disk::new(&config(1));
+    let safe = disk.table.last_record();
+    for i in 0..3 {
+        let ids = 4 * i..4 * i + 4;
+        disk.table
+            .insert(WRITER, ids.start as u64, &steps(1, ids, &[], 1.0))
+            .unwrap();
+    }
+    let bytes = disk.segments.get_mut(&disk.current).unwrap();
+    disk.table.take_log(bytes);
+    let frames = frames(bytes);
+    let hole = frames[frames.len() - 2].clone();
+    let behind = bytes.len() - hole.start;
+    assert_eq!(frames.len() as u64, safe + 3);
+    let mut holed = disk.segments.clone();
+    holed.get_mut(&disk.current).unwrap()[hole].fill(0);
+    // In the next segment too: its state has the places of writers whose steps are not there.
+    disk.current = disk.table.begin_segment().unwrap();
+    let mut next = Vec::new();
+    disk.table.take_log(&mut next);
+    holed.insert(disk.current, next.clone());
+    let (inserts, found) = inserted(&holed);
+    assert_eq!((inserts, found.damaged, found.segments), (4, 0, 1));
+    assert_eq!(found.torn_bytes, behind + next.len());
+    let (mut again, _) = Disk::open(&config(1), holed.clone());
+    let next_sequence = again.table.open_writer(WRITER, &signature(), 1);
+    assert_eq!(next_sequence, Ok(4));
+    // A segment that ends too early, at the end of a record, shows nothing by itself.
+    let cut = frames[frames.len() - 2].start;
+    let first = holed.keys().next().copied().unwrap();
+    holed.get_mut(&first).unwrap().truncate(cut);
+    assert_eq!(inserted(&holed).0, 4);
+    // Nor does one that is missing altogether.
+    holed.remove(&first);
+    assert_eq!(inserted(&holed).0, 0);
+}
+
+#[test]
+fn damage_to_what_was_safe_costs_what_it_held_and_nothing_behind_it() {
+    let mut disk = Disk::new(&config(1));
+    for i in 0..3 {
+        let ids = 4 * i..4 * i + 4;
+        disk.insert(WRITER, ids.start as u64, &steps(1, ids, &[], 1.0));
+        disk.roll();
+    }
+    let (first, last) = (*disk.segments.keys().next().unwrap(), disk.current);
+    // The second insert is the last record of its segment, the state is the first.
+    let second = frames(&disk.segments[&(first + 1)]).pop().unwrap();
+    let mut damaged = disk.segments.clone();
+    damaged.get_mut(&(first + 1)).unwrap()[second.end - 1] ^= 1;
+    let (inserts, found) = inserted(&damaged);
+    assert_eq!((inserts, found.damaged, found.torn_bytes), (12, 1, 0));
+    assert_eq!((found.items, found.segments), (8, last - first + 1));
+    // The state of the oldest segment is damaged: others say what the table is.
+    let mut damaged = disk.segments.clone();
+    damaged.get_mut(&first).unwrap()[40] ^= 1;
+    let (_, found) = inserted(&damaged);
+    assert_eq!((found.items, found.damaged), (12, 1));
+    // A whole segment is gone from the middle.
+    let mut damaged = disk.segments.clone();
+    damaged.remove(&(first + 1));
+    let (_, found) = inserted(&damaged);
+    assert_eq!((found.items, found.damaged, found.torn_bytes), (8, 1, 0));
+}
+
+/// When a segment goes, the log says that it was safe: were the machine lost right afterwards, what comes
+/// behind would be taken for what lies behind a hole.
+#[test]
+fn a_segment_goes_once_it_was_safe_and_the_log_says_so() {
+    let mut disk = Disk::new(&config(1));
+    disk.table
+        .insert(WRITER, 0, &steps(1, 0..20, &[], 1.0))
+        .unwrap();
+    disk.table.begin_segment().unwrap();
+    disk.table
+        .insert(WRITER, 20, &steps(1, 20..40, &[], 1.0))
+        .unwrap();
+    assert_eq!(disk.table.drop_dead_segment(), None);
+    let mut log = Vec::new();
+    disk.table.take_log(&mut log);
+    disk.table.safe_up_to(disk.table.last_record());
+    assert_eq!(disk.table.drop_dead_segment(), Some(disk.current));
+    disk.table.take_log(&mut log);
+    let left = BTreeMap::from([(disk.current + 1, log)]);
+    assert_eq!(inserted(&left).0, 40);
+}
+
+#[test]
+fn what_a_smaller_table_has_removed_at_a_start_does_not_come_back() {
+    for remover in SelectorKind::ALL {
+        let larger = TableConfig {
+            remover,
+            ..config(1)
+        };
+        let smaller = TableConfig {
+            max_size: 5,
+            ..larger.clone()
+        };
+        let mut disk = Disk::new(&larger);
+        disk.insert(WRITER, 0, &steps(1, 0..20, &[], 1.0));
+        let (mut disk, found) = Disk::open(&smaller, disk.segments);
+        assert_eq!(found.removed, 15);
+        let held = contents(&mut disk.table);
+        let (mut disk, found) = Disk::open(&larger, disk.segments);
+        assert_eq!((found.items, found.removed), (5, 0), "{remover:?}");
+        assert_eq!(contents(&mut disk.table), held);
+    }
+}
+
 /// Bytes of a good log changed and given good checksums again, as no accident would: whatever they then
 /// say, reading ends, and without a panic.
 #[test]
@@ -294,20 +431,20 @@ fn records_that_lie_are_read_to_an_end() {
         while at < bytes.len() {
             let word = |i: usize| at + 4 * i..at + 4 * i + 4;
             let len = u32::from_le_bytes(bytes[word(1)].try_into().unwrap()) as usize;
-            let payload = at + 16..at + 16 + len;
+            let payload = at + 32..at + 32 + len;
             for _ in 0..rng.random_range(0..3) {
                 // The fields are in front, the steps behind.
                 let target = rng.random_range(payload.start..payload.end.min(payload.start + 120));
                 bytes[target] = [0, 1, 127, 255, rng.random()][rng.random_range(0..5)];
             }
             let crc = crc32fast::hash(&bytes[payload.clone()]).to_le_bytes();
-            bytes[word(2)].copy_from_slice(&crc);
-            let crc = crc32fast::hash(&bytes[at..at + 12]).to_le_bytes();
-            bytes[word(3)].copy_from_slice(&crc);
+            bytes[word(6)].copy_from_slice(&crc);
+            let crc = crc32fast::hash(&bytes[at..at + 28]).to_le_bytes();
+            bytes[word(7)].copy_from_slice(&crc);
             at = payload.end;
         }
         let mut restorer = Restorer::new(config(length)).unwrap();
-        if restorer.scan(1, &bytes, true).is_ok()
+        if restorer.scan(1, &bytes).is_ok()
             && let Ok(mut loader) = restorer.finish(5)
         {
             loader.load(1, &bytes);
@@ -342,7 +479,7 @@ fn the_configuration_in_force_wins_and_what_changed_is_said() {
         ]
     );
     let mut restorer = Restorer::new(config(3)).unwrap();
-    let refused = restorer.scan(disk.current, &disk.segments[&disk.current], true);
+    let refused = restorer.scan(disk.current, &disk.segments[&disk.current]);
     assert_eq!(
         refused.unwrap_err().to_string(),
         "sequence_length: expected 1 as in the data directory, got 3"

@@ -6,23 +6,27 @@
 //! nothing in them is alive: what is on disk stays within twice the table and two segments, without a
 //! checkpoint anybody would wait for.
 
+pub(crate) mod files;
 mod recovery;
 mod syncer;
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use ::metrics::counter;
 use pmpo_replay_core::Table;
 
 use crate::config::DiskConfig;
+use crate::metrics;
 use crate::owner::Release;
 
+use files::{AppendFile, Folder};
 pub(crate) use recovery::{lock, recover};
 use syncer::Syncer;
+#[cfg(test)]
+pub(crate) use syncer::Worker;
 
 /// Items and steps moved out of the oldest segment after one turn of the table's thread: more than
 /// come in at a time, so that it gets done, and few enough that nobody notices.
@@ -33,84 +37,109 @@ const ITEM_BYTES: u64 = 16;
 
 /// The segments of one table.
 pub(crate) struct Disk {
-    folder: PathBuf,
+    folder: Arc<dyn Folder>,
     config: DiskConfig,
     segment: Arc<Segment>,
     current: u32,
     /// Bytes of each segment.
     sizes: BTreeMap<u32, u64>,
+    /// The last segment that was to begin could not be created.
+    stuck: bool,
     syncer: Syncer,
     buffer: Vec<u8>,
 }
 
 /// A file of the log.
 struct Segment {
-    file: File,
-    folder: PathBuf,
+    file: Box<dyn AppendFile>,
+    folder: Arc<dyn Folder>,
     /// The folder was synced since the file is in it.
     listed: AtomicBool,
+    /// Number of the last record in it.
+    written: AtomicU64,
 }
 
 impl Segment {
-    fn create(folder: &Path, number: u32) -> io::Result<Arc<Self>> {
-        let path = segment_path(folder, number);
-        let file = OpenOptions::new()
-            .append(true)
-            .create_new(true)
-            .open(path)?;
+    fn create(folder: &Arc<dyn Folder>, number: u32) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            file,
-            folder: folder.to_owned(),
+            file: folder.create(&segment_name(number))?,
+            folder: Arc::clone(folder),
             listed: AtomicBool::new(false),
+            written: AtomicU64::new(0),
         }))
     }
 
-    /// Makes safe what was written so far.
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()?;
-        if !self.listed.swap(true, Ordering::Relaxed) {
-            File::open(&self.folder)?.sync_all()?;
+    /// Makes safe what was written so far; answers the number of its last record.
+    fn sync(&self) -> io::Result<u64> {
+        let written = self.written.load(Ordering::Acquire);
+        self.file.sync()?;
+        if !self.listed.load(Ordering::Relaxed) {
+            self.folder.sync()?;
+            self.listed.store(true, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(written)
     }
 }
 
-fn segment_path(folder: &Path, number: u32) -> PathBuf {
-    folder.join(format!("{number:010}.log"))
+fn segment_name(number: u32) -> String {
+    format!("{number:010}.log")
 }
 
 impl Disk {
-    /// Begins a new segment behind those that were recovered.
+    /// Begins a new segment behind those that were recovered. Nothing is synced before
+    /// [`spawn_syncer`](Self::spawn_syncer).
     fn start(
-        folder: PathBuf,
+        folder: Arc<dyn Folder>,
         config: DiskConfig,
         sizes: BTreeMap<u32, u64>,
         table: &mut Table,
     ) -> io::Result<Self> {
-        let current = table.begin_segment().expect("a recovered table has a log");
+        let current = table
+            .current_segment()
+            .expect("a recovered table has a log");
         let segment = Segment::create(&folder, current)?;
-        let syncer = Syncer::spawn(&config)?;
         let mut disk = Self {
             folder,
-            config,
             segment,
             current,
             sizes,
-            syncer,
+            stuck: false,
+            syncer: Syncer::new(&config),
+            config,
             buffer: Vec::new(),
         };
         disk.append(table)?;
         Ok(disk)
     }
 
+    /// Lets the syncer work, on a thread of its own.
+    pub(crate) fn spawn_syncer(&mut self) -> io::Result<()> {
+        self.syncer.spawn()
+    }
+
+    /// The syncer, for a test to let it work when it likes.
+    #[cfg(test)]
+    pub(crate) fn take_syncer(&mut self) -> Worker {
+        self.syncer.take_worker().expect("it is taken once")
+    }
+
     /// Writes what the table has done, then lets those go who wait for it to be safe.
     pub(crate) fn write(&mut self, table: &mut Table, waiting: Vec<Release>) -> io::Result<()> {
         let written = self.append(table)?;
         self.syncer.written(&self.segment, written, waiting)?;
+        table.safe_up_to(self.syncer.safe());
         if self.sizes[&self.current] >= self.config.segment_bytes {
             self.begin_segment(table)?;
         }
         self.compact(table)
+    }
+
+    /// Syncs what there is.
+    ///
+    /// # Errors
+    /// It is not all safe.
+    pub(crate) fn close(self) -> io::Result<()> {
+        self.syncer.close(&self.segment)
     }
 
     /// Bytes of all segments.
@@ -121,15 +150,36 @@ impl Disk {
     fn append(&mut self, table: &mut Table) -> io::Result<bool> {
         self.buffer.clear();
         table.take_log(&mut self.buffer);
-        (&self.segment.file).write_all(&self.buffer)?;
+        if !self.buffer.is_empty() {
+            self.segment.file.append(&self.buffer)?;
+        }
+        self.segment
+            .written
+            .store(table.last_record(), Ordering::Release);
         *self.sizes.entry(self.current).or_default() += self.buffer.len() as u64;
         Ok(!self.buffer.is_empty())
     }
 
+    /// Where there is no descriptor or no room for another file, the log goes on in the one that it has.
     fn begin_segment(&mut self, table: &mut Table) -> io::Result<()> {
+        let next = match Segment::create(&self.folder, self.current + 1) {
+            Ok(next) => next,
+            Err(error) => {
+                if !std::mem::replace(&mut self.stuck, true) {
+                    tracing::warn!(
+                        table = table.config().name, segment = self.current, %error,
+                        "no new segment of the log: it goes on in the old one"
+                    );
+                }
+                counter!(metrics::FAILED_SEGMENTS).increment(1);
+                return Ok(());
+            }
+        };
+        self.stuck = false;
         self.syncer.ended(&self.segment)?;
-        self.current = table.begin_segment().expect("the table has a log");
-        self.segment = Segment::create(&self.folder, self.current)?;
+        let number = table.begin_segment().expect("the table has a log");
+        assert_eq!(number, self.current + 1, "segments follow each other");
+        (self.segment, self.current) = (next, number);
         self.append(table)?;
         Ok(())
     }
@@ -143,10 +193,11 @@ impl Disk {
             self.append(table)?;
         }
         while let Some(dead) = table.drop_dead_segment() {
-            self.sizes.remove(&dead);
-            // What was moved out of it has to be safe first.
-            let path = segment_path(&self.folder, dead);
-            self.syncer.delete(&self.segment, path)?;
+            self.append(table)?;
+            // Of a segment that was lost there is no file.
+            if self.sizes.remove(&dead).is_some() {
+                self.syncer.delete(&self.segment, dead)?;
+            }
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
 //! Makes written bytes safe, away from the table's thread, and answers those who wait for that.
+//!
+//! A file that is no longer written is synced under every policy, and before the next one is: so a power
+//! failure costs what was written lately, and where that begins can be read off the log.
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 use ::metrics::{counter, gauge};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-use super::Segment;
+use super::{Segment, segment_name};
 use crate::config::{DiskConfig, Fsync};
 use crate::metrics;
 use crate::owner::Release;
@@ -23,14 +25,17 @@ const QUEUE: usize = 1024;
 enum Job {
     /// These bytes, then these answers.
     Sync(Arc<Segment>, Vec<Release>),
-    /// These bytes, then this file goes.
-    Delete(Arc<Segment>, PathBuf),
+    /// These bytes, then this segment goes.
+    Delete(Arc<Segment>, u32),
 }
 
+/// The table's thread's end.
 pub(super) struct Syncer {
     fsync: Fsync,
     shared: Arc<Shared>,
-    jobs: Option<Sender<Job>>,
+    jobs: Sender<Job>,
+    /// Until it is spawned.
+    worker: Option<Worker>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -38,28 +43,47 @@ pub(super) struct Syncer {
 struct Shared {
     /// A sync of the newest file is to come that covers what is being written now.
     pending: AtomicBool,
+    /// All records up to this one are safe.
+    safe: AtomicU64,
     error: Mutex<Option<io::Error>>,
 }
 
 impl Syncer {
-    pub(super) fn spawn(config: &DiskConfig) -> io::Result<Self> {
+    pub(super) fn new(config: &DiskConfig) -> Self {
         let (jobs, queue) = bounded(QUEUE);
         let shared = Arc::<Shared>::default();
-        let fsync = config.fsync;
-        let pause = match fsync {
-            Fsync::Interval => Duration::from_millis(config.fsync_interval_ms),
-            Fsync::EachBatch | Fsync::Never => Duration::ZERO,
+        let worker = Worker {
+            queue,
+            shared: Arc::clone(&shared),
+            pause: match config.fsync {
+                Fsync::Interval => Duration::from_millis(config.fsync_interval_ms),
+                Fsync::EachBatch | Fsync::Never => Duration::ZERO,
+            },
         };
-        let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("replay-sync".to_owned())
-            .spawn(move || run(&queue, &theirs, fsync, pause))?;
-        Ok(Self {
-            fsync,
+        Self {
+            fsync: config.fsync,
             shared,
-            jobs: Some(jobs),
-            thread: Some(thread),
-        })
+            jobs,
+            worker: Some(worker),
+            thread: None,
+        }
+    }
+
+    pub(super) fn spawn(&mut self) -> io::Result<()> {
+        if let Some(worker) = self.take_worker() {
+            let thread = std::thread::Builder::new().name("replay-sync".to_owned());
+            self.thread = Some(thread.spawn(move || worker.run())?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_worker(&mut self) -> Option<Worker> {
+        self.worker.take()
+    }
+
+    /// All records up to this one are safe.
+    pub(super) fn safe(&self) -> u64 {
+        self.shared.safe.load(Ordering::Acquire)
     }
 
     /// The table's thread has written to `segment`; `waiting` are answered when the policy's promise
@@ -98,85 +122,112 @@ impl Syncer {
         self.send(Job::Sync(Arc::clone(segment), Vec::new()))
     }
 
-    pub(super) fn delete(&self, after: &Arc<Segment>, path: PathBuf) -> io::Result<()> {
-        self.send(Job::Delete(Arc::clone(after), path))
+    /// What was moved out of the segment `dead`, to `segment` at last, has to be safe first.
+    pub(super) fn delete(&self, segment: &Arc<Segment>, dead: u32) -> io::Result<()> {
+        self.send(Job::Delete(Arc::clone(segment), dead))
+    }
+
+    /// Syncs what there is.
+    pub(super) fn close(mut self, segment: &Arc<Segment>) -> io::Result<()> {
+        self.ended(segment)?;
+        drop(self.jobs);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            return Err(io::Error::other("the thread that syncs it has panicked"));
+        }
+        self.shared.check()
     }
 
     fn send(&self, job: Job) -> io::Result<()> {
-        let jobs = self.jobs.as_ref().expect("it is open until it is dropped");
-        match jobs.send(job) {
-            Ok(()) => Ok(()),
-            Err(_) => self.check(),
-        }
+        let Err(_) = self.jobs.send(job) else {
+            return Ok(());
+        };
+        self.check()?;
+        Err(io::Error::other("the thread that syncs it has ended"))
     }
 
-    /// The first error of the syncing thread, which ends it.
     fn check(&self) -> io::Result<()> {
-        let error = self
-            .shared
-            .error
-            .lock()
-            .expect("its holders do not panic")
-            .take();
+        self.shared.check()
+    }
+}
+
+impl Shared {
+    /// The error of the syncing thread, which has ended it.
+    fn check(&self) -> io::Result<()> {
+        let error = self.error.lock().expect("its holders do not panic").take();
         error.map_or(Ok(()), Err)
     }
 }
 
-impl Drop for Syncer {
-    /// Syncs what there is.
-    fn drop(&mut self) {
-        drop(self.jobs.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that syncs the log has panicked");
-        }
-    }
+/// The syncing thread's end.
+pub(crate) struct Worker {
+    queue: Receiver<Job>,
+    shared: Arc<Shared>,
+    pause: Duration,
 }
 
-fn run(queue: &Receiver<Job>, shared: &Shared, fsync: Fsync, pause: Duration) {
-    let mut last = Instant::now();
-    while let Ok(first) = queue.recv() {
-        let mut jobs = vec![first];
-        collect(queue, &mut jobs, last + pause);
-        last = Instant::now();
+impl Worker {
+    fn run(self) {
+        let mut last = Instant::now();
+        while let Ok(first) = self.queue.recv() {
+            let mut jobs = vec![first];
+            // All that comes until the next sync is due, and what is there already.
+            while let Ok(job) = self.queue.recv_deadline(last + self.pause) {
+                jobs.push(job);
+            }
+            last = Instant::now();
+            if self.work(jobs).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Does these jobs and those that are there already.
+    fn work(&self, mut jobs: Vec<Job>) -> io::Result<()> {
+        jobs.extend(self.queue.try_iter());
         // Before the sync: what is written from here on may come too late for it.
-        shared.pending.store(false, Ordering::Release);
-        if let Err(error) = work(jobs, fsync) {
+        self.shared.pending.store(false, Ordering::Release);
+        self.sync(jobs).inspect_err(|error| {
             tracing::error!(%error, "syncing the log");
-            *shared.error.lock().expect("its holders do not panic") = Some(error);
-            return;
-        }
+            let copy = error.raw_os_error().map(io::Error::from_raw_os_error);
+            let copy = copy.unwrap_or_else(|| io::Error::other(error.to_string()));
+            *self.shared.error.lock().expect("its holders do not panic") = Some(copy);
+        })
     }
-}
 
-/// All that comes until `due`, and what is there already.
-fn collect(queue: &Receiver<Job>, jobs: &mut Vec<Job>, due: Instant) {
-    while let Ok(job) = queue.recv_deadline(due) {
-        jobs.push(job);
+    /// One round, for a test.
+    #[cfg(test)]
+    pub(crate) fn round(&self) -> io::Result<()> {
+        self.work(Vec::new())
     }
-    jobs.extend(queue.try_iter());
-}
 
-fn work(jobs: Vec<Job>, fsync: Fsync) -> io::Result<()> {
-    let start = Instant::now();
-    let mut synced: Vec<*const Segment> = Vec::new();
-    for job in &jobs {
-        let (Job::Sync(segment, _) | Job::Delete(segment, _)) = job;
-        if fsync != Fsync::Never && !synced.contains(&Arc::as_ptr(segment)) {
-            segment.sync()?;
-            synced.push(Arc::as_ptr(segment));
+    fn sync(&self, jobs: Vec<Job>) -> io::Result<()> {
+        let start = Instant::now();
+        let mut synced: Vec<*const Segment> = Vec::new();
+        // In the order in which they were written: the log is safe up to the end of the last.
+        for job in &jobs {
+            let (Job::Sync(segment, _) | Job::Delete(segment, _)) = job;
+            if !synced.contains(&Arc::as_ptr(segment)) {
+                let written = segment.sync()?;
+                self.shared.safe.fetch_max(written, Ordering::AcqRel);
+                synced.push(Arc::as_ptr(segment));
+            }
         }
-    }
-    if !synced.is_empty() {
-        counter!(metrics::SYNCS).increment(1);
-        gauge!(metrics::SYNC_SECONDS).set(start.elapsed().as_secs_f64());
-    }
-    for job in jobs {
-        match job {
-            Job::Sync(_, waiting) => waiting.into_iter().for_each(Release::release),
-            Job::Delete(_, path) => std::fs::remove_file(path)?,
+        if !synced.is_empty() {
+            counter!(metrics::SYNCS).increment(1);
+            gauge!(metrics::SYNC_SECONDS).set(start.elapsed().as_secs_f64());
         }
+        for job in jobs {
+            match job {
+                Job::Sync(_, waiting) => waiting.into_iter().for_each(Release::release),
+                Job::Delete(segment, dead) => {
+                    segment.folder.unlink(&segment_name(dead))?;
+                    // Each by itself: were a later one gone and this one not, there would be a hole.
+                    segment.folder.sync()?;
+                }
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }

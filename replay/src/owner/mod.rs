@@ -88,26 +88,46 @@ impl Owner {
     }
 
     /// Serves until [`Command::Stop`] or until nobody can send a command any more.
+    ///
+    /// # Errors
+    /// What was done could not be written or made safe.
     pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) -> io::Result<()> {
-        while let Some(first) = commands.blocking_recv() {
-            self.stats.begin(Instant::now());
-            let mut next = Some(first);
-            let mut taken = 0;
-            while let Some(command) = next {
-                if matches!(command, Command::Stop) {
-                    return self.end_turn();
-                }
-                let activity = Activity::of(&command);
-                self.execute(command);
-                self.progress();
-                self.stats.did(activity, Instant::now(), self.holds);
-                taken += 1;
-                let more = self.disk.is_some() && taken < COMMANDS_A_TURN;
-                next = if more { commands.try_recv().ok() } else { None };
+        let served = loop {
+            let Some(first) = commands.blocking_recv() else {
+                break Ok(());
+            };
+            match self.turn(first, &mut commands) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
             }
-            self.end_turn()?;
+        };
+        let closed = self.disk.map_or(Ok(()), Disk::close);
+        served.and(closed)
+    }
+
+    /// Executes `first` and, with a disk, what has queued up behind it; answers whether to go on.
+    pub(crate) fn turn(
+        &mut self,
+        first: Command,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> io::Result<bool> {
+        self.stats.begin(Instant::now());
+        let mut next = Some(first);
+        let mut taken = 0;
+        let mut go_on = true;
+        while let Some(command) = next.filter(|_| go_on) {
+            go_on = !matches!(command, Command::Stop);
+            let activity = Activity::of(&command);
+            self.execute(command);
+            self.progress();
+            self.stats.did(activity, Instant::now(), self.holds);
+            taken += 1;
+            let more = self.disk.is_some() && taken < COMMANDS_A_TURN;
+            next = if more { commands.try_recv().ok() } else { None };
         }
-        Ok(())
+        self.end_turn()?;
+        Ok(go_on)
     }
 
     /// Makes safe what the turn did, then answers.
@@ -182,7 +202,7 @@ impl Owner {
                 self.stats
                     .refresh(&self.table, queued_commands, callers, log_bytes);
             }
-            Command::Stop => unreachable!("handled by the loop"),
+            Command::Stop => {}
         }
     }
 

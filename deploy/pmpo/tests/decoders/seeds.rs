@@ -70,7 +70,6 @@ fn log(length: usize) -> Vec<u8> {
     let (signature, writer) = (table().0, WriterId(7));
     let loader = Restorer::new(table_config(length)).unwrap().finish(1);
     let (mut table, _) = loader.unwrap().finish();
-    table.begin_segment().unwrap();
     table.open_writer(writer, &signature, length).unwrap();
     let steps = columns(&signature, 5);
     let ends = if length == 1 { vec![] } else { vec![1, 2, 4] };

@@ -11,9 +11,10 @@ pub(crate) mod record;
 
 use std::collections::VecDeque;
 
-use frame::append;
+use frame::{Mark, append};
 use record::Record;
 
+pub use frame::is_of_an_older_version;
 pub use record::Run;
 
 /// The buffer, and how much of each segment is alive.
@@ -21,12 +22,24 @@ pub(crate) struct Log {
     pub(crate) buffer: Vec<u8>,
     /// Number of the oldest segment.
     oldest: u32,
-    /// Items and steps in each segment that were neither removed nor written again.
-    live: VecDeque<u64>,
+    segments: VecDeque<Segment>,
+    /// What the last record's frame says.
+    last: Mark,
+    /// All records up to this one are safe.
+    safe: u64,
     /// `samples` as the log has it.
     pub(crate) samples: u64,
     /// How far the oldest segment has been searched for what is alive.
     pub(crate) cursor: Cursor,
+}
+
+/// A segment as the log knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Items and steps in it that were neither removed nor written again.
+    pub(crate) live: u64,
+    /// Number of its first record.
+    pub(crate) first: u64,
 }
 
 /// Where a search for what is alive is: slots of items, then rows of steps.
@@ -37,12 +50,18 @@ pub(crate) struct Cursor {
 }
 
 impl Log {
-    /// A log behind segments from `oldest` on of which this much is alive.
-    pub(crate) fn new(oldest: u32, live: VecDeque<u64>, samples: u64) -> Self {
+    /// A log behind these segments, from `oldest` on; their last record has the number `last`, and all of
+    /// them are safe.
+    pub(crate) fn new(oldest: u32, segments: VecDeque<Segment>, last: u64, samples: u64) -> Self {
         Self {
             buffer: Vec::new(),
             oldest,
-            live,
+            segments,
+            last: Mark {
+                number: last,
+                safe: 0,
+            },
+            safe: last,
             samples,
             cursor: Cursor::default(),
         }
@@ -50,50 +69,78 @@ impl Log {
 
     /// Number of the segment that is being written.
     pub(crate) fn current(&self) -> u32 {
-        self.oldest + self.live.len() as u32 - 1
+        self.oldest + self.segments.len() as u32 - 1
     }
 
     /// Number of the oldest segment, unless it is the one that is being written.
     pub(crate) fn oldest(&self) -> Option<u32> {
-        (self.live.len() > 1).then_some(self.oldest)
+        (self.segments.len() > 1).then_some(self.oldest)
     }
 
-    /// The oldest segment holds nothing any more.
+    /// The oldest segment holds nothing any more, and was safe as a whole.
     pub(crate) fn oldest_is_dead(&self) -> bool {
-        self.live.len() > 1 && self.live[0] == 0
+        self.oldest_is_within(self.safe) && self.segments[0].live == 0
+    }
+
+    /// The log says that the oldest segment was safe. Were it not to say so, a reader would take the first
+    /// record behind it for one behind a hole.
+    pub(crate) fn oldest_is_told_safe(&self) -> bool {
+        self.oldest_is_within(self.last.safe)
+    }
+
+    fn oldest_is_within(&self, safe: u64) -> bool {
+        let next = self.segments.get(1);
+        next.is_some_and(|next| next.first <= safe + 1)
     }
 
     pub(crate) fn drop_oldest(&mut self) -> u32 {
-        self.live.pop_front();
+        self.segments.pop_front();
         self.oldest += 1;
         self.cursor = Cursor::default();
         self.oldest - 1
     }
 
     pub(crate) fn begin_segment(&mut self) -> u32 {
-        self.live.push_back(0);
+        self.segments.push_back(Segment {
+            live: 0,
+            first: self.last.number + 1,
+        });
         self.current()
+    }
+
+    /// Number of the last record.
+    pub(crate) fn last_record(&self) -> u64 {
+        self.last.number
+    }
+
+    pub(crate) fn safe_up_to(&mut self, number: u64) {
+        self.safe = self.safe.max(number);
     }
 
     /// This many items or steps were written to the current segment.
     pub(crate) fn added(&mut self, count: u64) {
-        *self.live.back_mut().expect("a segment has begun") += count;
+        self.segments.back_mut().expect("a segment has begun").live += count;
     }
 
     /// An item or step of this segment is gone, or is in another.
     pub(crate) fn gone(&mut self, segment: u32) {
-        if let Some(live) = self.live.get_mut((segment - self.oldest) as usize) {
-            *live -= 1;
+        let index = (segment - self.oldest) as usize;
+        if let Some(segment) = self.segments.get_mut(index) {
+            segment.live -= 1;
         }
     }
 
     pub(crate) fn append(&mut self, record: &Record) {
-        append(&mut self.buffer, |buffer| record.encode(buffer));
+        self.append_with(record, |_| {});
     }
 
     /// Appends a record and the columns of its steps.
     pub(crate) fn append_with(&mut self, record: &Record, columns: impl FnOnce(&mut Vec<u8>)) {
-        append(&mut self.buffer, |buffer| {
+        self.last = Mark {
+            number: self.last.number + 1,
+            safe: self.safe,
+        };
+        append(&mut self.buffer, self.last, |buffer| {
             record.encode(buffer);
             columns(buffer);
         });

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{At, Found, FoundItem, Restorer};
 use crate::items::Item;
-use crate::log::Log;
+use crate::log::{Log, Segment};
 use crate::selector::Slot;
 use crate::steps::{StepPlace, Steps};
 use crate::table::Table;
@@ -29,12 +29,15 @@ struct LiveBlock {
 }
 
 impl Restorer {
-    /// Ends the first reading. The table's draws follow from `seed`; it goes on with a log.
+    /// Ends the first reading. The table's draws follow from `seed`; it goes on with a log, whose records
+    /// say that what is believed is safe: the caller has to make it so before the first is written.
     ///
     /// # Errors
     /// The configuration in force cannot be used with what was stored.
     pub fn finish(mut self, seed: u64) -> Result<Loader, Error> {
-        let (oldest, end) = self.segments.unwrap_or((0, 0));
+        let end = self.end.map_or(0, |end| end.segment + 1);
+        self.segments.retain(|&(segment, _)| segment < end);
+        self.found.segments = self.segments.len() as u32;
         let mut items: Vec<(u64, FoundItem)> =
             std::mem::take(&mut self.items).into_iter().collect();
         items.sort_unstable_by_key(|&(ordinal, _)| ordinal);
@@ -44,18 +47,7 @@ impl Restorer {
         } else {
             Vec::new()
         };
-        let rows = |segment: u32| {
-            let of_steps = steps
-                .iter()
-                .filter(|(place, _)| place.segment == segment)
-                .count();
-            of_steps as u64
-        };
-        let mut live: VecDeque<u64> = (oldest..end).map(rows).collect();
-        for (_, item) in &items {
-            live[(item.segment - oldest) as usize] += 1;
-        }
-        let log = Log::new(oldest, live, self.limiter.samples);
+        let log = self.log(&items, &steps);
         let mut table = Table::with_log(self.config.clone(), seed, Some(log))?;
         if let Some(kind) = &self.kind {
             if let Some(signature) = &kind.signature {
@@ -81,6 +73,20 @@ impl Restorer {
             found: self.found,
             blocks,
         })
+    }
+
+    /// The log that goes on behind what was found. A segment of which nothing is left holds nothing.
+    fn log(&self, items: &[(u64, FoundItem)], steps: &[(StepPlace, At)]) -> Log {
+        let oldest = self.segments.first().map_or(0, |&(segment, _)| segment);
+        let mut segments = VecDeque::new();
+        for &(segment, first) in &self.segments {
+            segments.resize((segment - oldest + 1) as usize, Segment { live: 0, first });
+        }
+        let in_items = items.iter().map(|(_, item)| item.segment);
+        for segment in in_items.chain(steps.iter().map(|(place, _)| place.segment)) {
+            segments[(segment - oldest) as usize].live += 1;
+        }
+        Log::new(oldest, segments, self.next - 1, self.limiter.samples)
     }
 
     /// The steps that items or windows to come need, in the order of their names; items of which a
@@ -255,15 +261,18 @@ impl Loader {
         }
     }
 
-    /// The table, once all segments are loaded, and what was found.
+    /// The table, once all segments are loaded, and what was found. Its log has begun a new segment.
     ///
     /// # Panics
     /// If a segment with live steps was not loaded.
     pub fn finish(mut self) -> (Table, Found) {
         assert!(self.blocks.is_empty(), "all segments are loaded");
+        self.table.begin_segment();
         self.table.removed.clear();
         self.table.retire_restored();
         self.table.shrink();
+        // Or they would be back at the next start, and others would have to leave for them.
+        self.table.log_removed();
         self.found.removed = self.table.removed.items;
         (self.table, self.found)
     }

@@ -3,6 +3,11 @@
 //! Segments are read twice. The first reading finds out what is alive, which later records decide, and
 //! touches no step's bytes but for their checksums; the second copies what is alive to where it
 //! belongs. So recovery takes the memory of the table, not of the log.
+//!
+//! A log ends where the first record is missing that nobody has said to be safe: what lies behind it, in
+//! this segment and in later ones, may have reached the disk before what came first, and is not believed.
+//! Records that were safe and are missing all the same were lost later, and cost what they held. How far
+//! the log was safe is in its newest frame, so a look at the last segment comes first.
 
 mod load;
 
@@ -33,7 +38,7 @@ pub struct Found {
     pub samples: u64,
     /// Writers whose numbers go on.
     pub writers: usize,
-    /// Bytes at the end that a crash has cut short; nobody was told that they are stored.
+    /// Bytes behind the end of what can be believed; nobody was told that they are safe.
     pub torn_bytes: usize,
     /// Stretches elsewhere that hold no whole record: what they held is lost.
     pub damaged: u64,
@@ -43,6 +48,18 @@ pub struct Found {
     pub removed: u64,
     /// Where the configuration in force differs from the stored one.
     pub changed: Vec<String>,
+}
+
+/// Where the log that can be believed ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Believed {
+    /// Its last segment; later ones are to go.
+    pub segment: u32,
+    /// How many of that segment's bytes; the others are to go.
+    pub bytes: usize,
+    /// The first segment with records that nothing says to be safe: from it on, what is kept has to be
+    /// made safe before the table answers anybody.
+    pub unproven_from: u32,
 }
 
 /// Where in the log a step's bytes are.
@@ -85,8 +102,16 @@ pub struct Restorer {
     /// Steps of sequences: writer, number, where; the later of two counts.
     steps: Vec<(u32, u64, At)>,
     blocks: Vec<Block>,
-    /// Numbers of the first segment and of the one after the last.
-    segments: Option<(u32, u32)>,
+    /// Segments up to the end, each with the number of its first record.
+    segments: Vec<(u32, u64)>,
+    /// Number of the record to come.
+    next: u64,
+    /// Highest number that a frame says to be safe.
+    safe: u64,
+    /// The end so far.
+    end: Option<Believed>,
+    /// Something is missing that was not safe: nothing more is believed.
+    ended: bool,
 }
 
 impl Restorer {
@@ -108,35 +133,98 @@ impl Restorer {
             items: HashMap::new(),
             steps: Vec::new(),
             blocks: Vec::new(),
-            segments: None,
+            segments: Vec::new(),
+            next: 1,
+            safe: 0,
+            end: None,
+            ended: false,
         })
     }
 
-    /// Reads a segment; to be called for all of them, in order. Answers how many bytes of it are
-    /// worth keeping: what a crash has cut short at the end of the last is not.
+    /// Looks how far the log was safe; to be called first, for segments from the last on backwards until
+    /// one answers that it has a whole record.
+    pub fn survey(&mut self, bytes: &[u8]) -> bool {
+        let mut any = false;
+        for frame in Frames::new(bytes) {
+            let Frame::Whole(mark, payload) = frame else {
+                continue;
+            };
+            any = true;
+            self.safe = self.safe.max(mark.safe);
+            // What the table is stands in every segment. If that is damaged in the oldest, its records can
+            // be read all the same.
+            if let Some((Record::State(state), _)) = Record::decode(&bytes[payload]) {
+                self.kind = Some(state.kind);
+            }
+        }
+        any
+    }
+
+    /// Reads a segment; to be called for all of them, in order.
     ///
     /// # Errors
     /// The segment is of a table with items of another length.
-    pub fn scan(&mut self, number: u32, bytes: &[u8], last: bool) -> Result<usize, Error> {
-        let first = self.segments.map_or(number, |(first, _)| first);
-        self.segments = Some((first, number + 1));
-        self.found.segments += 1;
-        for frame in Frames::new(bytes) {
-            match frame {
-                Frame::Whole(payload) => {
-                    let start = payload.start;
-                    if !self.record(number, start, &bytes[payload])? {
-                        self.found.damaged += 1;
-                    }
-                }
-                Frame::Damaged(range) if last && range.end == bytes.len() => {
-                    self.found.torn_bytes = range.len();
-                    return Ok(range.start);
-                }
-                Frame::Damaged(_) => self.found.damaged += 1,
-            }
+    pub fn scan(&mut self, segment: u32, bytes: &[u8]) -> Result<(), Error> {
+        let mut kept = None;
+        let mut damaged = false;
+        if !self.ended {
+            self.segments.push((segment, self.next));
         }
-        Ok(bytes.len())
+        for frame in Frames::new(bytes) {
+            let Frame::Whole(mark, payload) = frame else {
+                damaged = true;
+                continue;
+            };
+            if self.ended || !self.follows(mark.number, damaged) {
+                break;
+            }
+            damaged = false;
+            let end = payload.end;
+            if !self.record(segment, payload.start, &bytes[payload])? {
+                self.found.damaged += 1;
+            }
+            self.believe(segment, mark.number, end);
+            kept = Some(end);
+        }
+        match kept {
+            Some(end) => self.found.torn_bytes = bytes.len() - end,
+            None => self.found.torn_bytes += bytes.len(),
+        }
+        Ok(())
+    }
+
+    /// Whether a record with this number can be believed, behind those that were. `damaged` says that
+    /// there are bytes before it that hold no record.
+    fn follows(&mut self, number: u64, damaged: bool) -> bool {
+        if number > self.next && number - 1 > self.safe || number < self.next {
+            self.ended = true;
+            return false;
+        }
+        // Before the first segment of a log that has been going for long there is nothing to be missed.
+        let is_first = self.segments.len() == 1 && self.end.is_none() && !damaged;
+        if number > self.next && !is_first {
+            self.found.damaged += 1;
+        }
+        true
+    }
+
+    fn believe(&mut self, segment: u32, number: u64, end: usize) {
+        self.next = number + 1;
+        let unproven_from = match self.end {
+            Some(believed) if believed.unproven_from <= believed.segment => believed.unproven_from,
+            _ if number > self.safe => segment,
+            _ => segment + 1,
+        };
+        self.end = Some(Believed {
+            segment,
+            bytes: end,
+            unproven_from,
+        });
+    }
+
+    /// What is to be kept of the log, once all of it was scanned.
+    pub fn believed(&self) -> Option<Believed> {
+        self.end
     }
 
     /// Takes in a record; answers whether it was one.

@@ -1,16 +1,14 @@
 //! Exactly once, over thousands of random schedules: the real writer logic (`Dispatch` and its
-//! outboxes), the real table and the real log, under a simulated network and disk. One generator
-//! decides everything, so a schedule is its seed.
+//! outboxes) and the real service beneath its sockets. One generator decides everything, so a schedule is
+//! its seed.
 //!
 //! Connections are streams as HTTP/2 gives them, cut at any moment: what was on its way may still
 //! arrive, late and at a server that the writer has reconnected to meanwhile, or not. On top of what a
-//! stream can do, messages to the server are dropped, doubled and reordered. Servers die with what was
-//! not synced, at any byte of it; in some schedules they have no disk and come back without memory,
-//! and then it is only checked that nothing is doubled and that writers go on. Writers die too, and
-//! others with new ids take their places.
-
-mod shard;
-mod verdict;
+//! stream can do, messages to the server are dropped, doubled and reordered. Servers are killed, lose
+//! their machine's power, and end by themselves where a write or a sync fails or a disk is full; where
+//! only the process dies, under any policy of syncing, what was written is there. In some schedules they
+//! have no disk and come back without memory, and then it is only checked that nothing is doubled and that
+//! writers go on. Writers die too, and others with new ids take their places.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -20,7 +18,9 @@ use pmpo_types::{StepBatch, WriterId};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use shard::{Shard, columns};
+use super::files::{Faults, SimulatedFiles};
+use super::shard::{Shard, columns, disk, table};
+use crate::config::Fsync;
 
 const SCHEDULES: u64 = 3_000;
 /// Events of a schedule while things go wrong.
@@ -35,7 +35,7 @@ enum Message {
     Items(u64, StepBatch),
 }
 
-struct Connection {
+pub(super) struct Connection {
     writer: WriterId,
     shard: usize,
     /// The writer still listens.
@@ -46,28 +46,30 @@ struct Connection {
     to_writer: VecDeque<u64>,
 }
 
-struct Writer {
-    dispatch: Dispatch,
+pub(super) struct Writer {
+    pub(super) dispatch: Dispatch,
     /// For each shard that is connected to: the connection, once there is one.
     lanes: BTreeMap<usize, Option<u64>>,
     pushed: i64,
     /// Ids of items pushed, and which of them may end up nowhere: those of a dead writer that were not
     /// acknowledged.
-    items: Vec<i64>,
-    alive: bool,
+    pub(super) items: Vec<i64>,
+    pub(super) alive: bool,
 }
 
-struct World {
+pub(super) struct World {
     rng: ChaCha8Rng,
     now: Instant,
     length: usize,
     /// Whether shards come back with what they had acknowledged.
-    durable: bool,
-    shards: Vec<Shard>,
-    connections: BTreeMap<u64, Connection>,
+    pub(super) durable: bool,
+    /// Whether also from a loss of power.
+    pub(super) each_batch: bool,
+    pub(super) shards: Vec<Shard>,
+    pub(super) connections: BTreeMap<u64, Connection>,
     next_connection: u64,
-    writers: BTreeMap<WriterId, Writer>,
-    faults: bool,
+    pub(super) writers: BTreeMap<WriterId, Writer>,
+    pub(super) faults: bool,
 }
 
 impl World {
@@ -79,10 +81,21 @@ impl World {
             rng.random_range(2..5)
         };
         let durable = rng.random_bool(0.8);
-        let shards = (0..rng.random_range(1..4)).map(|_| Shard::new(length, durable));
+        let policies = [
+            Fsync::EachBatch,
+            Fsync::EachBatch,
+            Fsync::Interval,
+            Fsync::Never,
+        ];
+        let fsync = policies[rng.random_range(0..4)];
+        let shards = (0..rng.random_range(1..4)).map(|shard| {
+            let files = durable.then(|| SimulatedFiles::new(10 * seed + shard));
+            Shard::new(table(length), disk(fsync), files)
+        });
         let mut world = Self {
             length,
             durable,
+            each_batch: fsync == Fsync::EachBatch,
             shards: shards.collect(),
             now: Instant::now(),
             connections: BTreeMap::new(),
@@ -201,7 +214,7 @@ impl World {
     }
 
     /// The writer's end of a connection is gone; what is on its way may still arrive.
-    fn cut(&mut self, number: u64) {
+    pub(super) fn cut(&mut self, number: u64) {
         let late = self.rng.random_bool(0.5);
         let connection = self.connections.get_mut(&number).unwrap();
         let (id, shard) = (connection.writer, connection.shard);
@@ -228,16 +241,9 @@ impl World {
             }
             return;
         };
-        let answer = match message {
-            Message::Open => {
-                self.shards[shard].open(id, number);
-                Some(())
-            }
-            Message::Items(first, steps) => self.shards[shard].insert(id, number, first, &steps),
-        };
-        if answer.is_none() {
-            self.cut(number);
-            self.connections.remove(&number);
+        match message {
+            Message::Open => self.shards[shard].open(id, number),
+            Message::Items(first, steps) => self.shards[shard].insert(id, number, first, steps),
         }
     }
 
@@ -292,22 +298,38 @@ impl World {
         }
     }
 
-    fn sync(&mut self, shard: usize) {
+    /// The table's thread of a shard has its turn, and the syncer if it `syncs`.
+    fn serve(&mut self, shard: usize, syncs: bool) {
         if !self.shards[shard].is_up() {
             return;
         }
-        for (number, next) in self.shards[shard].sync() {
-            if let Some(connection) = self.connections.get_mut(&number) {
-                connection.to_writer.push_back(next);
+        let goes_on = self.shards[shard].turn() && (!syncs || self.shards[shard].sync());
+        if !goes_on {
+            return self.is_down(shard);
+        }
+        for (number, next) in self.shards[shard].answers() {
+            let Some(connection) = self.connections.get_mut(&number) else {
+                continue;
+            };
+            match next {
+                Some(next) => connection.to_writer.push_back(next),
+                None => {
+                    self.cut(number);
+                    self.connections.remove(&number);
+                }
             }
         }
     }
 
     fn crash(&mut self, shard: usize) {
-        if !self.shards[shard].is_up() {
-            return;
+        let power = self.each_batch && self.rng.random_bool(0.6);
+        if self.shards[shard].is_up() || power {
+            self.shards[shard].crash(power);
+            self.is_down(shard);
         }
-        self.shards[shard].crash(&mut self.rng);
+    }
+
+    fn is_down(&mut self, shard: usize) {
         let lost: Vec<u64> = (self.connections.iter())
             .filter(|(_, connection)| connection.shard == shard)
             .map(|(&number, _)| number)
@@ -318,6 +340,22 @@ impl World {
         }
     }
 
+    /// Something of a shard's file system is about to fail, or works again.
+    fn disturb(&mut self, shard: usize) {
+        let Some(files) = &self.shards[shard].files else {
+            return;
+        };
+        let mut faults = Faults::default();
+        match self.rng.random_range(0..8) {
+            0..3 => faults.sync_in = Some(self.rng.random_range(0..4)),
+            3 => faults.append = true,
+            4 => faults.room = Some(self.rng.random_range(0..500)),
+            5 => faults.no_descriptors = true,
+            _ => {}
+        }
+        files.set_faults(faults);
+    }
+
     fn kill_writer(&mut self, id: WriterId) {
         self.writers.get_mut(&id).unwrap().alive = false;
         for connection in self.connections.values_mut() {
@@ -326,7 +364,7 @@ impl World {
         self.start_writer();
     }
 
-    fn event(&mut self) {
+    pub(super) fn event(&mut self) {
         self.now += Duration::from_millis(self.rng.random_range(0..100));
         let shard = self.rng.random_range(0..self.shards.len());
         let (writer, connection) = (self.pick_writer(), self.pick_connection());
@@ -335,11 +373,14 @@ impl World {
             (20..50, Some(writer), _) => self.work(writer),
             (50..70, _, Some(connection)) => self.arrive(connection),
             (70..85, _, Some(connection)) => self.answer(connection),
-            (85..88, ..) => self.shards[shard].write(),
-            (88..93, ..) => self.sync(shard),
+            (85..88, ..) => self.serve(shard, false),
+            (88..93, ..) => self.serve(shard, true),
             (93..95, _, Some(connection)) if self.faults => self.cut(connection),
-            (95..97, ..) if self.faults => self.crash(shard),
-            (97..99, ..) if !self.shards[shard].is_up() => self.shards[shard].restart(),
+            (95, ..) if self.faults => self.crash(shard),
+            (96, ..) if self.faults => self.disturb(shard),
+            (97..99, ..) if !self.shards[shard].is_up() => {
+                self.shards[shard].start();
+            }
             (99, Some(writer), _) if self.faults && self.rng.random_bool(0.2) => {
                 self.kill_writer(writer);
             }
@@ -362,12 +403,7 @@ fn every_acknowledged_item_is_stored_once_whatever_happens() {
                 world.event();
             }
             world.settle();
-            world.check();
-            world
-                .shards
-                .iter_mut()
-                .map(|shard| shard.contents().len())
-                .sum::<usize>()
+            world.check()
         });
         stored += run.unwrap_or_else(|_| panic!("failed with SIMULATION_SEED={seed}"));
     }

@@ -1,7 +1,7 @@
 //! How a schedule of the simulation ends, and what must then hold.
 
-use crate::shard::Shard;
-use crate::{World, Writer};
+use super::files::Faults;
+use super::world::{World, Writer};
 
 impl World {
     /// Nothing goes wrong any more, and all that is alive is acknowledged. The streams end first: one
@@ -13,9 +13,10 @@ impl World {
             self.cut(number);
         }
         for shard in &mut self.shards {
-            if !shard.is_up() {
-                shard.restart();
+            if let Some(files) = &shard.files {
+                files.set_faults(Faults::default());
             }
+            assert!(shard.is_up() || shard.start());
         }
         let open = |writer: &Writer| writer.alive && writer.dispatch.in_flight_steps() > 0;
         for _ in 0..100_000 {
@@ -27,13 +28,16 @@ impl World {
         panic!("steps were never acknowledged");
     }
 
-    pub(crate) fn check(&mut self) {
-        let mut found: Vec<i64> = self.shards.iter_mut().flat_map(Shard::contents).collect();
+    /// How many items are stored, all of them as they must be.
+    pub(crate) fn check(&mut self) -> usize {
+        let power = self.each_batch;
+        let found = self.shards.iter_mut().map(|shard| shard.contents(power));
+        let mut found: Vec<i64> = found.flatten().collect();
         found.sort_unstable();
         let twice = found.windows(2).find(|pair| pair[0] == pair[1]);
         assert_eq!(twice, None, "an item is stored twice");
         if !self.durable {
-            return;
+            return found.len();
         }
         for writer in self.writers.values() {
             let stored = |id: &&i64| found.binary_search(id).is_ok();
@@ -53,5 +57,6 @@ impl World {
         }
         let pushed: usize = self.writers.values().map(|writer| writer.items.len()).sum();
         assert!(found.len() <= pushed);
+        found.len()
     }
 }
