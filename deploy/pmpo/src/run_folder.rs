@@ -160,7 +160,7 @@ pub(crate) fn uid(run_dir: &Path) -> Result<String> {
     match fs::read_to_string(&path) {
         Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(failure::storage(&path)(error).into());
+            return Err(failure::storage(&path)(error));
         }
         // A crash can leave an empty file.
         _ => {}
