@@ -7,7 +7,7 @@ use pmpo_policy::NetworkConfig;
 use pmpo_replay::{ReplayConfig, SelectorKind, TableConfig};
 use pmpo_service::config::{Layers, Move};
 use pmpo_service::security::{Credentials, Role, SecurityConfig};
-use pmpo_update::{AgentConfig, CriticConfig, DeviceChoice, Priorities, UpdateConfig};
+use pmpo_update::{AgentConfig, CriticConfig, DeviceChoice, Discount, Priorities, UpdateConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::agreement;
@@ -215,6 +215,7 @@ impl Config {
         };
         let mut config: Self = pmpo_service::config::load(layers).map_err(Usage::new)?;
         config.derive_sequence_length();
+        config.resolve_discount()?;
         config.validate().map_err(Usage::new)?;
         Ok(config)
     }
@@ -236,6 +237,18 @@ impl Config {
         {
             table.sequence_length = rows;
         }
+    }
+
+    /// From here on gamma is a number, whatever rule it comes from.
+    fn resolve_discount(&mut self) -> Result<()> {
+        if let Discount::Rule(_) = self.update.discount {
+            self.run.validate().context("run").map_err(Usage::new)?;
+            let task = pmpo_suite::load(&self.run.task, self.run.seed).map_err(Usage::new)?;
+            let task = task.with_action_repeat(self.run.action_repeat);
+            let resolved = self.update.discount.resolved(task.spec());
+            self.update.discount = resolved.map_err(Usage::new)?;
+        }
+        Ok(())
     }
 
     fn check_sequence_length(&mut self) -> Result<()> {
@@ -468,6 +481,31 @@ mod tests {
             assert!(message.contains(expected), "{set:?}: {message}");
         }
         load(&["update.batch_size=5000", "replay.table.max_batch_size=5000"]).unwrap();
+    }
+
+    #[test]
+    fn a_discount_by_the_episodes_length_is_a_number_from_the_start() {
+        let rule = "update.discount=episode_length";
+        for (set, gamma) in [
+            (&[rule][..], 0.995),
+            (&[rule, "run.action_repeat=2"], 0.99),
+            (
+                &[rule, "run.task=quadruped-run", "run.action_repeat=4"],
+                0.98,
+            ),
+        ] {
+            let config = load(set).unwrap();
+            assert_eq!(config.update.discount, Discount::Fixed(gamma), "{set:?}");
+            // What a distributional critic's support is derived from.
+            let same = format!("update.discount={gamma}");
+            let number = load(&[&set[1..], &[&same]].concat()).unwrap();
+            assert_eq!(config, number);
+        }
+        let endless = refused(&[rule, "run.task=lqr-lqr-2-1"]);
+        assert!(endless.contains("has no time limit"), "{endless}");
+        let unknown = refused(&["update.discount=episode"]);
+        assert!(unknown.contains("update"), "{unknown}");
+        load(&[rule, "run.task=nowhere-run"]).unwrap_err();
     }
 
     #[test]

@@ -118,7 +118,12 @@ impl Lockstep {
             .adder_mut()
             .set_until_next(progressed.until_window);
         let noise = progressed.noise.clone();
-        let stepper = Stepper::new(environment, collector, noise, config.update.discount);
+        let stepper = Stepper::new(
+            environment,
+            collector,
+            noise,
+            config.update.discount.gamma(),
+        );
         let [version, step] = [progressed.policy_version, progressed.policy_step];
         let mut lockstep = Self {
             source: start.source,
