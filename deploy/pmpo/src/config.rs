@@ -383,6 +383,8 @@ impl RunConfig {
 
 #[cfg(test)]
 mod tests {
+    use pmpo_actor::noise::{NoiseRepeat, RepeatRule};
+
     use super::*;
 
     fn load(set: &[&str]) -> Result<Config> {
@@ -506,6 +508,21 @@ mod tests {
         let unknown = refused(&["update.discount=episode"]);
         assert!(unknown.contains("update"), "{unknown}");
         load(&[rule, "run.task=nowhere-run"]).unwrap_err();
+    }
+
+    #[test]
+    fn noise_is_repeated_for_a_number_of_steps_or_by_a_rule() {
+        let repeat = |value: &str| load(&[&format!("actor.noise_repeat={value}")]);
+        for (value, expected) in [
+            ("3", NoiseRepeat::Fixed(3)),
+            ("zeta", NoiseRepeat::Drawn(RepeatRule::Zeta)),
+        ] {
+            assert_eq!(repeat(value).unwrap().actor.noise_repeat, expected);
+        }
+        for value in ["pink", "0", "1.5"] {
+            let message = format!("{:#}", repeat(value).unwrap_err());
+            assert!(message.contains("noise_repeat"), "{message}");
+        }
     }
 
     #[test]
