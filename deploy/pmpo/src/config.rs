@@ -526,6 +526,34 @@ mod tests {
     }
 
     #[test]
+    fn samples_steps_and_critics_go_together_in_any_number() {
+        for (samples, accepted, rejected) in [(4, 1, 3), (8, 2, 2), (16, 4, 4), (16, 1, 15)] {
+            for n_step in [1, 3, 5] {
+                for (critics, combination) in [(1, "mean"), (2, "minimum"), (5, "mean")] {
+                    let set = [
+                        format!("update.actions_per_state={samples}"),
+                        format!("update.policy_loss.preference.accepted={accepted}"),
+                        format!("update.policy_loss.preference.rejected={rejected}"),
+                        format!("update.n_step={n_step}"),
+                        format!("critic.count={critics}"),
+                        format!("critic.combination={combination}"),
+                        "update.critic.weight_decay=0.01".to_owned(),
+                    ];
+                    let set: Vec<&str> = set.iter().map(String::as_str).collect();
+                    let mut config = load(&set).unwrap();
+                    let (_, table) = config.learner_table().unwrap();
+                    assert_eq!(table.sequence_length, n_step + 1);
+                }
+            }
+        }
+        let more = refused(&[
+            "update.actions_per_state=16",
+            "update.policy_loss.preference.accepted=15",
+        ]);
+        assert!(more.contains("at most the 16 actions per state"), "{more}");
+    }
+
+    #[test]
     fn keys_are_read_where_they_were_before() {
         let config = load(&[
             "policy.hidden_sizes=[256,256]",
