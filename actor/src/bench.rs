@@ -19,6 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio_util::sync::CancellationToken;
 
 use crate::environment_loop::EnvironmentLoop;
+use crate::noise::Noise;
 use crate::reports::EpisodeReports;
 use crate::run::collector;
 use crate::run_info::Window;
@@ -82,7 +83,7 @@ pub async fn run(options: Options, replay: &[String]) -> Result<Report, ActorErr
         period: 1,
     };
     let collector = collector(&options.actor, replay, window, &spec, &writers_end)?;
-    let rng = ChaCha8Rng::seed_from_u64(1);
+    let noise = Noise::new(options.actor.noise_repeat, ChaCha8Rng::seed_from_u64(1));
     let (sender, tally) = bounded(1);
     let (episodes, _unread) = EpisodeReports::new(options.actor.report_queue_episodes);
     let work = EnvironmentLoop {
@@ -103,7 +104,7 @@ pub async fn run(options: Options, replay: &[String]) -> Result<Report, ActorErr
             finished: sender,
             shutdown: shutdown.clone(),
         },
-        stepper: Stepper::new(environment, collector, rng, options.discount),
+        stepper: Stepper::new(environment, collector, noise, options.discount),
         episodes,
         shutdown,
         grace: options.actor.shutdown_grace(),

@@ -6,6 +6,8 @@ use pmpo_replay_client::WriterConfig;
 use pmpo_types::{ConfigError, EnvironmentSpec};
 use serde::{Deserialize, Serialize};
 
+use crate::noise::NoiseRepeat;
+
 /// Refuses `got` for `field` unless what is expected holds.
 fn check(
     holds: bool,
@@ -25,6 +27,8 @@ fn check(
 pub struct ActorConfig {
     /// Environments in the process, each with its thread and its writer.
     pub environments: usize,
+    /// Steps of the policy for which a draw of its noise is kept: a number, or `"zeta"`.
+    pub noise_repeat: NoiseRepeat,
     /// Transitions or steps an environment gathers before it hands them to its writer; at the end of an
     /// episode it hands over what there is.
     pub insert_batch_items: usize,
@@ -41,6 +45,7 @@ impl Default for ActorConfig {
     fn default() -> Self {
         Self {
             environments: 4,
+            noise_repeat: NoiseRepeat::default(),
             insert_batch_items: 32,
             report_queue_episodes: 64,
             shutdown_grace_s: 2.0,
@@ -61,6 +66,7 @@ impl ActorConfig {
             "1 to 1024",
             self.environments,
         )?;
+        self.noise_repeat.validate()?;
         self.writer
             .validate()
             .map_err(|error| error.within("writer"))?;
@@ -181,6 +187,10 @@ mod tests {
             (
                 actor(|c| c.environments = 0),
                 "environments: expected 1 to 1024, got 0",
+            ),
+            (
+                actor(|c| c.noise_repeat = NoiseRepeat::Fixed(0)),
+                "noise_repeat: expected 1 to 1000 steps, or zeta, got 0",
             ),
             (
                 actor(|c| c.insert_batch_items = 300),

@@ -71,6 +71,7 @@ mod tests {
 
     use super::*;
     use crate::collector::Collector;
+    use crate::noise::{Noise, NoiseRepeat};
     use crate::run_info::Window;
     use crate::stepper::valid;
     use crate::testing::{Script, policy};
@@ -90,10 +91,19 @@ mod tests {
     }
 
     fn stepper(window: Window, sender: Sender<StepBatch>) -> Stepper<ChannelSink> {
+        repeating(NoiseRepeat::default(), window, sender)
+    }
+
+    fn repeating(
+        repeat: NoiseRepeat,
+        window: Window,
+        sender: Sender<StepBatch>,
+    ) -> Stepper<ChannelSink> {
         let environment = pmpo_suite::load("cartpole-swingup", 5).unwrap();
         let sink = ChannelSink(sender);
         let collector = Collector::new(window, environment.spec(), 32, sink);
-        Stepper::new(environment, collector, ChaCha8Rng::seed_from_u64(3), 0.99)
+        let noise = Noise::new(repeat, ChaCha8Rng::seed_from_u64(3));
+        Stepper::new(environment, collector, noise, 0.99)
     }
 
     const TRANSITIONS: Window = Window {
@@ -111,10 +121,7 @@ mod tests {
         Receiver<StepBatch>,
         tokio::sync::mpsc::Receiver<v1::ReportEpisodeRequest>,
     ) {
-        let spec = pmpo_suite::load("cartpole-swingup", 5)
-            .unwrap()
-            .spec()
-            .clone();
+        let spec = stepper_spec();
         let shutdown = CancellationToken::new();
         let mut weights = Script::new(&shutdown);
         weights.first = Some(policy(&spec, 1, 0));
@@ -216,6 +223,47 @@ mod tests {
             };
             assert!((log_prob - expected).abs() < 1e-4, "{log_prob}, {expected}");
         }
+    }
+
+    /// The mean is 0 in every state, so that the same noise is the same action.
+    #[test]
+    fn noise_is_repeated_over_steps_and_retaken_with_them() {
+        let begin = || {
+            let (sender, batches) = channel();
+            (
+                repeating(NoiseRepeat::Fixed(4), TRANSITIONS, sender),
+                batches,
+            )
+        };
+        let (mut stepper, _batches) = begin();
+        let mut policy = policy(&stepper_spec(), 1, 0);
+        let mut noise = None;
+        let actions: Vec<Vec<f32>> = (0..14)
+            .map(|at| {
+                if at == 6 {
+                    noise = Some(stepper.noise().clone());
+                }
+                stepper.step(&mut policy).unwrap();
+                stepper.drawn().to_vec()
+            })
+            .collect();
+        for (at, pair) in actions.windows(2).enumerate() {
+            assert_eq!(pair[0] == pair[1], (at + 1) % 4 != 0, "{at}: {actions:?}");
+        }
+        // As a run that is resumed in the middle of a repetition.
+        let (mut stepper, _batches) = begin();
+        assert!(stepper.retake(&actions[..6], noise.unwrap()).unwrap());
+        for action in &actions[6..] {
+            stepper.step(&mut policy).unwrap();
+            assert_eq!(stepper.drawn(), action);
+        }
+    }
+
+    fn stepper_spec() -> pmpo_types::EnvironmentSpec {
+        pmpo_suite::load("cartpole-swingup", 5)
+            .unwrap()
+            .spec()
+            .clone()
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod evaluator;
 pub mod insertion;
 mod membership;
 pub mod metrics;
+pub mod noise;
 mod reports;
 mod run;
 pub mod run_info;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::collector::Collector;
 use crate::environment_loop::EnvironmentLoop;
 use crate::membership::Joined;
+use crate::noise::Noise;
 use crate::reports::{EpisodeReports, report_episodes};
 use crate::run_info::Window;
 use crate::stepper::Stepper;
@@ -110,7 +111,12 @@ async fn act(
         let rng = ChaCha8Rng::seed_from_u64(derive_seed(run.seed, Generator::ActorPolicy, number));
         let work = EnvironmentLoop {
             actor: actor.clone(),
-            stepper: Stepper::new(environment, collector, rng, run.discount),
+            stepper: Stepper::new(
+                environment,
+                collector,
+                Noise::new(config.noise_repeat, rng),
+                run.discount,
+            ),
             weights: weights.clone(),
             episodes: episodes.clone(),
             shutdown: shutdown.clone(),

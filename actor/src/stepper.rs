@@ -8,13 +8,12 @@ use pmpo_policy::clip;
 use pmpo_service::worker_time::WorkerTime;
 use pmpo_suite::{Environment, SuiteError};
 use pmpo_types::{EpisodeReturns, PolicyVersion, TimeStep};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 
 use crate::adder::Step;
 use crate::canonical::{ActionScale, narrow};
 use crate::collector::Collector;
 use crate::insertion::StepSink;
+use crate::noise::Noise;
 use crate::weights::Policy;
 use crate::{ActorError, metrics};
 
@@ -45,11 +44,11 @@ pub struct Episode {
     pub discounted: EpisodeReturns,
 }
 
-/// An environment, the generator of its actions' noise, and where its experience goes.
+/// An environment, its actions' noise, and where its experience goes.
 pub struct Stepper<S> {
     environment: Environment,
     collector: Collector<S>,
-    rng: ChaCha8Rng,
+    noise: Noise,
     /// Control steps of a step.
     repeat: u64,
     /// Gamma, for the discounted returns of episodes.
@@ -74,7 +73,7 @@ impl<S: StepSink> Stepper<S> {
     pub fn new(
         environment: Environment,
         collector: Collector<S>,
-        rng: ChaCha8Rng,
+        noise: Noise,
         discount: f64,
     ) -> Self {
         let spec = environment.spec();
@@ -86,7 +85,7 @@ impl<S: StepSink> Stepper<S> {
             action: vec![0.0; spec.action_size()],
             environment,
             collector,
-            rng,
+            noise,
             discount,
             episode: None,
             divergences: 0,
@@ -107,9 +106,11 @@ impl<S: StepSink> Stepper<S> {
         if !self.begin()? {
             return Ok(None);
         }
+        let (observation, drawn) = (&self.observation, &mut self.drawn);
         let network = &mut policy.network;
-        let log_prob =
-            network.sample_with_log_prob(&self.observation, &mut self.rng, &mut self.drawn);
+        let log_prob = self
+            .noise
+            .draw(|rng| network.sample_with_log_prob(observation, rng, drawn));
         self.take(log_prob, policy.version)
     }
 
@@ -162,12 +163,12 @@ impl<S: StepSink> Stepper<S> {
     }
 
     /// Takes the first steps of an episode, none of them its last, as they were taken before: with these
-    /// actions `[action_size]`, whose noise left its generator as `noise`. With the seed of then the simulation
+    /// actions `[action_size]`, with `noise` after them. With the seed of then the simulation
     /// is again where it was. Answers whether the episode goes on.
     ///
     /// # Errors
     /// As [`step`](Self::step).
-    pub fn retake(&mut self, actions: &[Vec<f32>], noise: ChaCha8Rng) -> Result<bool, ActorError> {
+    pub fn retake(&mut self, actions: &[Vec<f32>], noise: Noise) -> Result<bool, ActorError> {
         for action in actions {
             if !self.begin()? {
                 return Ok(false);
@@ -178,7 +179,7 @@ impl<S: StepSink> Stepper<S> {
                 return Ok(false);
             }
         }
-        self.rng = noise;
+        self.noise = noise;
         Ok(true)
     }
 
@@ -187,15 +188,15 @@ impl<S: StepSink> Stepper<S> {
         &self.drawn
     }
 
-    /// The generator of the actions' noise.
-    pub fn noise(&self) -> &ChaCha8Rng {
-        &self.rng
+    /// The actions' noise.
+    pub fn noise(&self) -> &Noise {
+        &self.noise
     }
 
     /// From here on, between episodes, the environment and the actions' noise have these seeds.
     pub fn reseed(&mut self, environment: u64, noise: u64) {
         self.environment.reseed(environment);
-        self.rng = ChaCha8Rng::seed_from_u64(noise);
+        self.noise.reseed(noise);
     }
 
     /// Whether an episode is under way.

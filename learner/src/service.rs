@@ -67,7 +67,7 @@ impl Service {
                     steps: window.steps as u32,
                     period: window.period as u32,
                 }),
-                discount: update.discount,
+                discount: update.discount.gamma(),
                 action_repeat: options.spec.action_repeat as u32,
                 spec_digest: digest.0.to_vec().into(),
             },

@@ -225,6 +225,8 @@ fn table_info(description: Description) -> v1::TableInfo {
         remover: config.remover.as_str().to_owned(),
         max_times_sampled: config.max_times_sampled.into(),
         priority_exponent: config.priority_exponent,
+        age_decay: config.age_decay,
+        age_floor: config.age_floor,
         blocked: blocked.iter().map(blocked_to_wire).collect(),
         durable,
         name: config.name,

@@ -52,6 +52,12 @@ impl EnvironmentSpec {
         self.action.minimum.len()
     }
 
+    /// Steps of the policy until the time limit; `None` for a task without one.
+    pub fn decision_limit(&self) -> Option<usize> {
+        self.step_limit
+            .map(|steps| steps.div_ceil(self.action_repeat))
+    }
+
     /// SHA-256 over the task's name, its observation fields, its action bounds, and how often an action is
     /// repeated if it is.
     pub fn digest(&self) -> SpecDigest {

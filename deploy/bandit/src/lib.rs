@@ -81,7 +81,11 @@ impl Algorithm {
         };
         PolicyLoss::Pmpo(PmpoConfig {
             alpha,
-            preference: Preference::Rank(RankPreference { accepted, rejected }),
+            preference: Preference::Rank(RankPreference {
+                accepted,
+                rejected,
+                ..RankPreference::default()
+            }),
             kl: KlPenalty::Joint(JointKl { beta: options.beta }),
         })
     }

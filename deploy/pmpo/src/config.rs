@@ -7,7 +7,7 @@ use pmpo_policy::NetworkConfig;
 use pmpo_replay::{ReplayConfig, SelectorKind, TableConfig};
 use pmpo_service::config::{Layers, Move};
 use pmpo_service::security::{Credentials, Role, SecurityConfig};
-use pmpo_update::{AgentConfig, CriticConfig, DeviceChoice, Priorities, UpdateConfig};
+use pmpo_update::{AgentConfig, CriticConfig, DeviceChoice, Discount, Priorities, UpdateConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::agreement;
@@ -215,6 +215,7 @@ impl Config {
         };
         let mut config: Self = pmpo_service::config::load(layers).map_err(Usage::new)?;
         config.derive_sequence_length();
+        config.resolve_discount()?;
         config.validate().map_err(Usage::new)?;
         Ok(config)
     }
@@ -236,6 +237,18 @@ impl Config {
         {
             table.sequence_length = rows;
         }
+    }
+
+    /// From here on gamma is a number, whatever rule it comes from.
+    fn resolve_discount(&mut self) -> Result<()> {
+        if let Discount::Rule(_) = self.update.discount {
+            self.run.validate().context("run").map_err(Usage::new)?;
+            let task = pmpo_suite::load(&self.run.task, self.run.seed).map_err(Usage::new)?;
+            let task = task.with_action_repeat(self.run.action_repeat);
+            let resolved = self.update.discount.resolved(task.spec());
+            self.update.discount = resolved.map_err(Usage::new)?;
+        }
+        Ok(())
     }
 
     fn check_sequence_length(&mut self) -> Result<()> {
@@ -370,6 +383,8 @@ impl RunConfig {
 
 #[cfg(test)]
 mod tests {
+    use pmpo_actor::noise::{NoiseRepeat, RepeatRule};
+
     use super::*;
 
     fn load(set: &[&str]) -> Result<Config> {
@@ -468,6 +483,74 @@ mod tests {
             assert!(message.contains(expected), "{set:?}: {message}");
         }
         load(&["update.batch_size=5000", "replay.table.max_batch_size=5000"]).unwrap();
+    }
+
+    #[test]
+    fn a_discount_by_the_episodes_length_is_a_number_from_the_start() {
+        let rule = "update.discount=episode_length";
+        for (set, gamma) in [
+            (&[rule][..], 0.995),
+            (&[rule, "run.action_repeat=2"], 0.99),
+            (
+                &[rule, "run.task=quadruped-run", "run.action_repeat=4"],
+                0.98,
+            ),
+        ] {
+            let config = load(set).unwrap();
+            assert_eq!(config.update.discount, Discount::Fixed(gamma), "{set:?}");
+            // What a distributional critic's support is derived from.
+            let same = format!("update.discount={gamma}");
+            let number = load(&[&set[1..], &[&same]].concat()).unwrap();
+            assert_eq!(config, number);
+        }
+        let endless = refused(&[rule, "run.task=lqr-lqr-2-1"]);
+        assert!(endless.contains("has no time limit"), "{endless}");
+        let unknown = refused(&["update.discount=episode"]);
+        assert!(unknown.contains("update"), "{unknown}");
+        load(&[rule, "run.task=nowhere-run"]).unwrap_err();
+    }
+
+    #[test]
+    fn noise_is_repeated_for_a_number_of_steps_or_by_a_rule() {
+        let repeat = |value: &str| load(&[&format!("actor.noise_repeat={value}")]);
+        for (value, expected) in [
+            ("3", NoiseRepeat::Fixed(3)),
+            ("zeta", NoiseRepeat::Drawn(RepeatRule::Zeta)),
+        ] {
+            assert_eq!(repeat(value).unwrap().actor.noise_repeat, expected);
+        }
+        for value in ["pink", "0", "1.5"] {
+            let message = format!("{:#}", repeat(value).unwrap_err());
+            assert!(message.contains("noise_repeat"), "{message}");
+        }
+    }
+
+    #[test]
+    fn samples_steps_and_critics_go_together_in_any_number() {
+        for (samples, accepted, rejected) in [(4, 1, 3), (8, 2, 2), (16, 4, 4), (16, 1, 15)] {
+            for n_step in [1, 3, 5] {
+                for (critics, combination) in [(1, "mean"), (2, "minimum"), (5, "mean")] {
+                    let set = [
+                        format!("update.actions_per_state={samples}"),
+                        format!("update.policy_loss.preference.accepted={accepted}"),
+                        format!("update.policy_loss.preference.rejected={rejected}"),
+                        format!("update.n_step={n_step}"),
+                        format!("critic.count={critics}"),
+                        format!("critic.combination={combination}"),
+                        "update.critic.weight_decay=0.01".to_owned(),
+                    ];
+                    let set: Vec<&str> = set.iter().map(String::as_str).collect();
+                    let mut config = load(&set).unwrap();
+                    let (_, table) = config.learner_table().unwrap();
+                    assert_eq!(table.sequence_length, n_step + 1);
+                }
+            }
+        }
+        let more = refused(&[
+            "update.actions_per_state=16",
+            "update.policy_loss.preference.accepted=15",
+        ]);
+        assert!(more.contains("at most the 16 actions per state"), "{more}");
     }
 
     #[test]

@@ -92,12 +92,18 @@ fn the_same_seed_gives_the_same_run_stopped_and_resumed_or_on_more_threads() {
 }
 
 #[test]
-fn so_it_does_with_repeated_actions_normalised_observations_priorities_and_a_running_scale() {
+fn so_it_does_with_repeated_actions_and_noise_normalised_observations_priorities_and_a_running_scale()
+ {
     let settings = [
         "--preset",
         "efficient",
         "--set",
         "run.action_repeat=2",
+        "--set",
+        "update.discount=\"episode_length\"",
+        // Stopped in the middle of one.
+        "--set",
+        "actor.noise_repeat=7",
         "--set",
         "replay.table.sampler=\"prioritized\"",
         "--set",

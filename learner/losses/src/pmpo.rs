@@ -89,7 +89,11 @@ mod tests {
     fn config(alpha: f64, accepted: usize, rejected: usize, kl: KlPenalty) -> PmpoConfig {
         PmpoConfig {
             alpha,
-            preference: Preference::Rank(RankPreference { accepted, rejected }),
+            preference: Preference::Rank(RankPreference {
+                accepted,
+                rejected,
+                ..RankPreference::default()
+            }),
             kl,
         }
     }

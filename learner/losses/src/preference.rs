@@ -3,6 +3,14 @@
 //!
 //! By rank, the best `accepted` and the worst `rejected` of a state's samples; or by a baseline
 //! `b(x)`, where a sample is accepted if its value is at least the mean or the median of its state's.
+//! A rank says nothing of how far apart values are: where a critic tells a state's actions hardly apart, it
+//! ranks its own error. So a floor may be put under the difference of a state's best and worst sample, in
+//! terms of the critic's spread, the standard deviation of all values `Q` `[N, B]` at hand: the state's
+//! samples are divided only if
+//!
+//! `max_n Q(x, a_n) - min_n Q(x, a_n) >= min_difference std(Q)`,
+//!
+//! and else none of them is accepted or rejected. The floor is this project's, not the paper's.
 //! Everything is computed by counting, without a sort and without reading anything back; `N` is small.
 
 use burn::tensor::{Bool, Tensor};
@@ -20,13 +28,16 @@ pub enum Preference {
 }
 
 /// The best are accepted, the worst are rejected.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RankPreference {
     /// How many of a state's samples are accepted: those of highest value.
     pub accepted: usize,
     /// How many of a state's samples are rejected: those of lowest value.
     pub rejected: usize,
+    /// Least difference of a state's best and worst sample, as a share of the standard deviation of all
+    /// values of the batch, for any of them to be accepted or rejected. 0: whatever it is.
+    pub min_difference: f64,
 }
 
 /// Samples are compared with a statistic of their state's samples.
@@ -53,6 +64,7 @@ impl Default for RankPreference {
         Self {
             accepted: 2,
             rejected: 2,
+            min_difference: 0.0,
         }
     }
 }
@@ -70,7 +82,12 @@ impl Preference {
     /// # Errors
     /// [`ConfigError`] names the field and the value.
     pub fn validate(&self, samples: usize, alpha: f64) -> Result<(), ConfigError> {
-        let Self::Rank(RankPreference { accepted, rejected }) = *self else {
+        let Self::Rank(RankPreference {
+            accepted,
+            rejected,
+            min_difference,
+        }) = *self
+        else {
             if samples < 2 {
                 let expected = "rank, since one action per state is its own baseline";
                 return Err(ConfigError::new("preference.kind", expected, "baseline"));
@@ -86,6 +103,7 @@ impl Preference {
                 return Err(ConfigError::new(field, expected, count));
             }
         }
+        ConfigError::not_negative("preference.min_difference", min_difference)?;
         if accepted.saturating_add(rejected) > samples {
             return Err(ConfigError::new(
                 "preference.accepted + rejected",
@@ -104,7 +122,11 @@ impl Preference {
         let values = values.without_autodiff();
         let [samples, _] = values.dims();
         match *self {
-            Self::Rank(RankPreference { accepted, rejected }) => {
+            Self::Rank(RankPreference {
+                accepted,
+                rejected,
+                min_difference,
+            }) => {
                 assert!(
                     accepted + rejected <= samples,
                     "accepted + rejected must be at most N = {samples}"
@@ -115,7 +137,12 @@ impl Preference {
                     let taken = (-better.clone() + places as f64).clamp_min(0.0);
                     taken.min_pair(equal.clone()) / equal.clone()
                 };
-                (up_to(accepted), -up_to(samples - rejected) + 1.0)
+                let groups = (up_to(accepted), -up_to(samples - rejected) + 1.0);
+                if min_difference == 0.0 {
+                    return groups;
+                }
+                let told_apart = told_apart(&values, min_difference);
+                (groups.0 * told_apart.clone(), groups.1 * told_apart)
             }
             Self::Baseline(BaselinePreference { statistic }) => {
                 // Relative to the first, for the rounded mean of equal numbers can be above them all.
@@ -157,6 +184,7 @@ pub(crate) fn best_and_worst(values: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
     let pair = Preference::Rank(RankPreference {
         accepted: 1,
         rejected: 1,
+        ..RankPreference::default()
     });
     pair.divide(values)
 }
@@ -185,6 +213,15 @@ impl Ranks {
     }
 }
 
+/// 1 for states whose values `[N, B]` differ by at least so many standard deviations of all of them, else
+/// 0; `[1, B]`.
+fn told_apart(values: &Tensor<2>, deviations: f64) -> Tensor<2> {
+    let difference = values.clone().max_dim(0) - values.clone().min_dim(0);
+    let centred = values.clone() - values.clone().mean().unsqueeze::<2>();
+    let std = centred.square().mean().sqrt().unsqueeze::<2>();
+    ones(difference.greater_equal(std * deviations), values)
+}
+
 /// Median of each state's values, `[1, B]`.
 fn median(values: &Tensor<2>) -> Tensor<2> {
     let [samples, _] = values.dims();
@@ -209,7 +246,11 @@ mod tests {
     use crate::testing::{assert_close, constant, values};
 
     fn rank(accepted: usize, rejected: usize) -> Preference {
-        Preference::Rank(RankPreference { accepted, rejected })
+        Preference::Rank(RankPreference {
+            accepted,
+            rejected,
+            ..RankPreference::default()
+        })
     }
 
     fn baseline(statistic: BaselineStatistic) -> Preference {
@@ -318,6 +359,63 @@ mod tests {
     }
 
     /// Two accepted of the batch and one rejected, whatever states they are in.
+    /// Values of 10, 10.1, 20 and 20.5: a standard deviation of 5.1, differences of 0.0196 and 0.098 of it.
+    #[test]
+    fn states_whose_samples_are_hardly_told_apart_have_no_preference() {
+        let q = || constant(&[10.0, 20.5, 10.1, 20.0], [2, 2]);
+        let weights = |min_difference| {
+            let preference = Preference::Rank(RankPreference {
+                accepted: 1,
+                rejected: 1,
+                min_difference,
+            });
+            preference.validate(2, 0.5).unwrap();
+            values(preference_weights(q(), &preference, 0.5))
+        };
+        let all = [-0.5, 0.5, 0.5, -0.5];
+        for (min_difference, expected) in [
+            (0.0, all),
+            (0.019, all),
+            (0.021, [0.0, 0.5, 0.0, -0.5]),
+            (0.096, [0.0, 0.5, 0.0, -0.5]),
+            (0.1, [0.0; 4]),
+        ] {
+            assert_close(&weights(min_difference), &expected, 1e-12);
+        }
+        // In other units, and from another zero, the same are left.
+        let preference = Preference::Rank(RankPreference {
+            accepted: 1,
+            rejected: 1,
+            min_difference: 0.05,
+        });
+        let moved = preference_weights(q() * 1e-3 - 7.0, &preference, 0.5);
+        assert_close(&values(moved), &[0.0, 0.5, 0.0, -0.5], 1e-12);
+    }
+
+    /// Four to sixteen samples and any split of them.
+    #[test]
+    fn every_split_averages_its_own() {
+        for samples in 4..=16 {
+            let q: Vec<f64> = (0..samples).map(|n| n as f64 * 0.3 - 1.0).collect();
+            for accepted in 1..samples {
+                for rejected in 1..=samples - accepted {
+                    let preference = rank(accepted, rejected);
+                    preference.validate(samples, 0.25).unwrap();
+                    let q = constant(&q, [samples, 1]);
+                    let weights = values(preference_weights(q, &preference, 0.25));
+                    let expected: Vec<f64> = (0..samples)
+                        .map(|n| match n {
+                            n if n < rejected => -0.75 / rejected as f64,
+                            n if n >= samples - accepted => 0.25 / accepted as f64,
+                            _ => 0.0,
+                        })
+                        .collect();
+                    assert_close(&weights, &expected, 1e-12);
+                }
+            }
+        }
+    }
+
     #[test]
     fn labels_are_averaged_over_the_batch() {
         let accepted = constant(&[1.0, 0.0, 1.0, 0.0], [1, 4]);
@@ -351,6 +449,17 @@ mod tests {
                 refused(baseline(BaselineStatistic::Mean), 1, 0.5),
                 "preference.kind: expected rank, since one action per state is its own \
                  baseline, got baseline",
+            ),
+            (
+                refused(
+                    Preference::Rank(RankPreference {
+                        min_difference: -0.1,
+                        ..RankPreference::default()
+                    }),
+                    4,
+                    0.5,
+                ),
+                "preference.min_difference: expected a finite number, at least 0, got -0.1",
             ),
         ];
         for (message, expected) in cases {

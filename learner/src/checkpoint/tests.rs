@@ -3,7 +3,7 @@
 use pmpo_policy::{CategoricalHead, GaussianHead, HeadConfig, TorsoConfig};
 use pmpo_types::{ActionSpec, ObservationField};
 use pmpo_update::{C51Config, CriticLoss, MpoConfig, PolicyLoss};
-use pmpo_update::{DeviceChoice, random_windows};
+use pmpo_update::{DeviceChoice, Discount, random_windows};
 
 use super::*;
 use crate::encode_policy;
@@ -257,7 +257,7 @@ fn settings_that_differ_are_named() {
     save(&checkpoints, &other, &fresh(&other, 1));
     assert_eq!(Checkpoints::check(folder.path(), &other).unwrap(), [""; 0]);
     other.seed = 5;
-    other.agent.update.discount = 0.9;
+    other.agent.update.discount = Discount::Fixed(0.9);
     other.agent.update.critic.weight_decay = 0.01;
     assert_eq!(
         Checkpoints::check(folder.path(), &other).unwrap(),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::candidates::Candidates;
 use crate::critic::CriticConfig;
+use crate::discount::Discount;
 use crate::optimizer::OptimizerConfig;
 use crate::policy::{family, squashes};
 use crate::priorities::Priorities;
@@ -25,8 +26,8 @@ pub struct UpdateConfig {
     pub batch_size: usize,
     /// Actions drawn from the reference policy in every state that the policy is improved in.
     pub actions_per_state: usize,
-    /// Gamma, for each step of the policy.
-    pub discount: f64,
+    /// Gamma, for each step of the policy: a number, or `"episode_length"`.
+    pub discount: Discount,
     /// Factor of all rewards before the critic learns from them. Preferences do not change with it;
     /// how far the critic's outputs must move, against Adam's fixed stride, does.
     pub reward_scale: RewardScaleConfig,
@@ -63,7 +64,7 @@ impl Default for UpdateConfig {
         Self {
             batch_size: 256,
             actions_per_state: 4,
-            discount: 0.995,
+            discount: Discount::default(),
             reward_scale: RewardScaleConfig::default(),
             reward_range: [0.0, 1.0],
             n_step: 5,
@@ -128,7 +129,7 @@ impl UpdateConfig {
         ] {
             ConfigError::at_least_one(field, count)?;
         }
-        ConfigError::share("discount", self.discount)?;
+        self.discount.validate()?;
         ConfigError::share("target_share", self.target_share)?;
         ConfigError::positive("target_share", self.target_share)?;
         self.reward_scale.validate()?;
@@ -191,7 +192,7 @@ impl UpdateConfig {
     /// Bounds of the scaled returns.
     pub(crate) fn return_range(&self) -> [f64; 2] {
         self.reward_scale
-            .return_range(self.reward_range, self.discount)
+            .return_range(self.reward_range, self.discount.gamma())
     }
 
     /// The windows that it learns from.
@@ -223,7 +224,7 @@ mod tests {
                 "update.threads: expected at least 1, got 0",
             ),
             (
-                refused(|c| c.update.discount = 1.1),
+                refused(|c| c.update.discount = Discount::Fixed(1.1)),
                 "update.discount: expected a number in [0, 1], got 1.1",
             ),
             (

@@ -113,7 +113,7 @@ impl TrainState {
     pub fn prepare(&mut self, sampled: &SampledBatch) -> Batch {
         let config = &self.config;
         let windows = Windows::new(&sampled.columns, config.window().rows());
-        let (gamma, scale) = (config.discount, self.reward_scale.factor() as f32);
+        let (gamma, scale) = (config.discount.gamma(), self.reward_scale.factor() as f32);
         let (mut rows, sequence_length) = match &config.targets {
             Targets::NStep {} => (windows.transitions(config.n_step, gamma, scale), None),
             Targets::Retrace(targets) => {

@@ -4,7 +4,7 @@ use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::rate_limiter::{LimiterKind, Ratio};
-use crate::selector::SelectorKind;
+use crate::selector::{SelectorKind, Weights};
 
 /// What a table holds, how it is drawn from and when callers wait. The defaults are those of Acme's
 /// agents.
@@ -28,6 +28,10 @@ pub struct TableConfig {
     pub remover: SelectorKind,
     /// Of a prioritized selector: an item is drawn in proportion to its priority to this power.
     pub priority_exponent: f64,
+    /// Of an age-weighted selector: what is left of an item's weight, 1 at first, with every newer item.
+    pub age_decay: f64,
+    /// Of an age-weighted selector: what is left of it at least.
+    pub age_floor: f64,
     /// Who has to wait for whom.
     pub limiter: LimiterKind,
     /// Times an item is drawn for each item inserted, on average; of the limiter of this name.
@@ -58,6 +62,8 @@ impl Default for TableConfig {
             sampler: SelectorKind::Uniform,
             remover: SelectorKind::Fifo,
             priority_exponent: 0.6,
+            age_decay: 0.9999,
+            age_floor: 0.1,
             limiter: LimiterKind::SamplesPerInsert,
             samples_per_insert: 16.0,
             min_size_to_sample: 1_000,
@@ -88,6 +94,14 @@ impl TableConfig {
             let tolerance = 0.1 * self.min_size_to_sample as f64 * self.samples_per_insert;
             tolerance.max(self.samples_per_insert + self.max_batch_size as f64)
         })
+    }
+
+    pub(crate) fn weights(&self) -> Weights {
+        Weights {
+            priority_exponent: self.priority_exponent,
+            age_decay: self.age_decay,
+            age_floor: self.age_floor,
+        }
     }
 
     /// Whether a selector of the table looks at priorities.
@@ -140,6 +154,9 @@ impl TableConfig {
             let expected = format!("0 to {MAX_PRIORITY_EXPONENT}");
             return refuse("priority_exponent", expected, self.priority_exponent);
         }
+        ConfigError::share("age_decay", self.age_decay)?;
+        ConfigError::positive("age_decay", self.age_decay)?;
+        ConfigError::share("age_floor", self.age_floor)?;
         Ok(())
     }
 
@@ -254,6 +271,18 @@ mod tests {
             (
                 refused(|c| c.priority_exponent = f64::NAN),
                 "priority_exponent: expected 0 to 4, got NaN",
+            ),
+            (
+                refused(|c| c.age_decay = 0.0),
+                "age_decay: expected a finite number above 0, got 0",
+            ),
+            (
+                refused(|c| c.age_decay = 1.001),
+                "age_decay: expected a number in [0, 1], got 1.001",
+            ),
+            (
+                refused(|c| c.age_floor = -0.1),
+                "age_floor: expected a number in [0, 1], got -0.1",
             ),
             (
                 refused(|c| c.max_times_sampled = 63),

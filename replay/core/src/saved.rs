@@ -129,10 +129,16 @@ fn check_config(stored: &[u8], config: &TableConfig) -> Result<(), Error> {
     if stored == config_text(config).as_bytes() {
         return Ok(());
     }
-    let stored: TableConfig = serde_json::from_slice(stored)
-        .map_err(|_| Error::Saved("a configuration of another version"))?;
-    let changed = differences(&stored, config).join(", ");
-    Err(Error::OtherConfig(changed))
+    let read = |text: &[u8]| {
+        serde_json::from_slice(text).map_err(|_| Error::Saved("a configuration of another version"))
+    };
+    // What has keys of before may still say the same: those that it lacks have their defaults.
+    let (stored, config) = (read(stored)?, read(config_text(config).as_bytes())?);
+    let changed = differences(&stored, &config);
+    if changed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::OtherConfig(changed.join(", ")))
 }
 
 /// The first part and what is behind it.
@@ -231,6 +237,27 @@ mod tests {
             }
             prop_assert_eq!(copy.save(), original.save());
         }
+    }
+
+    #[test]
+    fn a_table_of_before_a_key_has_that_keys_default() {
+        let config = config(SelectorKind::Uniform, SelectorKind::Fifo, 1);
+        let mut stored: serde_json::Map<_, _> =
+            serde_json::from_str(&config_text(&config)).unwrap();
+        for key in ["age_decay", "age_floor"] {
+            assert!(stored.remove(key).is_some());
+        }
+        let stored = serde_json::to_vec(&stored).unwrap();
+        check_config(&stored, &config).unwrap();
+        let other = TableConfig {
+            age_floor: 0.2,
+            ..config
+        };
+        let refused = check_config(&stored, &other).unwrap_err().to_string();
+        assert!(
+            refused.contains("age_floor: 0.1 stored, 0.2 in force"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -96,8 +96,8 @@ impl Table {
         let length = config.sequence_length;
         let mut items = Items::new(config.uses_priorities(), length > 1);
         let mut steps = (length > 1).then(|| Steps::new(length, log.is_some()));
-        let mut sampler = config.sampler.build(config.priority_exponent);
-        let mut remover = config.remover.build(config.priority_exponent);
+        let mut sampler = config.sampler.build(config.weights());
+        let mut remover = config.remover.build(config.weights());
         let slots = config.max_size.min(RESERVED);
         items.reserve(slots);
         sampler.reserve(slots);

@@ -81,7 +81,7 @@ type Answer = oneshot::Receiver<Result<u64, Error>>;
 
 pub(super) struct Shard {
     table: TableConfig,
-    disk: DiskConfig,
+    pub(super) disk: DiskConfig,
     /// `None` for one that is in memory.
     pub(super) files: Option<SimulatedFiles>,
     /// `None` while the process is dead.

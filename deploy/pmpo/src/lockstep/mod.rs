@@ -117,8 +117,13 @@ impl Lockstep {
         collector
             .adder_mut()
             .set_until_next(progressed.until_window);
-        let noise = progressed.noise.clone();
-        let stepper = Stepper::new(environment, collector, noise, config.update.discount);
+        let noise = progressed.noise(&config);
+        let stepper = Stepper::new(
+            environment,
+            collector,
+            noise,
+            config.update.discount.gamma(),
+        );
         let [version, step] = [progressed.policy_version, progressed.policy_step];
         let mut lockstep = Self {
             source: start.source,
@@ -149,9 +154,10 @@ impl Lockstep {
             return Ok(());
         }
         self.reseed();
-        let Progressed { actions, noise, .. } = &self.progressed;
+        let actions = &self.progressed.actions;
+        let noise = self.progressed.noise(&self.config);
         ensure!(
-            self.stepper.retake(actions, noise.clone())?,
+            self.stepper.retake(actions, noise)?,
             "--resume: the episode under way does not go as it went before: {} steps of it were taken by \
              another version or on another machine",
             actions.len()
@@ -351,7 +357,8 @@ impl Lockstep {
             self.progressed.until_window = self.stepper.collector_mut().adder_mut().until_next();
             self.progressed.actions.clear();
         }
-        self.progressed.noise = self.stepper.noise().clone();
+        let (noise, left) = self.stepper.noise().state();
+        (self.progressed.noise, self.progressed.noise_left) = (noise.clone(), left);
         let extra = [
             (TABLE, self.source.table.save()),
             (ACTING, self.acting_weights.to_vec()),

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
+use pmpo_actor::noise::{Noise, NoiseRepeat};
 use pmpo_learner::checkpoint::{self, Checkpoints, Identity};
 use pmpo_learner::encode_policy;
 use pmpo_learner::progress::Progress;
@@ -35,7 +36,7 @@ pub(super) struct Progressed {
     pub(super) until_window: usize,
     /// Its actions so far, as they were drawn; none between episodes.
     pub(super) actions: Vec<Vec<f32>>,
-    /// The generator of their noise.
+    /// The generator of their noise, before what it has yet to repeat.
     pub(super) noise: ChaCha8Rng,
     /// Returns of the episodes that ended last.
     pub(super) returns: VecDeque<f64>,
@@ -46,6 +47,9 @@ pub(super) struct Progressed {
     pub(super) next_publication: u64,
     pub(super) next_evaluation: u64,
     pub(super) evaluations: u64,
+    /// Steps that the noise is yet to be repeated for. The last of all: it is not in what was written
+    /// before noise could be repeated.
+    pub(super) noise_left: u32,
 }
 
 impl Progressed {
@@ -62,7 +66,23 @@ impl Progressed {
             next_publication: config.learner.publish_period_steps,
             next_evaluation: 0,
             evaluations: 0,
+            noise_left: 0,
         }
+    }
+
+    /// An older file ends before [`noise_left`](Self::noise_left), which was 0 then.
+    fn decode(mut bytes: Vec<u8>) -> postcard::Result<Self> {
+        bytes.push(0);
+        postcard::from_bytes(&bytes)
+    }
+
+    /// The noise of the actions to come.
+    pub(super) fn noise(&self, config: &Config) -> Noise {
+        Noise::resumed(
+            config.actor.noise_repeat,
+            self.noise.clone(),
+            self.noise_left,
+        )
     }
 }
 
@@ -134,14 +154,17 @@ impl Saved {
             })
         };
         let path = folder.join(LOCKSTEP);
-        let progressed: Progressed = postcard::from_bytes(&read(LOCKSTEP)?)
+        let progressed = Progressed::decode(read(LOCKSTEP)?)
             .map_err(|error| anyhow!("{}: {error}", path.display()))?;
         let [_, action_size] = sizes;
         let period = config.update.window().period;
         let mut actions = progressed.actions.iter();
         ensure!(
-            progressed.until_window < period && actions.all(|action| action.len() == action_size),
-            "{}: expected actions of {action_size} and a window within {period} steps, got others",
+            progressed.until_window < period
+                && actions.all(|action| action.len() == action_size)
+                && progressed.noise_left < NoiseRepeat::MAX,
+            "{}: expected actions of {action_size}, a window within {period} steps and noise that ends, \
+             got others",
             path.display()
         );
         let source = TableSource::new(config, sizes, Some(&read(TABLE)?))
@@ -167,4 +190,28 @@ pub(super) fn sizes(identity: &Identity) -> [usize; 2] {
         identity.spec.observation_size(),
         identity.spec.action_size(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_before_noise_could_be_repeated_is_read() {
+        let mut progressed = Progressed::new(&Config::default());
+        progressed.actions = vec![vec![0.5]];
+        progressed.evaluations = 3;
+        for left in [0, 5, 999] {
+            progressed.noise_left = left;
+            let bytes = postcard::to_allocvec(&progressed).unwrap();
+            let read = Progressed::decode(bytes).unwrap();
+            assert_eq!((read.noise_left, read.evaluations), (left, 3));
+        }
+        progressed.noise_left = 0;
+        let mut older = postcard::to_allocvec(&progressed).unwrap();
+        older.pop();
+        let read = Progressed::decode(older).unwrap();
+        assert_eq!((read.noise_left, read.evaluations), (0, 3));
+        assert_eq!(read.actions, [[0.5]]);
+    }
 }

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::TrainState;
 use crate::network::Network;
-use crate::{AgentConfig, RetraceTargets, RewardScaleConfig, Targets};
+use crate::{AgentConfig, Discount, RetraceTargets, RewardScaleConfig, Targets};
 
 const OBSERVATION: usize = 3;
 const ACTION: usize = 2;
@@ -23,7 +23,7 @@ fn config(lambda: f64) -> AgentConfig {
     config.policy.torso = TorsoConfig::hidden(&[16, 16]);
     config.critic.torso = TorsoConfig::hidden(&[16, 16]);
     config.update.reward_scale = RewardScaleConfig::Fixed(1.0);
-    config.update.discount = GAMMA;
+    config.update.discount = Discount::Fixed(GAMMA);
     config.update.targets = Targets::Retrace(RetraceTargets {
         lambda,
         sequence_length: LENGTH,

@@ -15,7 +15,7 @@ use rand_distr::{Distribution, StandardNormal};
 use super::*;
 use crate::network::{Network, Parameter};
 use crate::reward_scale::RewardScaleConfig;
-use crate::{OptimizerConfig, random_windows, threads};
+use crate::{Discount, OptimizerConfig, random_windows, threads};
 
 fn small() -> AgentConfig {
     let mut config = AgentConfig::default();
@@ -104,7 +104,7 @@ fn each_state_gets_its_own_best_action() {
         init_std: 0.3,
         ..GaussianHead::default()
     });
-    config.update.discount = 0.5;
+    config.update.discount = Discount::Fixed(0.5);
     config.update.reward_scale = RewardScaleConfig::Fixed(4.0);
     config.update.policy.learning_rate = 1e-3;
     config.update.critic.learning_rate = 5e-3;
@@ -132,7 +132,7 @@ fn the_values_of_a_chain_are_those_of_its_discount() {
         CriticLoss::Categorical(C51Config::default()),
     ] {
         let mut config = small();
-        config.update.discount = 0.8;
+        config.update.discount = Discount::Fixed(0.8);
         config.update.reward_scale = RewardScaleConfig::Fixed(1.0);
         config.update.critic.learning_rate = 3e-3;
         config.update.target_period_steps = 20;
@@ -433,7 +433,7 @@ fn every_combination_of_losses_improves_the_bandit() {
                 config.critic.combination = *combination;
                 config.update.reward_scale = RewardScaleConfig::Fixed(1.0);
                 config.update.reward_range = [-6.0, 0.0];
-                config.update.discount = 0.1;
+                config.update.discount = Discount::Fixed(0.1);
                 config.update.policy_loss = policy_loss.clone();
                 config.update.policy.learning_rate = 1e-3;
                 config.update.critic.learning_rate = 5e-3;

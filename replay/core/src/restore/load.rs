@@ -1,10 +1,11 @@
 //! The second reading: puts what is alive into a new table.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use serde_json::Value;
 
-use super::{At, Found, FoundItem, Restorer};
+use super::{At, Found, FoundItem, ItemSteps, Restorer};
 use crate::items::Item;
 use crate::log::{Log, Segment};
 use crate::selector::Slot;
@@ -38,9 +39,7 @@ impl Restorer {
         let end = self.end.map_or(0, |end| end.segment + 1);
         self.segments.retain(|&(segment, _)| segment < end);
         self.found.segments = self.segments.len() as u32;
-        let mut items: Vec<(u64, FoundItem)> =
-            std::mem::take(&mut self.items).into_iter().collect();
-        items.sort_unstable_by_key(|&(ordinal, _)| ordinal);
+        let mut items = std::mem::take(&mut self.items);
         let sequences = self.config.sequence_length > 1;
         let steps = if sequences {
             self.live_steps(&mut items)
@@ -76,13 +75,13 @@ impl Restorer {
     }
 
     /// The log that goes on behind what was found. A segment of which nothing is left holds nothing.
-    fn log(&self, items: &[(u64, FoundItem)], steps: &[(StepPlace, At)]) -> Log {
+    fn log(&self, items: &BTreeMap<u64, FoundItem>, steps: &[(StepPlace, At)]) -> Log {
         let oldest = self.segments.first().map_or(0, |&(segment, _)| segment);
         let mut segments = VecDeque::new();
         for &(segment, first) in &self.segments {
             segments.resize((segment - oldest + 1) as usize, Segment { live: 0, first });
         }
-        let in_items = items.iter().map(|(_, item)| item.segment);
+        let in_items = items.values().map(|item| item.segment);
         for segment in in_items.chain(steps.iter().map(|(place, _)| place.segment)) {
             segments[(segment - oldest) as usize].live += 1;
         }
@@ -91,28 +90,29 @@ impl Restorer {
 
     /// The steps that items or windows to come need, in the order of their names; items of which a
     /// step is missing are dropped.
-    fn live_steps(&mut self, items: &mut Vec<(u64, FoundItem)>) -> Vec<(StepPlace, At)> {
+    fn live_steps(&mut self, items: &mut BTreeMap<u64, FoundItem>) -> Vec<(StepPlace, At)> {
         let length = self.config.sequence_length;
         let mut steps = std::mem::take(&mut self.steps);
-        // Stable: of two copies the later comes last, and stays.
-        steps.sort_by_key(|&(number, sequence, _)| (number, sequence));
-        steps.reverse();
+        // Of two copies the later comes first, and stays.
+        steps.sort_unstable_by_key(|&(number, sequence, at)| (number, sequence, Reverse(at.block)));
         steps.dedup_by_key(|step| (step.0, step.1));
-        steps.reverse();
         let find = |end: (u32, u64)| {
             steps.binary_search_by_key(&end, |&(number, sequence, _)| (number, sequence))
         };
         let mut needed = vec![0i64; steps.len() + 1];
         let before = items.len();
-        items.retain(|(_, item)| {
-            let Ok(last) = find(item.end) else {
+        items.retain(|_, item| {
+            let ItemSteps::End(writer, end) = item.steps else {
+                return false;
+            };
+            let Ok(last) = find((writer, end)) else {
                 return false;
             };
             let Some(first) = (last + 1).checked_sub(length) else {
                 return false;
             };
             let (number, sequence, _) = steps[first];
-            let whole = number == item.end.0 && item.end.1 - sequence == length as u64 - 1;
+            let whole = number == writer && end - sequence == length as u64 - 1;
             if whole {
                 needed[first] += 1;
                 needed[last + 1] -= 1;
@@ -147,7 +147,7 @@ impl Restorer {
     fn place(
         &self,
         table: &mut Table,
-        items: &[(u64, FoundItem)],
+        items: &BTreeMap<u64, FoundItem>,
         steps: Vec<(StepPlace, At)>,
     ) -> BTreeMap<u32, Vec<LiveBlock>> {
         let length = self.config.sequence_length;
@@ -165,10 +165,9 @@ impl Restorer {
             table.steps = Some(Steps::restored(length, places));
         }
         for (ordinal, item) in items {
-            let last = if length > 1 {
-                find(item.end).unwrap_or(0)
-            } else {
-                0
+            let last = match item.steps {
+                ItemSteps::At(_) => 0,
+                ItemSteps::End(writer, end) => find((writer, end)).unwrap_or(0),
             };
             let slot = table.restore_item(Item {
                 ordinal: *ordinal,
@@ -177,10 +176,8 @@ impl Restorer {
                 first_row: (last + 1).saturating_sub(length) as Slot,
                 segment: item.segment,
             });
-            if length == 1 {
-                live.entry(item.at.block)
-                    .or_default()
-                    .push((item.at.row, slot));
+            if let ItemSteps::At(at) = item.steps {
+                live.entry(at.block).or_default().push((at.row, slot));
             }
         }
         let mut writers: Vec<_> = self.writers.values().collect();

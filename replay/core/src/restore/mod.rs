@@ -11,7 +11,7 @@
 
 mod load;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use pmpo_types::{ConfigError, Signature};
 
@@ -77,14 +77,21 @@ struct Block {
     rows: usize,
 }
 
+/// Of every item there is one at once, so it has to be small.
 struct FoundItem {
     priority: f64,
     times_sampled: u32,
     segment: u32,
-    /// Writer and number of the last step; of sequences.
-    end: (u32, u64),
-    /// The step; of transitions.
-    at: At,
+    steps: ItemSteps,
+}
+
+/// Where an item's steps are.
+#[derive(Clone, Copy)]
+enum ItemSteps {
+    /// A transition's one.
+    At(At),
+    /// A sequence's last: its writer and number.
+    End(u32, u64),
 }
 
 /// The first reading.
@@ -98,7 +105,7 @@ pub struct Restorer {
     /// By the writers' numbers, with the order of their last use.
     writers: HashMap<u32, (u64, Place)>,
     uses: u64,
-    items: HashMap<u64, FoundItem>,
+    items: BTreeMap<u64, FoundItem>,
     /// Steps of sequences: writer, number, where; the later of two counts.
     steps: Vec<(u32, u64, At)>,
     blocks: Vec<Block>,
@@ -130,7 +137,7 @@ impl Restorer {
             next_number: 0,
             writers: HashMap::new(),
             uses: 0,
-            items: HashMap::new(),
+            items: BTreeMap::new(),
             steps: Vec::new(),
             blocks: Vec::new(),
             segments: Vec::new(),
@@ -330,8 +337,10 @@ impl Restorer {
                 priority: insert.priorities.get(i),
                 times_sampled: 0,
                 segment,
-                end: (number, insert.first_sequence.saturating_add(row.into())),
-                at: At { block, row },
+                steps: self.item_steps(
+                    At { block, row },
+                    (number, insert.first_sequence.saturating_add(row.into())),
+                ),
             };
             self.max_priority = self.max_priority.max(item.priority);
             let ordinal = insert.first_ordinal.saturating_add(i as u64);
@@ -341,6 +350,13 @@ impl Restorer {
         self.limiter.inserts = self.limiter.inserts.max(next_ordinal);
         self.limiter.samples = self.limiter.samples.max(insert.samples);
         self.remove(&insert.removed);
+    }
+
+    fn item_steps(&self, at: At, end: (u32, u64)) -> ItemSteps {
+        match self.config.sequence_length {
+            1 => ItemSteps::At(at),
+            _ => ItemSteps::End(end.0, end.1),
+        }
     }
 
     fn remove(&mut self, runs: &[Run]) {
@@ -366,8 +382,7 @@ impl Restorer {
                 priority: moved.priority,
                 times_sampled: moved.times_sampled,
                 segment,
-                end: moved.end,
-                at: At { block, row },
+                steps: self.item_steps(At { block, row }, moved.end),
             };
             self.items.insert(moved.ordinal, item);
             self.limiter.inserts = self.limiter.inserts.max(moved.ordinal.saturating_add(1));

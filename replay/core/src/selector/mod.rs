@@ -5,12 +5,14 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 mod age;
+mod age_weighted;
 mod heap;
 mod prioritized;
 mod sum_tree;
 mod uniform;
 
 pub use age::{ByAge, Fifo, Lifo};
+pub use age_weighted::AgeWeighted;
 pub use heap::Heap;
 pub use prioritized::Prioritized;
 pub use uniform::Uniform;
@@ -51,6 +53,8 @@ pub enum SelectorKind {
     Uniform,
     /// Each item in proportion to a power of its priority, with replacement.
     Prioritized,
+    /// Recent items more often than old ones, with replacement.
+    AgeWeighted,
     /// The oldest item.
     Fifo,
     /// The newest item.
@@ -61,22 +65,35 @@ pub enum SelectorKind {
     MinHeap,
 }
 
+/// What makes the weights of items where they are drawn by weight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weights {
+    /// Of [`Prioritized`]: the power of the priority.
+    pub priority_exponent: f64,
+    /// Of [`AgeWeighted`]: what is left of a weight with every newer item, and at least.
+    pub age_decay: f64,
+    /// See `age_decay`.
+    pub age_floor: f64,
+}
+
 impl SelectorKind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Uniform,
         Self::Prioritized,
+        Self::AgeWeighted,
         Self::Fifo,
         Self::Lifo,
         Self::MaxHeap,
         Self::MinHeap,
     ];
 
-    /// An empty selector of this kind; `exponent` is the power of [`Prioritized`](Self::Prioritized).
-    pub fn build(self, exponent: f64) -> Box<dyn Selector> {
+    /// An empty selector of this kind, of what of `weights` is its own.
+    pub fn build(self, weights: Weights) -> Box<dyn Selector> {
         match self {
             Self::Uniform => Box::<Uniform>::default(),
-            Self::Prioritized => Box::new(Prioritized::new(exponent)),
+            Self::Prioritized => Box::new(Prioritized::new(weights.priority_exponent)),
+            Self::AgeWeighted => Box::new(AgeWeighted::new(weights.age_decay, weights.age_floor)),
             Self::Fifo => Box::<Fifo>::default(),
             Self::Lifo => Box::<Lifo>::default(),
             Self::MaxHeap => Box::new(Heap::max()),
@@ -89,6 +106,7 @@ impl SelectorKind {
         match self {
             Self::Uniform => "uniform",
             Self::Prioritized => "prioritized",
+            Self::AgeWeighted => "age_weighted",
             Self::Fifo => "fifo",
             Self::Lifo => "lifo",
             Self::MaxHeap => "max_heap",
@@ -120,7 +138,9 @@ mod tests {
             used.iter().min_by(by_key).map(|(&slot, _)| slot)
         };
         match kind {
-            SelectorKind::Uniform | SelectorKind::Prioritized => used.keys().copied().collect(),
+            SelectorKind::Uniform | SelectorKind::Prioritized | SelectorKind::AgeWeighted => {
+                used.keys().copied().collect()
+            }
             SelectorKind::Fifo => best(&|_, age| (0.0, age)).into_iter().collect(),
             SelectorKind::Lifo => best(&|_, age| (0.0, usize::MAX - age))
                 .into_iter()
@@ -142,7 +162,11 @@ mod tests {
         ) {
             for kind in SelectorKind::ALL {
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                let mut selector = kind.build(1.0);
+                let mut selector = kind.build(Weights {
+                    priority_exponent: 1.0,
+                    age_decay: 0.5,
+                    age_floor: 0.1,
+                });
                 let mut used = BTreeMap::new();
                 for (age, &(slot, priority, update)) in changes.iter().enumerate() {
                     let priority = f64::from(priority);

@@ -85,7 +85,7 @@ pub(crate) fn run(args: &BenchActorArgs) -> Result<()> {
         },
         actor: config.actor,
         n_step: config.update.n_step,
-        discount: config.update.discount,
+        discount: config.update.discount.gamma(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -239,6 +239,8 @@ fn assignments(args: &ReplayBenchArgs) -> Result<Vec<String>> {
         format!("replay.table.max_size={max_size}"),
         "replay.table.min_size_to_sample=1".to_owned(),
         "replay.table.limiter=min_size".to_owned(),
+        // Nobody learns from it, whose windows its items would have to be.
+        "learner.table=nobody".to_owned(),
     ];
     if let Some(folder) = &args.data_dir {
         let folder: PathBuf = std::path::absolute(folder)?;
