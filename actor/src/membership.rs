@@ -51,7 +51,7 @@ impl Joined {
         let Some(run) = RunInfo::get(learner, shutdown).await? else {
             return Ok(None);
         };
-        identity::set_run(&run.run_id);
+        identity::set_run(&run.run_id, &run.run_uid);
         let Some(membership) = Membership::join(learner, role, index, shutdown).await? else {
             return Ok(None);
         };

@@ -34,6 +34,8 @@ pub struct Window {
 pub struct RunInfo {
     /// Name of the run.
     pub run_id: String,
+    /// What tells it from others of its name; empty from a learner that does not say it.
+    pub run_uid: String,
     /// Task, as `domain-task`.
     pub task: String,
     /// Every generator of the run is seeded from this.
@@ -134,6 +136,7 @@ impl RunInfo {
         }
         Ok(Self {
             run_id: wire.run_id,
+            run_uid: wire.run_uid,
             task: wire.task,
             seed: wire.seed,
             window: window(wire.window)?,
@@ -174,6 +177,7 @@ mod tests {
     fn wire() -> v1::RunInfo {
         v1::RunInfo {
             run_id: "a".to_owned(),
+            run_uid: String::new(),
             task: "cartpole-swingup".to_owned(),
             seed: 3,
             window: Some(v1::Window {

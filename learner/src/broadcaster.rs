@@ -100,6 +100,7 @@ impl Broadcaster {
 fn options(policy: NetworkConfig, spec: EnvironmentSpec) -> LearnerOptions {
     LearnerOptions {
         run_id: "bench-broadcast".to_owned(),
+        run_uid: String::new(),
         task: spec.task.clone(),
         seed: 1,
         spec,

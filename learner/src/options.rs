@@ -15,6 +15,8 @@ use crate::LearnerConfig;
 pub struct LearnerOptions {
     /// Name of the run, for logs and actors.
     pub run_id: String,
+    /// What tells it from others of its name.
+    pub run_uid: String,
     /// Task, as `domain-task`.
     pub task: String,
     /// Every generator of the run is seeded from this.

@@ -60,6 +60,7 @@ impl Service {
         Self {
             info: v1::RunInfo {
                 run_id: options.run_id.clone(),
+                run_uid: options.run_uid.clone(),
                 task: options.task.clone(),
                 seed: options.seed,
                 window: Some(v1::Window {

@@ -11,13 +11,34 @@ use tonic::Status;
 
 use crate::ReplayError;
 
-/// The file in a data directory that has the name.
+/// The file in a data directory that has the name and, in a line of its own, the uid.
 const FILE: &str = ".run";
+
+/// A run as it calls itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Run {
+    name: String,
+    /// Tells runs of one name apart; empty where nobody has said it.
+    uid: String,
+}
+
+impl Run {
+    fn new(name: &str, uid: &str) -> Self {
+        let [name, uid] = [name, uid].map(identity::cleaned);
+        Self { name, uid }
+    }
+
+    /// Whether a client that calls itself `other` may be of this run.
+    fn is(&self, other: &Self) -> bool {
+        let said = !self.uid.is_empty() && !other.uid.is_empty();
+        self.name == other.name && (!said || self.uid == other.uid)
+    }
+}
 
 /// The name, once there is one.
 #[derive(Clone, Debug)]
 pub(crate) struct RunName {
-    held: Arc<Mutex<Option<String>>>,
+    held: Arc<Mutex<Option<Run>>>,
     file: Option<PathBuf>,
 }
 
@@ -29,7 +50,9 @@ impl RunName {
             Some(path) if path.exists() => {
                 let text = std::fs::read_to_string(path);
                 let text = text.map_err(|source| ReplayError::disk(path, source))?;
-                Some(text.trim_end().to_owned()).filter(|name| !name.is_empty())
+                let mut lines = text.lines();
+                let mut line = || lines.next().unwrap_or_default();
+                Some(Run::new(line(), line())).filter(|run| !run.name.is_empty())
             }
             _ => None,
         };
@@ -40,44 +63,47 @@ impl RunName {
     }
 
     /// Refuses a run that the tables do not belong to.
-    pub(crate) fn check(&self, run: &str) -> Result<(), Status> {
-        let run = identity::cleaned(run);
+    pub(crate) fn check(&self, name: &str, uid: &str) -> Result<(), Status> {
+        let run = Run::new(name, uid);
         match &*self.held.lock().expect("its holders do not panic") {
-            Some(held) if !run.is_empty() && *held != run => Err(self.refusal(held, &run)),
+            Some(held) if !run.name.is_empty() && !held.is(&run) => Err(self.refusal(held, &run)),
             _ => Ok(()),
         }
     }
 
     /// A run has opened a stream: the tables are its own from here on.
-    pub(crate) fn claim(&self, run: &str) -> Result<(), Status> {
-        if run.is_empty() {
+    pub(crate) fn claim(&self, name: &str, uid: &str) -> Result<(), Status> {
+        let run = Run::new(name, uid);
+        if run.name.is_empty() {
             return Ok(());
         }
-        let run = identity::cleaned(run);
         let mut held = self.held.lock().expect("its holders do not panic");
-        match &*held {
-            Some(held) if *held != run => return Err(self.refusal(held, &run)),
-            Some(_) => {}
-            None => {
-                let written = self
-                    .file
-                    .as_ref()
-                    .map(|path| write_atomically(path, run.as_bytes()));
-                if let Some(Err(error)) = written {
-                    // A full disk ends no run; until a restart it is known all the same.
-                    tracing::warn!(%error, "the run's name is not in the data directory");
-                }
-                *held = Some(run.clone());
+        let news = match &*held {
+            Some(held) if !held.is(&run) => return Err(self.refusal(held, &run)),
+            // A tool that knows the name alone may have come first.
+            Some(held) => held.uid.is_empty() && !run.uid.is_empty(),
+            None => true,
+        };
+        if news {
+            let text = format!("{}\n{}\n", run.name, run.uid);
+            let written = self
+                .file
+                .as_ref()
+                .map(|path| write_atomically(path, text.as_bytes()));
+            if let Some(Err(error)) = written {
+                // A full disk ends no run; until a restart it is known all the same.
+                tracing::warn!(%error, "the run's name is not in the data directory");
             }
+            *held = Some(run.clone());
         }
-        if identity::set_run(&run) {
+        if identity::set_run(&run.name, &run.uid) {
             tracing::info!("serving this run");
             traces::start();
         }
         Ok(())
     }
 
-    fn refusal(&self, held: &str, run: &str) -> Status {
+    fn refusal(&self, held: &Run, run: &Run) -> Status {
         let help = match &self.file {
             None => "start another replay".to_owned(),
             Some(path) => {
@@ -87,9 +113,15 @@ impl RunName {
                 )
             }
         };
-        Status::failed_precondition(format!(
-            "run: these tables belong to the run `{held}`, not to `{run}`; {help}"
-        ))
+        let whose = if held.name == run.name {
+            format!(
+                "an earlier run of the name `{}`, in another folder",
+                held.name
+            )
+        } else {
+            format!("the run `{}`, not to `{}`", held.name, run.name)
+        };
+        Status::failed_precondition(format!("run: these tables belong to {whose}; {help}"))
     }
 }
 
@@ -100,24 +132,47 @@ mod tests {
     #[test]
     fn tables_belong_to_the_run_that_opened_them_first_also_after_a_restart() {
         let memory = RunName::read(None).unwrap();
-        memory.check("a").unwrap();
-        memory.claim("").unwrap();
-        memory.claim("a").unwrap();
-        memory.claim("a").unwrap();
-        memory.check("").unwrap();
-        let refused = memory.check("b").unwrap_err();
+        memory.check("a", "").unwrap();
+        memory.claim("", "").unwrap();
+        memory.claim("a", "").unwrap();
+        memory.claim("a", "").unwrap();
+        memory.check("", "").unwrap();
+        let refused = memory.check("b", "").unwrap_err();
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
         let expected = "run: these tables belong to the run `a`, not to `b`; start another replay";
         assert_eq!(refused.message(), expected);
-        assert!(memory.claim("b").is_err());
+        assert!(memory.claim("b", "").is_err());
 
         let folder = tempfile::tempdir().unwrap();
         RunName::read(Some(folder.path()))
             .unwrap()
-            .claim("a\n")
+            .claim("a\n", "")
             .unwrap();
         let again = RunName::read(Some(folder.path())).unwrap();
-        again.claim("a\n").unwrap();
-        assert!(again.check("b").unwrap_err().message().contains("/.run"));
+        again.claim("a\n", "").unwrap();
+        assert!(
+            again
+                .check("b", "")
+                .unwrap_err()
+                .message()
+                .contains("/.run")
+        );
+    }
+
+    #[test]
+    fn two_runs_of_one_name_are_told_apart_by_their_uids() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = RunName::read(Some(folder.path())).unwrap();
+        // A tool that knows the name alone, then the run itself.
+        first.claim("a", "").unwrap();
+        first.claim("a", "1").unwrap();
+        first.check("a", "").unwrap();
+        let again = RunName::read(Some(folder.path())).unwrap();
+        again.claim("a", "1").unwrap();
+        let refused = again.check("a", "2").unwrap_err();
+        let expected =
+            "run: these tables belong to an earlier run of the name `a`, in another folder; ";
+        assert!(refused.message().starts_with(expected), "{refused}");
+        assert!(again.claim("a", "2").is_err());
     }
 }

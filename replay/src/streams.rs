@@ -136,7 +136,7 @@ impl Insert {
             Some(insert_request::Request::Items(_)) => return Err(unexpected("`open`", "`items`")),
             None => return Err(unexpected("`open`", "nothing")),
         };
-        self.border.run.check(&open.run)?;
+        self.border.run.check(&open.run, &open.run_uid)?;
         let table = self.border.table(&open.table)?.clone();
         let id = writer_id_from_wire(&open.writer_id)?;
         let signature = signature_from_wire(open.signature)?;
@@ -154,7 +154,7 @@ impl Insert {
             sequence_length,
         };
         let next_sequence = writer.table.open_writer(writer.session, kind).await?;
-        self.border.run.claim(&open.run)?;
+        self.border.run.claim(&open.run, &open.run_uid)?;
         Ok((writer, next_sequence))
     }
 }
@@ -290,7 +290,7 @@ impl Sample {
             }
             None => return Err(unexpected("`open`", "nothing")),
         };
-        self.border.run.check(&open.run)?;
+        self.border.run.check(&open.run, &open.run_uid)?;
         let table = self.border.table(&open.table)?.clone();
         let signature = signature_from_wire(open.signature)?;
         let compression = Compression::try_from(open.compression).map_err(|unknown| {
@@ -320,7 +320,7 @@ impl Sample {
             sequence_length,
         };
         sampler.table.open_sampler(batch_size, kind).await?;
-        self.border.run.claim(&open.run)?;
+        self.border.run.claim(&open.run, &open.run_uid)?;
         Ok(sampler)
     }
 }

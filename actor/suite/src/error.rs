@@ -20,6 +20,14 @@ pub enum SuiteError {
         /// The folders that were searched.
         searched: Vec<PathBuf>,
     },
+    /// The MuJoCo library is not there.
+    #[error(
+        "MuJoCo's library is missing ({message}); run `make setup`, or name its folder in LD_LIBRARY_PATH"
+    )]
+    MissingMujoco {
+        /// What the system said.
+        message: String,
+    },
     /// The MuJoCo library is not the version that the suite is defined by.
     #[error("MuJoCo {found} is loaded, but the suite needs {expected}; run `make setup`")]
     WrongMujoco {

@@ -19,6 +19,7 @@ pub mod bench;
 mod edit;
 mod environment;
 mod error;
+mod library;
 mod numpy;
 mod observation;
 mod physics;

@@ -20,7 +20,7 @@ use crate::edit::missing;
 use crate::error::{PhysicsError, SuiteError, WARNINGS};
 
 /// The version of MuJoCo that defines the suite's dynamics.
-const MUJOCO_VERSION: &str = "3.17.0";
+pub(crate) const MUJOCO_VERSION: &str = "3.17.0";
 
 const _: () = assert!(WARNINGS.len() == mjtWarning::mjNWARNING as usize);
 
@@ -243,10 +243,11 @@ fn model_error(model: &str, error: impl std::fmt::Display) -> SuiteError {
     }
 }
 
-/// Refuses another version of the library, and replaces MuJoCo's log handler once: the default one
+/// Opens the library, refuses another version of it, and replaces MuJoCo's log handler once: the default one
 /// writes MUJOCO_LOG.TXT into the current folder. Warnings need no line, since they are counted in
 /// the data and surface as [`PhysicsError`].
 fn prepare_mujoco() -> Result<(), SuiteError> {
+    crate::library::open()?;
     static HANDLER: Once = Once::new();
     HANDLER.call_once(|| {
         // SAFETY: this crate is the only user of MuJoCo in the process, and every use of it begins

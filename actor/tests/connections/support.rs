@@ -62,6 +62,7 @@ impl Learner {
         let (evaluations, told_evaluations) = mpsc::unbounded_channel();
         let info = Arc::new(Mutex::new(v1::RunInfo {
             run_id: "test".to_owned(),
+            run_uid: String::new(),
             task: spec.task.clone(),
             seed: 1,
             window: Some(v1::Window {

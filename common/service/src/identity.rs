@@ -10,6 +10,7 @@ static IDENTITY: RwLock<Identity> = RwLock::new(Identity {
     role: "",
     index: None,
     run: String::new(),
+    run_uid: String::new(),
 });
 
 /// A process among those of a run.
@@ -21,6 +22,8 @@ pub struct Identity {
     pub index: Option<u64>,
     /// Name of the run; empty until it is known.
     pub run: String,
+    /// What tells it from others of its name; empty where nobody has said it.
+    pub run_uid: String,
 }
 
 /// This process's identity, as far as it is known.
@@ -46,12 +49,12 @@ pub fn set_index(index: u64) {
 
 /// Sets the run; a name that a log line could not hold is cut and cleaned first. Answers whether that
 /// is news.
-pub fn set_run(run: &str) -> bool {
-    let run = cleaned(run);
+pub fn set_run(run: &str, uid: &str) -> bool {
+    let (run, run_uid) = (cleaned(run), cleaned(uid));
     let mut news = false;
     change(|identity| {
         news = identity.run != run;
-        identity.run = run;
+        (identity.run, identity.run_uid) = (run, run_uid);
     });
     news
 }

@@ -80,6 +80,7 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
     };
     let options = LearnerOptions {
         run_id: run_folder::name(&run_dir)?,
+        run_uid: run_folder::uid(&run_dir)?,
         task: config.run.task.clone(),
         seed: config.run.seed,
         spec: environment.spec().clone(),
@@ -92,7 +93,7 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
         run_dir,
         resume,
     };
-    identity::set_run(&options.run_id);
+    identity::set_run(&options.run_id, &options.run_uid);
     let process = Process {
         role: "learner",
         index: Some(0),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -19,6 +20,8 @@ use crate::failure::{self, Usage};
 
 /// Name of the resolved configuration in a run's folder.
 pub(crate) const CONFIG: &str = "config.toml";
+/// Name of the file that tells a run from others of its name: drawn once for the folder.
+const UID: &str = "run_uid";
 /// Name of the file that says how the run ended; absent while it goes.
 pub(crate) const OUTCOME: &str = "outcome.json";
 
@@ -130,7 +133,7 @@ pub(crate) fn name(run_dir: &Path) -> Result<String> {
     let place = || format!("--run-dir {}", run_dir.display());
     let folder = match run_dir.canonicalize() {
         Ok(folder) if !folder.is_dir() => {
-            let file = std::io::Error::from(std::io::ErrorKind::NotADirectory);
+            let file = std::io::Error::from(ErrorKind::NotADirectory);
             return Err(failure::storage(run_dir)(file));
         }
         Ok(folder) => folder,
@@ -148,6 +151,23 @@ pub(crate) fn name(run_dir: &Path) -> Result<String> {
             Err(Usage::new(error.context(place())).into())
         }
     }
+}
+
+/// What tells the run of this folder from others of its name. Drawn when it is asked for first, by the
+/// folder's owner.
+pub(crate) fn uid(run_dir: &Path) -> Result<String> {
+    let path = run_dir.join(UID);
+    match fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(failure::storage(&path)(error));
+        }
+        // A crash can leave an empty file.
+        _ => {}
+    }
+    let uid = uuid::Uuid::new_v4().to_string();
+    write_atomically(&path, uid.as_bytes()).map_err(failure::storage(&path))?;
+    Ok(uid)
 }
 
 /// The folder of a new run that was given none.

@@ -59,6 +59,7 @@ fn learner_options(run_dir: &Path, replay_address: String, update: UpdateConfig)
     agent.critic.torso = TorsoConfig::hidden(&[32, 32]);
     LearnerOptions {
         run_id: "test".to_owned(),
+        run_uid: String::new(),
         task,
         seed: 3,
         spec,

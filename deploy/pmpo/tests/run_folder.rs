@@ -247,18 +247,22 @@ fn a_replays_tables_belong_to_the_run_that_opened_them_first() {
     wait_for("its sampler", || {
         served.log().contains("serving this run").then_some(())
     });
-    let refused_with = |address: String, name: &str| {
+    let refused_with = |address: String, name: &str, whose: &str| {
         let output = start(name, address).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(7), "{stderr}");
         let last = stderr.lines().last().unwrap().to_owned();
-        assert!(last.contains("belong to the run `a`, not to `"), "{last}");
+        assert!(last.contains(whose), "{last}");
         assert!(last.contains("start another replay"), "{last}");
     };
-    refused_with(served.address().to_string(), "b");
+    let another = "belong to the run `a`, not to `";
+    refused_with(served.address().to_string(), "b", another);
     assert_eq!(first.stop(), Some(0));
     assert_eq!(served.stop(), Some(0));
     // Nor has another what the first left in the data directory.
     let served = replay();
-    refused_with(served.address().to_string(), "c");
+    refused_with(served.address().to_string(), "c", another);
+    // Nor a run of its name, in another folder.
+    let namesake = "belong to an earlier run of the name `a`, in another folder";
+    refused_with(served.address().to_string(), "elsewhere/a", namesake);
 }

@@ -193,6 +193,7 @@ pub(crate) fn options(run_dir: &Path, replay: SocketAddr, limits: Limits) -> Lea
     agent.update.batch_size = BATCH;
     LearnerOptions {
         run_id: "test-run".to_owned(),
+        run_uid: String::new(),
         task: spec.task.clone(),
         seed: 4,
         spec,

@@ -65,6 +65,7 @@ impl Lanes {
             blocked: None,
             ended: None,
         };
+        let run = identity::get();
         let id = WriterId(uuid::Uuid::new_v4().as_u128());
         let lanes = Arc::new(Self {
             id,
@@ -76,7 +77,8 @@ impl Lanes {
                 signature: Some(signature_to_wire(signature)),
                 sequence_length: config.sequence_length as u32,
                 timeout_ms: config.blocked_timeout().as_millis() as u64,
-                run: identity::get().run,
+                run: run.run,
+                run_uid: run.run_uid,
             },
             signature: signature.clone(),
             runtime: runtime.clone(),

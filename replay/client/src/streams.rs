@@ -49,6 +49,7 @@ impl SamplerSession {
         draws: Arc<Draws>,
         shard: usize,
     ) -> Self {
+        let run = identity::get();
         let open = v1::OpenSampler {
             table: config.table.clone(),
             batch_size: config.batch_size as u32,
@@ -56,7 +57,8 @@ impl SamplerSession {
             sequence_length: config.sequence_length as u32,
             timeout_ms: config.blocked_timeout().as_millis() as u64,
             compression: config.compression.to_wire().into(),
-            run: identity::get().run,
+            run: run.run,
+            run_uid: run.run_uid,
         };
         Self {
             client,

@@ -94,6 +94,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         sequence_length: length as u32,
         timeout_ms: 1000,
         run: "walk".to_owned(),
+        run_uid: "1".to_owned(),
     };
     let steps = columns(&signature, 5);
     let steps = StepBatch::new(length, steps, vec![1, 4], vec![0.5, 2.0]).unwrap();
@@ -106,6 +107,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         timeout_ms: 1000,
         compression: v1::Compression::Zstd.into(),
         run: "walk".to_owned(),
+        run_uid: "1".to_owned(),
     };
     let priorities = v1::UpdatePrioritiesRequest {
         table: "replay".to_owned(),
