@@ -81,6 +81,8 @@ fn without_mujoco_what_needs_no_physics_runs_and_the_rest_says_what_is_missing()
 
     let mut command = Command::new(&program);
     command.args(["replay", "--listen", "127.0.0.1:0"]);
+    // What a learner needs the task for, a replay leaves to it.
+    command.args(["--set", "update.discount=episode_length"]);
     command.env_remove("LD_LIBRARY_PATH");
     let replay = Process::start(command, folder.path(), "replay");
     assert_eq!(replay.stop(), Some(0));

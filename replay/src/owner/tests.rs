@@ -1,23 +1,13 @@
 //! Commands by hand, without a thread.
 
 use pmpo_replay_core::TableConfig;
-use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature, StepBatch};
+use pmpo_types::{ColumnBatch, StepBatch};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::simulation::signature;
 
 const WRITER: WriterId = WriterId(7);
-
-fn signature() -> Signature {
-    let column = ColumnSpec {
-        name: "id".to_owned(),
-        dtype: DType::I64,
-        shape: vec![],
-    };
-    Signature {
-        columns: vec![column],
-    }
-}
 
 fn kind() -> ItemKind {
     ItemKind {

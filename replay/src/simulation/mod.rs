@@ -6,3 +6,5 @@ mod files;
 mod shard;
 mod verdict;
 mod world;
+
+pub(crate) use shard::signature;

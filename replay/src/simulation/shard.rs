@@ -22,7 +22,7 @@ const SEGMENT_BYTES: u64 = 800;
 pub(super) const DATA_DIR: &str = "/runs/data";
 
 /// One id a step.
-pub(super) fn signature() -> Signature {
+pub(crate) fn signature() -> Signature {
     let column = ColumnSpec {
         name: "id".to_owned(),
         dtype: DType::I64,
