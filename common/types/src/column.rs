@@ -14,18 +14,53 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
-    /// IEEE 754 binary32; must be finite.
+    /// IEEE 754 binary32.
     F32,
     /// Signed 64-bit integer.
     I64,
+    /// Unsigned 8-bit integer.
+    U8,
+    /// Signed 8-bit integer.
+    I8,
+    /// Signed 16-bit integer.
+    I16,
+    /// Signed 32-bit integer.
+    I32,
+    /// Unsigned 32-bit integer.
+    U32,
+    /// A byte, 0 or 1.
+    Bool,
+    /// IEEE 754 binary16.
+    F16,
+    /// The upper half of a binary32.
+    Bf16,
+    /// IEEE 754 binary64.
+    F64,
 }
 
 impl DType {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::F32,
+        Self::I64,
+        Self::U8,
+        Self::I8,
+        Self::I16,
+        Self::I32,
+        Self::U32,
+        Self::Bool,
+        Self::F16,
+        Self::Bf16,
+        Self::F64,
+    ];
+
     /// Bytes an element takes.
     pub fn size(self) -> usize {
         match self {
-            Self::F32 => 4,
-            Self::I64 => 8,
+            Self::U8 | Self::I8 | Self::Bool => 1,
+            Self::I16 | Self::F16 | Self::Bf16 => 2,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::I64 | Self::F64 => 8,
         }
     }
 
@@ -34,7 +69,21 @@ impl DType {
         match self {
             Self::F32 => "f32",
             Self::I64 => "i64",
+            Self::U8 => "u8",
+            Self::I8 => "i8",
+            Self::I16 => "i16",
+            Self::I32 => "i32",
+            Self::U32 => "u32",
+            Self::Bool => "bool",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F64 => "f64",
         }
+    }
+
+    /// Whether it has NaN and infinities.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F16 | Self::Bf16 | Self::F32 | Self::F64)
     }
 }
 
@@ -47,9 +96,22 @@ pub struct ColumnSpec {
     pub dtype: DType,
     /// Shape of one item's value, without the batch axis; empty for a scalar.
     pub shape: Vec<usize>,
+    /// Whether NaN and infinities may stand in it. False where the dtype has none.
+    #[serde(default)]
+    pub allow_nonfinite: bool,
 }
 
 impl ColumnSpec {
+    /// A column of finite values.
+    pub fn new(name: &str, dtype: DType, shape: &[usize]) -> Self {
+        Self {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            allow_nonfinite: false,
+        }
+    }
+
     /// Elements one item's value has.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
@@ -75,17 +137,9 @@ impl Signature {
     }
 }
 
-fn column(name: &str, dtype: DType, shape: &[usize]) -> ColumnSpec {
-    ColumnSpec {
-        name: name.to_owned(),
-        dtype,
-        shape: shape.to_vec(),
-    }
-}
-
 /// The n-step transition, the item that actors insert and the learner samples.
 pub mod transition {
-    use super::{DType, Signature, column};
+    use super::{ColumnSpec, DType, Signature};
 
     /// Index of `observation`, f32 `[observation_size]`.
     pub const OBSERVATION: usize = 0;
@@ -105,12 +159,12 @@ pub mod transition {
     pub fn signature(observation_size: usize, action_size: usize) -> Signature {
         Signature {
             columns: vec![
-                column("observation", DType::F32, &[observation_size]),
-                column("action", DType::F32, &[action_size]),
-                column("reward", DType::F32, &[]),
-                column("discount", DType::F32, &[]),
-                column("next_observation", DType::F32, &[observation_size]),
-                column("policy_version", DType::I64, &[]),
+                ColumnSpec::new("observation", DType::F32, &[observation_size]),
+                ColumnSpec::new("action", DType::F32, &[action_size]),
+                ColumnSpec::new("reward", DType::F32, &[]),
+                ColumnSpec::new("discount", DType::F32, &[]),
+                ColumnSpec::new("next_observation", DType::F32, &[observation_size]),
+                ColumnSpec::new("policy_version", DType::I64, &[]),
             ],
         }
     }
@@ -123,7 +177,7 @@ pub mod transition {
 /// and one or more after them whose `step_type` is LAST: those hold the state the episode ended in, and
 /// no action was taken there.
 pub mod step {
-    use super::{DType, Signature, column};
+    use super::{ColumnSpec, DType, Signature};
 
     /// Index of `observation`, f32 `[observation_size]`: the state the step was taken in.
     pub const OBSERVATION: usize = 0;
@@ -146,13 +200,13 @@ pub mod step {
     pub fn signature(observation_size: usize, action_size: usize) -> Signature {
         Signature {
             columns: vec![
-                column("observation", DType::F32, &[observation_size]),
-                column("action", DType::F32, &[action_size]),
-                column("reward", DType::F32, &[]),
-                column("discount", DType::F32, &[]),
-                column("log_prob", DType::F32, &[]),
-                column("policy_version", DType::I64, &[]),
-                column("step_type", DType::I64, &[]),
+                ColumnSpec::new("observation", DType::F32, &[observation_size]),
+                ColumnSpec::new("action", DType::F32, &[action_size]),
+                ColumnSpec::new("reward", DType::F32, &[]),
+                ColumnSpec::new("discount", DType::F32, &[]),
+                ColumnSpec::new("log_prob", DType::F32, &[]),
+                ColumnSpec::new("policy_version", DType::I64, &[]),
+                ColumnSpec::new("step_type", DType::I64, &[]),
             ],
         }
     }
@@ -181,7 +235,7 @@ pub enum ColumnError {
         /// Items in the batch.
         len: usize,
     },
-    /// A floating-point column holds NaN or an infinity.
+    /// A floating-point column that may not holds NaN or an infinity.
     #[error("column `{column}`: expected finite values, got {value} in item {item}")]
     NotFinite {
         /// The column's name.
@@ -190,6 +244,16 @@ pub enum ColumnError {
         item: usize,
         /// The offending value.
         value: String,
+    },
+    /// A column of booleans holds a byte that is none.
+    #[error("column `{column}`: expected bytes of 0 or 1, got {value} in item {item}")]
+    NotBool {
+        /// The column's name.
+        column: String,
+        /// Position of the item in the batch.
+        item: usize,
+        /// The offending byte.
+        value: u8,
     },
 }
 
@@ -201,11 +265,27 @@ pub struct ColumnBatch {
 }
 
 impl ColumnBatch {
-    /// Checks lengths and finiteness against `signature` and takes the columns.
+    /// Checks lengths and values against `signature` and takes the columns.
     ///
     /// # Errors
     /// [`ColumnError`] names the column, and what was expected.
     pub fn new(
+        signature: &Signature,
+        len: usize,
+        columns: Vec<Bytes>,
+    ) -> Result<Self, ColumnError> {
+        let batch = Self::of_known_values(signature, len, columns)?;
+        for (spec, data) in signature.columns.iter().zip(&batch.columns) {
+            check_values(spec, data)?;
+        }
+        Ok(batch)
+    }
+
+    /// Checks lengths against `signature` and takes the columns, whose values were checked before.
+    ///
+    /// # Errors
+    /// [`ColumnError`] names the column, and what was expected.
+    pub fn of_known_values(
         signature: &Signature,
         len: usize,
         columns: Vec<Bytes>,
@@ -225,9 +305,6 @@ impl ColumnBatch {
                     got: data.len(),
                     len,
                 });
-            }
-            if spec.dtype == DType::F32 {
-                check_finite(spec, data)?;
             }
         }
         Ok(Self { len, columns })
@@ -283,29 +360,76 @@ impl ColumnBatch {
     }
 }
 
-const EXPONENT_BITS: u32 = 0x7f80_0000;
-
-fn check_finite(spec: &ColumnSpec, data: &[u8]) -> Result<(), ColumnError> {
-    let value = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("chunks of four"));
-    // Infinities and NaN are the values whose exponent bits are all set. Integer arithmetic without
-    // an early exit vectorises; a sum of floats would not, since its order matters.
-    let any = data.chunks_exact(4).fold(false, |any, bytes| {
-        any | (value(bytes).to_bits() & EXPONENT_BITS == EXPONENT_BITS)
-    });
-    if !any {
+/// Refuses values that the column may not hold.
+fn check_values(spec: &ColumnSpec, data: &[u8]) -> Result<(), ColumnError> {
+    let item = |position: usize| position / spec.elements().max(1);
+    if spec.dtype == DType::Bool {
+        let bad = data.iter().enumerate().find(|&(_, &byte)| byte > 1);
+        return bad.map_or(Ok(()), |(position, &value)| {
+            Err(ColumnError::NotBool {
+                column: spec.name.clone(),
+                item: item(position),
+                value,
+            })
+        });
+    }
+    if spec.allow_nonfinite || !spec.dtype.is_float() {
         return Ok(());
     }
-    let (position, bad) = data
-        .chunks_exact(4)
-        .map(value)
-        .enumerate()
-        .find(|(_, value)| !value.is_finite())
-        .expect("an element's exponent bits are all set");
+    let Some((position, value)) = first_nonfinite(spec.dtype, data) else {
+        return Ok(());
+    };
     Err(ColumnError::NotFinite {
         column: spec.name.clone(),
-        item: position / spec.elements().max(1),
-        value: bad.to_string(),
+        item: item(position),
+        value: value.to_string(),
     })
+}
+
+/// The first NaN or infinity in a column of floats, and its position.
+fn first_nonfinite(dtype: DType, data: &[u8]) -> Option<(usize, f64)> {
+    // The upper half of a binary32 is one whose lower half is zero.
+    let bf16 = |bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
+    // Of a binary16 only the kind of what is not finite is needed.
+    let f16 = |bytes| match u16::from_le_bytes(bytes) {
+        bits if bits & 0x3ff != 0 => f64::NAN,
+        bits if bits >> 15 == 1 => f64::NEG_INFINITY,
+        _ => f64::INFINITY,
+    };
+    let position = match dtype {
+        DType::F16 => full_exponent(data, |bytes| u16::from_le_bytes(bytes) & 0x7c00 == 0x7c00),
+        DType::Bf16 => full_exponent(data, |bytes| u16::from_le_bytes(bytes) & 0x7f80 == 0x7f80),
+        DType::F32 => full_exponent(data, |bytes| {
+            u32::from_le_bytes(bytes) & 0x7f80_0000 == 0x7f80_0000
+        }),
+        DType::F64 => full_exponent(data, |bytes| {
+            (u64::from_le_bytes(bytes) >> 52) & 0x7ff == 0x7ff
+        }),
+        _ => None,
+    }?;
+    let value = match dtype {
+        DType::F16 => f16(at(data, position)),
+        DType::Bf16 => f64::from(bf16(at(data, position))),
+        DType::F32 => f64::from(f32::from_le_bytes(at(data, position))),
+        _ => f64::from_le_bytes(at(data, position)),
+    };
+    Some((position, value))
+}
+
+fn at<const N: usize>(data: &[u8], position: usize) -> [u8; N] {
+    let bytes = &data[position * N..(position + 1) * N];
+    bytes.try_into().expect("that many were taken")
+}
+
+/// The first element whose exponent's bits are all set, as those of NaN and infinities are.
+fn full_exponent<const N: usize>(data: &[u8], is_full: impl Fn([u8; N]) -> bool) -> Option<usize> {
+    let (elements, _) = data.as_chunks::<N>();
+    // Integer arithmetic without an early exit vectorises; a sum of floats would not, since its order
+    // matters.
+    let any = elements
+        .iter()
+        .fold(false, |any, &bytes| any | is_full(bytes));
+    any.then(|| elements.iter().position(|&bytes| is_full(bytes)))?
 }
 
 #[cfg(test)]
@@ -335,6 +459,73 @@ mod tests {
             );
         }
         assert_eq!(batch(3, 1.0).unwrap().len(), 3);
+    }
+
+    /// Which bit patterns are finite: IEEE 754-2019, section 3.4; of bfloat16, those of the binary32 whose
+    /// upper half they are.
+    #[test]
+    fn what_is_not_finite_is_stored_where_the_column_allows_it() {
+        let cases: [(DType, &[u8], &[(&[u8], &str)]); 4] = [
+            (
+                DType::F16,
+                &[0xff, 0x7b],
+                &[(&[0x00, 0x7c], "inf"), (&[0x01, 0x7e], "NaN"), (&[0x00, 0xfc], "-inf")],
+            ),
+            (
+                DType::Bf16,
+                &[0x7f, 0x7f],
+                &[(&[0x80, 0x7f], "inf"), (&[0xc0, 0x7f], "NaN"), (&[0x80, 0xff], "-inf")],
+            ),
+            (
+                DType::F32,
+                &f32::MAX.to_le_bytes(),
+                &[(&f32::NAN.to_le_bytes(), "NaN"), (&f32::NEG_INFINITY.to_le_bytes(), "-inf")],
+            ),
+            (
+                DType::F64,
+                &f64::MAX.to_le_bytes(),
+                &[(&f64::NAN.to_le_bytes(), "NaN"), (&f64::INFINITY.to_le_bytes(), "inf")],
+            ),
+        ];
+        for (dtype, largest, bad) in cases {
+            let mut spec = ColumnSpec::new("x", dtype, &[2]);
+            let checked = |spec: &ColumnSpec, last: &[u8]| {
+                let signature = Signature {
+                    columns: vec![spec.clone()],
+                };
+                let data = [largest, largest, largest, last].concat();
+                ColumnBatch::new(&signature, 2, vec![data.into()])
+            };
+            assert!(checked(&spec, largest).is_ok(), "{dtype:?}");
+            for (bytes, name) in bad {
+                let error = checked(&spec, bytes).unwrap_err().to_string();
+                let expected = format!("column `x`: expected finite values, got {name} in item 1");
+                assert_eq!(error, expected, "{dtype:?}");
+            }
+            spec.allow_nonfinite = true;
+            assert!(bad.iter().all(|(bytes, _)| checked(&spec, bytes).is_ok()));
+        }
+    }
+
+    #[test]
+    fn a_boolean_is_0_or_1_and_integers_are_anything() {
+        for dtype in DType::ALL.into_iter().filter(|dtype| !dtype.is_float()) {
+            let signature = Signature {
+                columns: vec![ColumnSpec::new("x", dtype, &[])],
+            };
+            let batch = |byte: u8| {
+                let data = [vec![0; dtype.size()], vec![byte; dtype.size()]].concat();
+                ColumnBatch::new(&signature, 2, vec![data.into()])
+            };
+            assert!(batch(1).is_ok());
+            let full = batch(0xff).map_err(|error| error.to_string());
+            if dtype == DType::Bool {
+                let expected = "column `x`: expected bytes of 0 or 1, got 255 in item 1";
+                assert_eq!(full, Err(expected.to_owned()));
+            } else {
+                assert!(full.is_ok(), "{dtype:?}");
+            }
+        }
     }
 
     #[test]

@@ -59,11 +59,7 @@ mod tests {
     use super::*;
 
     fn batch(size: u64, probabilities: &[f64]) -> SampledBatch {
-        let column = ColumnSpec {
-            name: "id".to_owned(),
-            dtype: DType::I64,
-            shape: vec![],
-        };
+        let column = ColumnSpec::new("id", DType::I64, &[]);
         let signature = Signature {
             columns: vec![column],
         };

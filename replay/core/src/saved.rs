@@ -159,11 +159,7 @@ mod tests {
     const WRITER: WriterId = WriterId(7);
 
     fn signature() -> Signature {
-        let column = ColumnSpec {
-            name: "id".to_owned(),
-            dtype: DType::I64,
-            shape: vec![],
-        };
+        let column = ColumnSpec::new("id", DType::I64, &[]);
         Signature {
             columns: vec![column],
         }

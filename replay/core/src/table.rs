@@ -297,7 +297,7 @@ impl Table {
         };
         let columns = rows.gather(&runs);
         let len = batch_size * self.config.sequence_length;
-        let columns = ColumnBatch::new(signature, len, columns)
+        let columns = ColumnBatch::of_known_values(signature, len, columns)
             .expect("stored steps were checked against the signature");
         self.limiter.sampled(batch_size as u64);
         if limit > 0 {
@@ -377,6 +377,7 @@ impl Table {
         let mut items = SampledItems {
             keys: Vec::with_capacity(batch_size),
             probabilities: Vec::with_capacity(batch_size),
+            priorities: Vec::new(),
             times_sampled: Vec::with_capacity(batch_size),
         };
         for _ in 0..batch_size {
@@ -389,6 +390,7 @@ impl Table {
             slots.push(slot);
             items.keys.push(key);
             items.probabilities.push(probability);
+            items.priorities.extend(self.items.priority(slot));
             items.times_sampled.push(times);
         }
         (slots, items)

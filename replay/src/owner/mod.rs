@@ -171,7 +171,7 @@ impl Owner {
                 drop(reply.send(opened));
             }
             Command::Sample(sample) => self.samples.push_back(sample),
-            Command::GiveUp { call, reply } => drop(reply.send(self.give_up(call))),
+            Command::Why { call, reply } => drop(reply.send(self.why(call))),
             Command::UpdatePriorities {
                 keys,
                 priorities,
@@ -232,26 +232,19 @@ impl Owner {
         self.sessions.get(&session.writer) == Some(&session.number)
     }
 
-    /// Forgets a call that still waits, and says for what.
-    fn give_up(&mut self, call: u64) -> Option<BlockedCalls> {
-        let now = Instant::now();
-        let insert = self.inserts.iter().position(|insert| insert.call == call);
-        let sample = self.samples.iter().position(|sample| sample.call == call);
+    /// For what a call waits, if it still does.
+    fn why(&self, call: u64) -> Option<BlockedCalls> {
+        let insert = self.inserts.iter().find(|insert| insert.call == call);
+        let sample = self.samples.iter().find(|sample| sample.call == call);
         let (hold, since) = match (insert, sample) {
-            (Some(at), _) => {
-                let insert = self.inserts.remove(at)?;
-                (self.table.insert_hold(), insert.since)
-            }
-            (None, Some(at)) => {
-                let sample = self.samples.remove(at)?;
-                // Behind a batch that waits, all wait for the same.
-                (self.holds[1]?, sample.since)
-            }
+            (Some(insert), _) => (self.table.insert_hold(), insert.since),
+            // Behind a batch that waits, all wait for the same.
+            (None, Some(sample)) => (self.holds[1]?, sample.since),
             (None, None) => return None,
         };
         Some(BlockedCalls {
             hold,
-            waited: now - since,
+            waited: since.elapsed(),
             callers: 1,
         })
     }

@@ -23,11 +23,7 @@ pub(super) const DATA_DIR: &str = "/runs/data";
 
 /// One id a step.
 pub(crate) fn signature() -> Signature {
-    let column = ColumnSpec {
-        name: "id".to_owned(),
-        dtype: DType::I64,
-        shape: vec![],
-    };
+    let column = ColumnSpec::new("id", DType::I64, &[]);
     Signature {
         columns: vec![column],
     }
