@@ -399,8 +399,11 @@ impl Table {
 
 /// Names the first difference.
 fn mismatch(own: &Signature, other: &Signature) -> Error {
-    let describe =
-        |spec: &ColumnSpec| format!("`{}` {} {:?}", spec.name, spec.dtype.as_str(), spec.shape);
+    let describe = |spec: &ColumnSpec| {
+        let dtype = spec.dtype.as_str();
+        let values = if spec.allow_nonfinite { ", finite or not," } else { "" };
+        format!("`{}` {dtype} {:?}{values}", spec.name, spec.shape)
+    };
     let pairs = own.columns.iter().zip(&other.columns);
     match pairs.enumerate().find(|(_, (own, other))| own != other) {
         Some((i, (own, other))) => Error::Signature {
