@@ -175,6 +175,26 @@ impl replay_server::Replay for Service {
         }))
     }
 
+    async fn delete_items(
+        &self,
+        request: Request<v1::DeleteItemsRequest>,
+    ) -> Result<Response<v1::DeleteItemsResponse>, Status> {
+        let v1::DeleteItemsRequest { table, keys } = request.into_inner();
+        let (deleted, missing) = self.border.table(&table)?.delete(keys).await?;
+        Ok(Response::new(v1::DeleteItemsResponse { deleted, missing }))
+    }
+
+    async fn reset_table(
+        &self,
+        request: Request<v1::ResetTableRequest>,
+    ) -> Result<Response<v1::ResetTableResponse>, Status> {
+        let table = self.border.table(&request.into_inner().table)?;
+        let description = table.reset().await?;
+        Ok(Response::new(v1::ResetTableResponse {
+            table: Some(table_to_wire(description)),
+        }))
+    }
+
     async fn configure_table(
         &self,
         request: Request<v1::ConfigureTableRequest>,

@@ -365,7 +365,7 @@ impl Stream<v1::SampleResponse> for Sample {
         let sampler = self.open(first).await?;
         let mut demand = 0u64;
         let mut listening = true;
-        let mut drawing: Option<Call<Drawn>> = None;
+        let mut drawing: Option<Call<Result<Drawn, Error>>> = None;
         loop {
             if demand > 0 && drawing.is_none() {
                 demand -= 1;
@@ -392,6 +392,7 @@ impl Stream<v1::SampleResponse> for Sample {
                     }
                     Progress::Done(drawn) => {
                         drawing = None;
+                        let drawn = drawn.map_err(|error| status(&error))?;
                         sampler.send(drawn, responses).await?;
                     }
                 },
@@ -408,9 +409,11 @@ impl Stream<v1::SampleResponse> for Sample {
 
 impl Sampler {
     /// Asks for a batch.
-    async fn draw(&self) -> Result<Call<Drawn>, Status> {
+    async fn draw(&self) -> Result<Call<Result<Drawn, Error>>, Status> {
         let (items, blocked_after) = (self.shape.items, self.blocked_after);
-        self.table.sample(items, blocked_after).await
+        self.table
+            .sample(items, &self.signature, blocked_after)
+            .await
     }
 
     /// Sends a batch in its parts.

@@ -54,6 +54,12 @@ pub(crate) enum Command {
         priorities: Vec<f64>,
         reply: oneshot::Sender<Result<(u64, u64), Error>>,
     },
+    Delete {
+        keys: Vec<u64>,
+        reply: oneshot::Sender<Result<(u64, u64), Error>>,
+    },
+    /// Answered with the table as it is then.
+    Reset(oneshot::Sender<Description>),
     Configure {
         changes: Changes,
         reply: oneshot::Sender<Result<Description, Error>>,
@@ -82,7 +88,9 @@ pub(crate) struct PendingSample {
     pub(crate) call: u64,
     pub(crate) since: Instant,
     pub(crate) batch_size: usize,
-    pub(crate) reply: oneshot::Sender<Drawn>,
+    /// Of the steps that the sampler takes.
+    pub(crate) signature: Arc<Signature>,
+    pub(crate) reply: oneshot::Sender<Result<Drawn, Error>>,
 }
 
 /// What the table is and holds, and who waits.
@@ -214,14 +222,16 @@ impl TableHandle {
     pub(crate) async fn sample(
         &self,
         batch_size: usize,
+        signature: &Arc<Signature>,
         blocked_after: Option<Duration>,
-    ) -> Result<Call<Drawn>, Status> {
+    ) -> Result<Call<Result<Drawn, Error>>, Status> {
         let (reply, answer) = oneshot::channel();
         let call = self.call(answer, blocked_after);
         let pending = PendingSample {
             call: call.number,
             since: call.since,
             batch_size,
+            signature: Arc::clone(signature),
             reply,
         };
         self.send(Command::Sample(pending)).await?;
@@ -239,6 +249,15 @@ impl TableHandle {
             reply,
         };
         self.ask(command).await?.map_err(|error| status(&error))
+    }
+
+    pub(crate) async fn delete(&self, keys: Vec<u64>) -> Result<(u64, u64), Status> {
+        let command = |reply| Command::Delete { keys, reply };
+        self.ask(command).await?.map_err(|error| status(&error))
+    }
+
+    pub(crate) async fn reset(&self) -> Result<Description, Status> {
+        self.ask(Command::Reset).await
     }
 
     pub(crate) async fn configure(&self, changes: Changes) -> Result<Description, Status> {

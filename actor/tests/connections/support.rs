@@ -267,6 +267,20 @@ impl replay::replay_server::Replay for Replay {
         Err(Status::unimplemented("not needed"))
     }
 
+    async fn delete_items(
+        &self,
+        _: Request<replay::DeleteItemsRequest>,
+    ) -> Result<Response<replay::DeleteItemsResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn reset_table(
+        &self,
+        _: Request<replay::ResetTableRequest>,
+    ) -> Result<Response<replay::ResetTableResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
     async fn configure_table(
         &self,
         _: Request<replay::ConfigureTableRequest>,

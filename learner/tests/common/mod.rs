@@ -177,6 +177,20 @@ impl replay_server::Replay for Service {
         Err(Status::unimplemented("not needed"))
     }
 
+    async fn delete_items(
+        &self,
+        _: Request<v1::DeleteItemsRequest>,
+    ) -> Result<Response<v1::DeleteItemsResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn reset_table(
+        &self,
+        _: Request<v1::ResetTableRequest>,
+    ) -> Result<Response<v1::ResetTableResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
     async fn configure_table(
         &self,
         _: Request<v1::ConfigureTableRequest>,

@@ -22,7 +22,7 @@ use crate::{Error, RateLimiter, TableConfig};
 /// costs nothing before it is used, where a vector that grows leaves behind all it has outgrown.
 const RESERVED: usize = 1 << 22;
 
-/// One replay table. It takes the signature of whoever opens it first and refuses any other.
+/// One replay table. It takes the signature of the first step that is stored and refuses any other.
 pub struct Table {
     pub(crate) config: TableConfig,
     pub(crate) contents: Option<(Signature, Rows)>,
@@ -129,7 +129,7 @@ impl Table {
         &self.config
     }
 
-    /// The steps' signature, once someone has opened the table.
+    /// The steps' signature, once a step was stored.
     pub fn signature(&self) -> Option<&Signature> {
         self.contents.as_ref().map(|(signature, _)| signature)
     }
@@ -174,9 +174,10 @@ impl Table {
         sequence_length: usize,
     ) -> Result<u64, Error> {
         self.check_kind(signature, sequence_length)?;
-        let (next_sequence, forgotten) = self.writers.open(writer)?;
+        // What a writer means to send binds nobody until it has sent something.
+        let own = self.contents.is_none().then(|| signature.clone());
+        let (next_sequence, forgotten) = self.writers.open(writer, own)?;
         self.drop_tail(forgotten);
-        self.adopt(signature);
         Ok(next_sequence)
     }
 
@@ -214,7 +215,6 @@ impl Table {
             });
         }
         self.largest_batch = self.largest_batch.max(batch_size);
-        self.adopt(signature);
         Ok(())
     }
 
@@ -226,8 +226,8 @@ impl Table {
     /// The batch must have been checked against the table's signature and length of items.
     ///
     /// # Errors
-    /// Steps are missing between those stored and this batch, or before its first item, or the writer
-    /// is not connected; nothing is stored.
+    /// Steps are missing between those stored and this batch, or before its first item, the writer is not
+    /// connected, or the table has taken another signature than its since it was opened; nothing is stored.
     pub fn insert(
         &mut self,
         writer: WriterId,
@@ -246,6 +246,7 @@ impl Table {
         let len = batch.steps().len();
         let known = usize::try_from(known).unwrap_or(usize::MAX).min(len);
         let Some(ends) = batch.ends() else {
+            self.agree(writer)?;
             let allowed = self.insertable((len - known) as u64) as usize;
             self.insert_transitions(writer, batch, known..known + allowed)?;
             return Ok(next_sequence + allowed as u64);
@@ -258,6 +259,7 @@ impl Table {
                 return Err(Error::Window { needed, got, end });
             }
         }
+        self.agree(writer)?;
         let allowed = self.insertable((ends.len() - first) as u64) as usize;
         let items = first..first + allowed;
         // Up to the step at which the first item ends that has to wait.
@@ -344,6 +346,45 @@ impl Table {
         Ok((updated, keys.len() as u64 - updated))
     }
 
+    /// Removes the items that a sampler knows by these keys; answers how many there were, and how many
+    /// had gone before.
+    pub fn delete(&mut self, keys: &[u64]) -> (u64, u64) {
+        self.removed.clear();
+        for &key in keys {
+            if let Some(slot) = self.items.find(key) {
+                self.remove(slot);
+            }
+        }
+        self.log_removed();
+        (self.removed.items, keys.len() as u64 - self.removed.items)
+    }
+
+    /// Refuses steps of another signature than the table has, if it has one.
+    ///
+    /// # Errors
+    /// [`Error::Signature`] names the first difference.
+    pub fn check_signature(&self, signature: &Signature) -> Result<(), Error> {
+        match self.signature() {
+            Some(own) if own != signature => Err(mismatch(own, signature)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The first step that is stored gives the table its signature. A writer that opened it before must
+    /// have the one that it has by now.
+    fn agree(&mut self, writer: WriterId) -> Result<(), Error> {
+        let Some(signature) = self.writers.get(writer)?.signature.take() else {
+            return Ok(());
+        };
+        let agreed = self.check_signature(&signature);
+        match &agreed {
+            Ok(()) => self.adopt(&signature),
+            // Asked again, it says so again.
+            Err(_) => self.writers.get(writer)?.signature = Some(signature),
+        }
+        agreed
+    }
+
     fn check_kind(&self, signature: &Signature, sequence_length: usize) -> Result<(), Error> {
         if sequence_length != self.config.sequence_length {
             return Err(Error::SequenceLength {
@@ -351,8 +392,8 @@ impl Table {
                 got: sequence_length,
             });
         }
+        self.check_signature(signature)?;
         match self.signature() {
-            Some(own) if own != signature => Err(mismatch(own, signature)),
             Some(_) => Ok(()),
             None => Ok(self.config.validate_bytes(signature.item_bytes())?),
         }

@@ -32,7 +32,13 @@ const COMMANDS_A_TURN: usize = 64;
 pub(crate) enum Release {
     Inserted(oneshot::Sender<Result<u64, Error>>, Result<u64, Error>),
     Opened(oneshot::Sender<Result<u64, Error>>, Result<u64, Error>),
-    Sampled(oneshot::Sender<Drawn>, Drawn),
+    Sampled(
+        oneshot::Sender<Result<Drawn, Error>>,
+        Result<Drawn, Error>,
+    ),
+    /// With the table as it is now.
+    Reset(oneshot::Sender<Description>, Box<Description>),
+    /// Priorities were set, or items deleted.
     Updated(
         oneshot::Sender<Result<(u64, u64), Error>>,
         Result<(u64, u64), Error>,
@@ -49,6 +55,7 @@ impl Release {
         match self {
             Self::Inserted(reply, answer) | Self::Opened(reply, answer) => drop(reply.send(answer)),
             Self::Sampled(reply, batch) => drop(reply.send(batch)),
+            Self::Reset(reply, description) => drop(reply.send(*description)),
             Self::Updated(reply, answer) => drop(reply.send(answer)),
         }
     }
@@ -180,6 +187,16 @@ impl Owner {
                 let updated = self.table.update_priorities(&keys, &priorities);
                 self.ready.push(Release::Updated(reply, updated));
             }
+            Command::Delete { keys, reply } => {
+                let deleted = Ok(self.table.delete(&keys));
+                self.stats.removed(&self.table, Instant::now());
+                self.ready.push(Release::Updated(reply, deleted));
+            }
+            Command::Reset(reply) => {
+                self.reset();
+                let description = Box::new(self.describe());
+                self.ready.push(Release::Reset(reply, description));
+            }
             Command::Configure { changes, reply } => {
                 let configured = self.table.configure(&changes);
                 self.stats.removed(&self.table, Instant::now());
@@ -217,6 +234,15 @@ impl Owner {
             .retain(|insert| insert.session.writer != writer);
         self.sessions.insert(writer, number);
         Ok(next_sequence)
+    }
+
+    /// Writers whose streams end by it come back, with their numbers.
+    fn reset(&mut self) {
+        self.table.reset();
+        self.sessions.clear();
+        self.inserts.clear();
+        self.stats.removed(&self.table, Instant::now());
+        tracing::info!(table = self.table.config().name, "table emptied");
     }
 
     fn leave(&mut self, session: Option<WriterSession>) {
@@ -304,13 +330,17 @@ impl Owner {
             if sample.reply.is_closed() {
                 continue;
             }
+            if let Err(error) = self.table.check_signature(&sample.signature) {
+                self.ready.push(Release::Sampled(sample.reply, Err(error)));
+                continue;
+            }
             match self.table.sample(sample.batch_size) {
                 Ok(batch) => {
                     self.stats.removed(&self.table, sample.since);
                     let ordinals = batch.items.keys.iter().copied().map(key_ordinal);
                     let traces = self.traced.drawn(batch.counters.inserts, ordinals);
                     let drawn = Drawn { batch, traces };
-                    self.ready.push(Release::Sampled(sample.reply, drawn));
+                    self.ready.push(Release::Sampled(sample.reply, Ok(drawn)));
                 }
                 Err(hold) => {
                     self.samples.push_front(sample);

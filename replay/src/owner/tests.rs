@@ -1,5 +1,7 @@
 //! Commands by hand, without a thread.
 
+use std::sync::Arc;
+
 use pmpo_replay_core::TableConfig;
 use pmpo_types::{ColumnBatch, StepBatch};
 use tokio::sync::oneshot;
@@ -84,12 +86,13 @@ fn insert(
     answer
 }
 
-fn sample(owner: &mut Owner, batch_size: usize) -> oneshot::Receiver<Drawn> {
+fn sample(owner: &mut Owner, batch_size: usize) -> oneshot::Receiver<Result<Drawn, Error>> {
     let (reply, answer) = oneshot::channel();
     run(
         owner,
         Command::Sample(PendingSample {
             batch_size,
+            signature: Arc::new(signature()),
             reply,
             call: batch_size as u64,
             since: Instant::now(),

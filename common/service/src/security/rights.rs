@@ -55,7 +55,7 @@ const fn stream(path: &'static str, callers: Callers) -> Method {
 const WRITERS: [Role; 2] = [Writer, Actor];
 const SAMPLERS: [Role; 2] = [Sampler, Learner];
 
-const METHODS: [Method; 17] = [
+const METHODS: [Method; 19] = [
     stream("/pmpo.replay.v1.Replay/Insert", Roles(&WRITERS)),
     stream("/pmpo.replay.v1.Replay/Sample", Roles(&SAMPLERS)),
     unary("/pmpo.replay.v1.Replay/UpdatePriorities", Roles(&SAMPLERS)),
@@ -63,6 +63,8 @@ const METHODS: [Method; 17] = [
         "/pmpo.replay.v1.Replay/ListTables",
         Roles(&[Writer, Actor, Sampler, Learner]),
     ),
+    unary("/pmpo.replay.v1.Replay/DeleteItems", Roles(&[])),
+    unary("/pmpo.replay.v1.Replay/ResetTable", Roles(&[])),
     unary("/pmpo.replay.v1.Replay/ListWriters", Roles(&[])),
     unary("/pmpo.replay.v1.Replay/ConfigureTable", Roles(&[])),
     stream("/pmpo.v1.Weights/Subscribe", Roles(&[Actor, Evaluator])),
@@ -159,7 +161,7 @@ mod tests {
             "Sample UpdatePriorities ListTables GetStatus"
         );
         assert_eq!(may(Role::Replay), "GetStatus");
-        assert_eq!(may(Role::Admin).split(' ').count(), 12);
+        assert_eq!(may(Role::Admin).split(' ').count(), 14);
         assert!(method("/pmpo.v1.Weights/Publish").is_none());
     }
 }
