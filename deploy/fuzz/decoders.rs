@@ -5,8 +5,8 @@
 use pmpo_policy::PolicyNetwork;
 use pmpo_proto::replay::v1::{self, insert_request, sample_request, sample_response};
 use pmpo_proto::{
-    BatchShape, MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, SampledParts, signature_from_wire, signature_to_wire,
-    steps_from_wire, steps_to_wire, writer_id_from_wire,
+    BatchShape, MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, SampledParts, signature_from_wire,
+    signature_to_wire, steps_from_wire, steps_to_wire, writer_id_from_wire,
 };
 use pmpo_replay_core::{Restorer, Table, TableConfig};
 use pmpo_service::announce::Announcement;

@@ -52,14 +52,17 @@ pub fn signature_from_wire(wire: Option<v1::Signature>) -> Result<Signature, Wir
             return Err(WireError::field(field("name"), "a unique name", got));
         }
         let column = column_from_wire(column, field)?;
-        let bytes = column.shape.iter().try_fold(column.dtype.size(), |bytes, &axis| {
-            bytes.checked_mul(axis)
-        });
+        let bytes = column
+            .shape
+            .iter()
+            .try_fold(column.dtype.size(), |bytes, &axis| bytes.checked_mul(axis));
         let bytes = bytes.and_then(|bytes| step_bytes.checked_add(bytes));
-        step_bytes = bytes.filter(|&bytes| bytes <= MAX_STEP_BYTES).ok_or_else(|| {
-            let expected = format!("a step of at most {MAX_STEP_BYTES} bytes");
-            WireError::field(field("shape"), expected, format!("{:?}", column.shape))
-        })?;
+        step_bytes = bytes
+            .filter(|&bytes| bytes <= MAX_STEP_BYTES)
+            .ok_or_else(|| {
+                let expected = format!("a step of at most {MAX_STEP_BYTES} bytes");
+                WireError::field(field("shape"), expected, format!("{:?}", column.shape))
+            })?;
         columns.push(column);
     }
     if step_bytes == 0 {
@@ -256,7 +259,10 @@ mod tests {
         let mut wire = signature_to_wire(&signature);
         assert_eq!(signature_from_wire(Some(wire.clone())).unwrap(), signature);
         // Of integers it says nothing, and makes no difference.
-        let integers = wire.columns.iter_mut().filter(|c| c.name.contains(['i', 'u']));
+        let integers = wire
+            .columns
+            .iter_mut()
+            .filter(|c| c.name.contains(['i', 'u']));
         integers.for_each(|column| column.allow_nonfinite = true);
         assert_eq!(signature_from_wire(Some(wire)).unwrap(), signature);
     }

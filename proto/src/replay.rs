@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use pmpo_types::{Signature, StepBatch, TableCounters, WriterId};
 
+use crate::WireError;
 use crate::convert::{batch_from_wire, batch_to_wire};
 use crate::trace::{trace_from_wire, trace_to_wire};
-use crate::WireError;
 
 /// Generated from `proto/pmpo/replay/v1/replay.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

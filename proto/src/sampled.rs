@@ -5,9 +5,9 @@ use std::ops::Range;
 use bytes::Bytes;
 use pmpo_types::{ColumnBatch, ColumnSpec, SampledBatch, SampledItems, Signature};
 
+use crate::WireError;
 use crate::convert::{batch_from_wire, batch_to_wire};
 use crate::replay::{counters_from_wire, counters_to_wire, v1};
-use crate::WireError;
 
 /// What a batch has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,12 +149,7 @@ impl SampledParts {
 }
 
 /// The columns of a batch of `rows` rows, `taken` of which are there, and the next ones.
-fn grown(
-    mut columns: Vec<Vec<u8>>,
-    taken: usize,
-    new: &ColumnBatch,
-    rows: usize,
-) -> Vec<Vec<u8>> {
+fn grown(mut columns: Vec<Vec<u8>>, taken: usize, new: &ColumnBatch, rows: usize) -> Vec<Vec<u8>> {
     if taken == 0 {
         let row_bytes = |data: &Bytes| data.len() / new.len();
         let room = |data| Vec::with_capacity(row_bytes(data) * rows);
@@ -187,7 +182,11 @@ fn joined(
     for (field, got, expected) in [
         ("keys", items.keys.len(), expected),
         ("probabilities", items.probabilities.len(), expected),
-        ("priorities", items.priorities.len(), if prioritized { expected } else { 0 }),
+        (
+            "priorities",
+            items.priorities.len(),
+            if prioritized { expected } else { 0 },
+        ),
         ("times_sampled", items.times_sampled.len(), expected),
     ] {
         if got != expected {

@@ -436,7 +436,10 @@ impl Sampler {
     }
 
     /// The parts compressed as was asked for, away from the runtime's workers.
-    async fn compressed(&self, mut parts: Vec<v1::BatchPart>) -> Result<Vec<v1::BatchPart>, Status> {
+    async fn compressed(
+        &self,
+        mut parts: Vec<v1::BatchPart>,
+    ) -> Result<Vec<v1::BatchPart>, Status> {
         let compression = self.compression;
         if compression == Compression::None {
             return Ok(parts);

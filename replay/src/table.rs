@@ -306,11 +306,7 @@ impl TableHandle {
         }
     }
 
-    fn call<T>(
-        &self,
-        answer: oneshot::Receiver<T>,
-        blocked_after: Option<Duration>,
-    ) -> Call<T> {
+    fn call<T>(&self, answer: oneshot::Receiver<T>, blocked_after: Option<Duration>) -> Call<T> {
         let since = Instant::now();
         Call {
             table: self.clone(),
@@ -372,7 +368,9 @@ impl<T> Call<T> {
             let call = self.number;
             let why = self.table.ask(|reply| Command::Why { call, reply }).await;
             let now = Instant::now();
-            self.told_at = self.blocked_after.and_then(|period| now.checked_add(period));
+            self.told_at = self
+                .blocked_after
+                .and_then(|period| now.checked_add(period));
             if let Some(blocked) = why? {
                 return Ok(Progress::Blocked(blocked));
             }

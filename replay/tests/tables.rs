@@ -279,7 +279,9 @@ fn a_step_of_more_than_a_message_is_refused_before_it_is_sent() {
 /// What a stream that stays open says next, within a while.
 async fn next<T>(responses: &mut tonic::Streaming<T>) -> T {
     let next = tokio::time::timeout(PATIENCE, responses.message()).await;
-    next.expect("an answer").unwrap().expect("the stream stays open")
+    next.expect("an answer")
+        .unwrap()
+        .expect("the stream stays open")
 }
 
 #[test]
@@ -350,7 +352,10 @@ fn a_writer_that_waits_is_told_why_and_goes_on_where_it_was() {
             let reason = "waiting for samples: inserts * samples_per_insert - samples is 28, at \
                           most 26 is needed";
             let message = &blocked.message;
-            assert!(message.starts_with("table `replay`: blocked for "), "{message}");
+            assert!(
+                message.starts_with("table `replay`: blocked for "),
+                "{message}"
+            );
             assert!(message.ends_with(reason), "{message}");
         }
         responses

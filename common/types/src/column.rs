@@ -469,22 +469,36 @@ mod tests {
             (
                 DType::F16,
                 &[0xff, 0x7b],
-                &[(&[0x00, 0x7c], "inf"), (&[0x01, 0x7e], "NaN"), (&[0x00, 0xfc], "-inf")],
+                &[
+                    (&[0x00, 0x7c], "inf"),
+                    (&[0x01, 0x7e], "NaN"),
+                    (&[0x00, 0xfc], "-inf"),
+                ],
             ),
             (
                 DType::Bf16,
                 &[0x7f, 0x7f],
-                &[(&[0x80, 0x7f], "inf"), (&[0xc0, 0x7f], "NaN"), (&[0x80, 0xff], "-inf")],
+                &[
+                    (&[0x80, 0x7f], "inf"),
+                    (&[0xc0, 0x7f], "NaN"),
+                    (&[0x80, 0xff], "-inf"),
+                ],
             ),
             (
                 DType::F32,
                 &f32::MAX.to_le_bytes(),
-                &[(&f32::NAN.to_le_bytes(), "NaN"), (&f32::NEG_INFINITY.to_le_bytes(), "-inf")],
+                &[
+                    (&f32::NAN.to_le_bytes(), "NaN"),
+                    (&f32::NEG_INFINITY.to_le_bytes(), "-inf"),
+                ],
             ),
             (
                 DType::F64,
                 &f64::MAX.to_le_bytes(),
-                &[(&f64::NAN.to_le_bytes(), "NaN"), (&f64::INFINITY.to_le_bytes(), "inf")],
+                &[
+                    (&f64::NAN.to_le_bytes(), "NaN"),
+                    (&f64::INFINITY.to_le_bytes(), "inf"),
+                ],
             ),
         ];
         for (dtype, largest, bad) in cases {

@@ -184,7 +184,8 @@ async fn watch_size(
         match client.list_tables(request).await {
             Ok(response) => {
                 let tables = response.into_inner().tables;
-                let named = |info: &v1::TableInfo| info.config.as_ref().is_some_and(|c| c.name == table);
+                let named =
+                    |info: &v1::TableInfo| info.config.as_ref().is_some_and(|c| c.name == table);
                 let found = tables.into_iter().find(named);
                 if let Some(Ok(counters)) = found.map(|info| counters_from_wire(info.counters)) {
                     draws.size(shard, counters.size);

@@ -169,7 +169,10 @@ mod tests {
     /// A column of one id and one of `width` copies of it.
     fn signature(width: usize) -> Signature {
         Signature {
-            columns: vec![ColumnSpec::new("id", DType::I64, &[]), ColumnSpec::new("copies", DType::I64, &[width])],
+            columns: vec![
+                ColumnSpec::new("id", DType::I64, &[]),
+                ColumnSpec::new("copies", DType::I64, &[width]),
+            ],
         }
     }
 

@@ -442,7 +442,11 @@ impl Table {
 fn mismatch(own: &Signature, other: &Signature) -> Error {
     let describe = |spec: &ColumnSpec| {
         let dtype = spec.dtype.as_str();
-        let values = if spec.allow_nonfinite { ", finite or not," } else { "" };
+        let values = if spec.allow_nonfinite {
+            ", finite or not,"
+        } else {
+            ""
+        };
         format!("`{}` {dtype} {:?}{values}", spec.name, spec.shape)
     };
     let pairs = own.columns.iter().zip(&other.columns);

@@ -601,7 +601,13 @@ proptest! {
 fn a_reset_holds_over_restarts_and_lets_another_signature_in() {
     for (length, rolls) in [(1, false), (1, true), (3, false), (3, true)] {
         let mut disk = Disk::new(&config(length));
-        let ends = |len: u32| if length == 1 { vec![] } else { (2..len).collect() };
+        let ends = |len: u32| {
+            if length == 1 {
+                vec![]
+            } else {
+                (2..len).collect()
+            }
+        };
         let steps = StepBatch::new(length, batch(0..9), ends(9), vec![]).unwrap();
         disk.insert(WRITER, 0, &steps);
         if rolls {
@@ -633,7 +639,10 @@ fn a_reset_holds_over_restarts_and_lets_another_signature_in() {
         for _ in 0..20 {
             let drawn = table.sample(4).unwrap();
             let rows = drawn.columns.columns()[0].chunks(5);
-            assert!(rows.into_iter().all(|row| data.chunks(5).any(|own| own == row)));
+            assert!(
+                rows.into_iter()
+                    .all(|row| data.chunks(5).any(|own| own == row))
+            );
         }
     }
 }

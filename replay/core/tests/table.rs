@@ -176,7 +176,8 @@ fn the_first_step_that_is_stored_gives_the_table_its_signature() {
     // Who had opened the table before with another one is told when it counts, each time.
     for _ in 0..2 {
         let refused = table.insert(WriterId(9), 0, &step).unwrap_err().to_string();
-        let expected = "signature.columns[0]: expected `id` i64 [] as in the table, got `other` u8 []";
+        let expected =
+            "signature.columns[0]: expected `id` i64 [] as in the table, got `other` u8 []";
         assert_eq!(refused, expected);
     }
     assert!(table.check_signature(&other).is_err());
@@ -228,12 +229,22 @@ fn a_table_that_was_reset_is_as_new_but_for_what_was_ever_done() {
     table.sample(8).unwrap();
     table.reset();
     let counters = table.counters();
-    assert_eq!((counters.size, counters.inserts, counters.samples), (0, 12, 8));
+    assert_eq!(
+        (counters.size, counters.inserts, counters.samples),
+        (0, 12, 8)
+    );
     assert_eq!((table.signature(), table.bytes()), (None, 0));
     assert_eq!(table.removed().items, 12);
     let (other, step) = other_kind();
-    assert!(table.insert(WRITER, 12, &steps(0..1)).is_err(), "disconnected");
-    assert_eq!(table.open_writer(WRITER, &other, 1), Ok(12), "its number stays");
+    assert!(
+        table.insert(WRITER, 12, &steps(0..1)).is_err(),
+        "disconnected"
+    );
+    assert_eq!(
+        table.open_writer(WRITER, &other, 1),
+        Ok(12),
+        "its number stays"
+    );
     // `min_size_to_sample` counts anew: nothing is drawn of fewer, and ten fit.
     for sequence in 12..22 {
         assert!(table.sample(1).is_err());

@@ -32,10 +32,7 @@ const COMMANDS_A_TURN: usize = 64;
 pub(crate) enum Release {
     Inserted(oneshot::Sender<Result<u64, Error>>, Result<u64, Error>),
     Opened(oneshot::Sender<Result<u64, Error>>, Result<u64, Error>),
-    Sampled(
-        oneshot::Sender<Result<Drawn, Error>>,
-        Result<Drawn, Error>,
-    ),
+    Sampled(oneshot::Sender<Result<Drawn, Error>>, Result<Drawn, Error>),
     /// With the table as it is now.
     Reset(oneshot::Sender<Description>, Box<Description>),
     /// Priorities were set, or items deleted.

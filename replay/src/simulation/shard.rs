@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 
 use pmpo_replay_core::selector::SelectorKind;
 use pmpo_replay_core::{Error, Found, LimiterKind, Table, TableConfig};
@@ -287,11 +288,12 @@ impl Shard {
                 call: 0,
                 since: std::time::Instant::now(),
                 batch_size: 1,
+                signature: Arc::new(signature()),
                 reply,
             }));
             self.turn();
             match answer.try_recv() {
-                Ok(drawn) => items.push(id(&drawn.batch.columns)),
+                Ok(drawn) => items.push(id(&drawn.unwrap().batch.columns)),
                 Err(_) => return items,
             }
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use pmpo_proto::replay::v1::replay_client::ReplayClient;
 use pmpo_proto::replay::v1::{
-    Blocked, BlockedReason, ConfigureTableRequest, Limiter, ListTablesRequest, ListWritersRequest, ListWritersResponse,
-    TableConfig, TableInfo,
+    Blocked, BlockedReason, ConfigureTableRequest, Limiter, ListTablesRequest, ListWritersRequest,
+    ListWritersResponse, TableConfig, TableInfo,
 };
 use pmpo_proto::writer_id_from_wire;
 use pmpo_service::grpc::{self, Channel};
