@@ -64,7 +64,7 @@ def check_a_writer_goes_on_over_kills_of_a_durable_server(binary):
                     lane.queue.extend(range(pushed, pushed + 10))
                     pushed += 10
                 while lane.sent < len(lane.queue):
-                    lane.send(10)
+                    lane.send(min(10, len(lane.queue) - lane.sent))
                 for _ in range(2):
                     lane.read()
                 if kill < 2:
