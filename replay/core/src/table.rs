@@ -1,8 +1,7 @@
 //! Storage, selectors, rate limiter, writers' numbers and log, put together.
 
 use pmpo_types::{
-    ColumnBatch, ColumnSpec, SampledBatch, SampledItems, Signature, StepBatch, TableCounters,
-    WriterId,
+    ColumnBatch, SampledBatch, SampledItems, Signature, StepBatch, TableCounters, WriterId,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -359,46 +358,6 @@ impl Table {
         (self.removed.items, keys.len() as u64 - self.removed.items)
     }
 
-    /// Refuses steps of another signature than the table has, if it has one.
-    ///
-    /// # Errors
-    /// [`Error::Signature`] names the first difference.
-    pub fn check_signature(&self, signature: &Signature) -> Result<(), Error> {
-        match self.signature() {
-            Some(own) if own != signature => Err(mismatch(own, signature)),
-            _ => Ok(()),
-        }
-    }
-
-    /// The first step that is stored gives the table its signature. A writer that opened it before must
-    /// have the one that it has by now.
-    fn agree(&mut self, writer: WriterId) -> Result<(), Error> {
-        let Some(signature) = self.writers.get(writer)?.signature.take() else {
-            return Ok(());
-        };
-        let agreed = self.check_signature(&signature);
-        match &agreed {
-            Ok(()) => self.adopt(&signature),
-            // Asked again, it says so again.
-            Err(_) => self.writers.get(writer)?.signature = Some(signature),
-        }
-        agreed
-    }
-
-    fn check_kind(&self, signature: &Signature, sequence_length: usize) -> Result<(), Error> {
-        if sequence_length != self.config.sequence_length {
-            return Err(Error::SequenceLength {
-                expected: self.config.sequence_length,
-                got: sequence_length,
-            });
-        }
-        self.check_signature(signature)?;
-        match self.signature() {
-            Some(_) => Ok(()),
-            None => Ok(self.config.validate_bytes(signature.item_bytes())?),
-        }
-    }
-
     /// How many of `items` may be inserted now. Where draws have run out for the largest batch, as
     /// many as it takes may: their samples are what everybody waits for.
     fn insertable(&self, items: u64) -> u64 {
@@ -435,31 +394,5 @@ impl Table {
             items.times_sampled.push(times);
         }
         (slots, items)
-    }
-}
-
-/// Names the first difference.
-fn mismatch(own: &Signature, other: &Signature) -> Error {
-    let describe = |spec: &ColumnSpec| {
-        let dtype = spec.dtype.as_str();
-        let values = if spec.allow_nonfinite {
-            ", finite or not,"
-        } else {
-            ""
-        };
-        format!("`{}` {dtype} {:?}{values}", spec.name, spec.shape)
-    };
-    let pairs = own.columns.iter().zip(&other.columns);
-    match pairs.enumerate().find(|(_, (own, other))| own != other) {
-        Some((i, (own, other))) => Error::Signature {
-            field: format!("columns[{i}]"),
-            expected: describe(own),
-            got: describe(other),
-        },
-        None => Error::Signature {
-            field: "columns".to_owned(),
-            expected: format!("{} columns", own.columns.len()),
-            got: format!("{} columns", other.columns.len()),
-        },
     }
 }
