@@ -10,82 +10,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Element type of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DType {
-    /// IEEE 754 binary32.
-    F32,
-    /// Signed 64-bit integer.
-    I64,
-    /// Unsigned 8-bit integer.
-    U8,
-    /// Signed 8-bit integer.
-    I8,
-    /// Signed 16-bit integer.
-    I16,
-    /// Signed 32-bit integer.
-    I32,
-    /// Unsigned 32-bit integer.
-    U32,
-    /// A byte, 0 or 1.
-    Bool,
-    /// IEEE 754 binary16.
-    F16,
-    /// The upper half of a binary32.
-    Bf16,
-    /// IEEE 754 binary64.
-    F64,
-}
-
-impl DType {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::F32,
-        Self::I64,
-        Self::U8,
-        Self::I8,
-        Self::I16,
-        Self::I32,
-        Self::U32,
-        Self::Bool,
-        Self::F16,
-        Self::Bf16,
-        Self::F64,
-    ];
-
-    /// Bytes an element takes.
-    pub fn size(self) -> usize {
-        match self {
-            Self::U8 | Self::I8 | Self::Bool => 1,
-            Self::I16 | Self::F16 | Self::Bf16 => 2,
-            Self::F32 | Self::I32 | Self::U32 => 4,
-            Self::I64 | Self::F64 => 8,
-        }
-    }
-
-    /// Lower-case name, as in messages to users.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::I64 => "i64",
-            Self::U8 => "u8",
-            Self::I8 => "i8",
-            Self::I16 => "i16",
-            Self::I32 => "i32",
-            Self::U32 => "u32",
-            Self::Bool => "bool",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::F64 => "f64",
-        }
-    }
-
-    /// Whether it has NaN and infinities.
-    pub fn is_float(self) -> bool {
-        matches!(self, Self::F16 | Self::Bf16 | Self::F32 | Self::F64)
-    }
-}
+use crate::DType;
+use crate::dtype::first_nonfinite;
 
 /// One column of an item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,81 +60,6 @@ impl Signature {
     /// Bytes one item takes over all columns.
     pub fn item_bytes(&self) -> usize {
         self.columns.iter().map(ColumnSpec::item_bytes).sum()
-    }
-}
-
-/// The n-step transition, the item that actors insert and the learner samples.
-pub mod transition {
-    use super::{ColumnSpec, DType, Signature};
-
-    /// Index of `observation`, f32 `[observation_size]`.
-    pub const OBSERVATION: usize = 0;
-    /// Index of `action`, f32 `[action_size]`, in [-1, 1] per dimension (canonical).
-    pub const ACTION: usize = 1;
-    /// Index of `reward`, f32: the n-step discounted sum of rewards.
-    pub const REWARD: usize = 2;
-    /// Index of `discount`, f32: the product of the environment's discounts and gamma^n, which
-    /// multiplies the value of `next_observation`.
-    pub const DISCOUNT: usize = 3;
-    /// Index of `next_observation`, f32 `[observation_size]`.
-    pub const NEXT_OBSERVATION: usize = 4;
-    /// Index of `policy_version`, i64: the version that chose `action`.
-    pub const POLICY_VERSION: usize = 5;
-
-    /// The signature of transitions between vectors of these sizes.
-    pub fn signature(observation_size: usize, action_size: usize) -> Signature {
-        Signature {
-            columns: vec![
-                ColumnSpec::new("observation", DType::F32, &[observation_size]),
-                ColumnSpec::new("action", DType::F32, &[action_size]),
-                ColumnSpec::new("reward", DType::F32, &[]),
-                ColumnSpec::new("discount", DType::F32, &[]),
-                ColumnSpec::new("next_observation", DType::F32, &[observation_size]),
-                ColumnSpec::new("policy_version", DType::I64, &[]),
-            ],
-        }
-    }
-}
-
-/// One step of an environment: the row that actors write. Items are windows of such rows.
-///
-/// Everything is as the environment gave it: discounting over steps, and any scaling of rewards, is the
-/// learner's, so that a changed setting is right for what is stored. An episode of `N` steps is `N` rows
-/// and one or more after them whose `step_type` is LAST: those hold the state the episode ended in, and
-/// no action was taken there.
-pub mod step {
-    use super::{ColumnSpec, DType, Signature};
-
-    /// Index of `observation`, f32 `[observation_size]`: the state the step was taken in.
-    pub const OBSERVATION: usize = 0;
-    /// Index of `action`, f32 `[action_size]`: canonical, as the policy drew it, before clipping.
-    pub const ACTION: usize = 1;
-    /// Index of `reward`, f32.
-    pub const REWARD: usize = 2;
-    /// Index of `discount`, f32: the environment's discount, 0 at a termination.
-    pub const DISCOUNT: usize = 3;
-    /// Index of `log_prob`, f32: the logarithm of the density or probability that the acting policy
-    /// gave `action`.
-    pub const LOG_PROB: usize = 4;
-    /// Index of `policy_version`, i64: the version that chose `action`.
-    pub const POLICY_VERSION: usize = 5;
-    /// Index of `step_type`, i64: a [`StepType`](crate::StepType) by its number, of the state the step
-    /// was taken in.
-    pub const STEP_TYPE: usize = 6;
-
-    /// The signature of steps with vectors of these sizes.
-    pub fn signature(observation_size: usize, action_size: usize) -> Signature {
-        Signature {
-            columns: vec![
-                ColumnSpec::new("observation", DType::F32, &[observation_size]),
-                ColumnSpec::new("action", DType::F32, &[action_size]),
-                ColumnSpec::new("reward", DType::F32, &[]),
-                ColumnSpec::new("discount", DType::F32, &[]),
-                ColumnSpec::new("log_prob", DType::F32, &[]),
-                ColumnSpec::new("policy_version", DType::I64, &[]),
-                ColumnSpec::new("step_type", DType::I64, &[]),
-            ],
-        }
     }
 }
 
@@ -386,55 +237,10 @@ fn check_values(spec: &ColumnSpec, data: &[u8]) -> Result<(), ColumnError> {
     })
 }
 
-/// The first NaN or infinity in a column of floats, and its position.
-fn first_nonfinite(dtype: DType, data: &[u8]) -> Option<(usize, f64)> {
-    // The upper half of a binary32 is one whose lower half is zero.
-    let bf16 = |bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
-    // Of a binary16 only the kind of what is not finite is needed.
-    let f16 = |bytes| match u16::from_le_bytes(bytes) {
-        bits if bits & 0x3ff != 0 => f64::NAN,
-        bits if bits >> 15 == 1 => f64::NEG_INFINITY,
-        _ => f64::INFINITY,
-    };
-    let position = match dtype {
-        DType::F16 => full_exponent(data, |bytes| u16::from_le_bytes(bytes) & 0x7c00 == 0x7c00),
-        DType::Bf16 => full_exponent(data, |bytes| u16::from_le_bytes(bytes) & 0x7f80 == 0x7f80),
-        DType::F32 => full_exponent(data, |bytes| {
-            u32::from_le_bytes(bytes) & 0x7f80_0000 == 0x7f80_0000
-        }),
-        DType::F64 => full_exponent(data, |bytes| {
-            (u64::from_le_bytes(bytes) >> 52) & 0x7ff == 0x7ff
-        }),
-        _ => None,
-    }?;
-    let value = match dtype {
-        DType::F16 => f16(at(data, position)),
-        DType::Bf16 => f64::from(bf16(at(data, position))),
-        DType::F32 => f64::from(f32::from_le_bytes(at(data, position))),
-        _ => f64::from_le_bytes(at(data, position)),
-    };
-    Some((position, value))
-}
-
-fn at<const N: usize>(data: &[u8], position: usize) -> [u8; N] {
-    let bytes = &data[position * N..(position + 1) * N];
-    bytes.try_into().expect("that many were taken")
-}
-
-/// The first element whose exponent's bits are all set, as those of NaN and infinities are.
-fn full_exponent<const N: usize>(data: &[u8], is_full: impl Fn([u8; N]) -> bool) -> Option<usize> {
-    let (elements, _) = data.as_chunks::<N>();
-    // Integer arithmetic without an early exit vectorises; a sum of floats would not, since its order
-    // matters.
-    let any = elements
-        .iter()
-        .fold(false, |any, &bytes| any | is_full(bytes));
-    any.then(|| elements.iter().position(|&bytes| is_full(bytes)))?
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transition;
 
     fn batch(len: usize, reward: f32) -> Result<ColumnBatch, ColumnError> {
         let signature = transition::signature(2, 1);
