@@ -21,7 +21,11 @@ impl Table {
     /// have the one that it has by now.
     pub(crate) fn agree(&mut self, writer: WriterId) -> Result<(), Error> {
         let Some(signature) = self.writers.get(writer)?.signature.take() else {
-            return Ok(());
+            // It has opened a table with a signature; one that has none by now has forgotten it.
+            return match self.signature() {
+                Some(_) => Ok(()),
+                None => Err(Error::UnknownWriter(writer)),
+            };
         };
         let agreed = self.check_signature(&signature);
         match &agreed {

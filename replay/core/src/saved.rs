@@ -5,7 +5,7 @@
 //! everything: the configuration as JSON, the contents as postcard writes them, the rows as they lie in
 //! memory, and a CRC-32 of it all, each part after its length.
 
-use pmpo_types::{ColumnSpec, DType, Signature};
+use pmpo_types::{ColumnSpec, DType, Signature, WriterId};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ const CRC: usize = size_of::<u32>();
 
 /// All but the configuration and the rows.
 #[derive(Serialize, Deserialize)]
-struct Contents<G, I, S, W> {
+struct Contents<G, I, S, W, P> {
     signature: G,
     items: I,
     steps: S,
@@ -34,6 +34,8 @@ struct Contents<G, I, S, W> {
     max_priority: f64,
     draws_left: u64,
     largest_batch: usize,
+    /// What writers mean to send into a table that has no signature yet.
+    meant: P,
 }
 
 impl Table {
@@ -51,6 +53,7 @@ impl Table {
             max_priority: self.max_priority,
             draws_left: self.draws_left,
             largest_batch: self.largest_batch,
+            meant: self.writers.meant(),
         };
         let contents = postcard::to_allocvec(&contents).expect("memory takes all it is given");
         let chunks = self
@@ -110,6 +113,7 @@ impl Table {
         table.items = contents.items;
         table.steps = contents.steps;
         table.writers = contents.writers;
+        table.writers.set_meant(contents.meant);
         table.rng = contents.rng;
         table.max_priority = contents.max_priority;
         table.draws_left = contents.draws_left;
@@ -119,18 +123,18 @@ impl Table {
 }
 
 /// What a table holds, as it is read.
-type Loaded<G> = Contents<G, Items, Option<Steps>, Writers>;
+type Loaded<G, P> = Contents<G, Items, Option<Steps>, Writers, P>;
 
 /// The columns of a copy that was made before columns said whether they hold finite values alone, as all
-/// did then.
+/// did then, and when a table had a signature as soon as it had a writer.
 #[derive(Deserialize)]
 struct OlderColumn(String, DType, Vec<usize>);
 
-fn contents_of(bytes: &[u8]) -> Option<Loaded<Option<Signature>>> {
+fn contents_of(bytes: &[u8]) -> Option<Loaded<Option<Signature>, Vec<(WriterId, Signature)>>> {
     if let Ok(contents) = postcard::from_bytes(bytes) {
         return Some(contents);
     }
-    let older: Loaded<Option<Vec<OlderColumn>>> = postcard::from_bytes(bytes).ok()?;
+    let older: Loaded<Option<Vec<OlderColumn>>, ()> = postcard::from_bytes(bytes).ok()?;
     let column =
         |OlderColumn(name, dtype, shape): &OlderColumn| ColumnSpec::new(name, *dtype, shape);
     Some(Contents {
@@ -147,6 +151,7 @@ fn contents_of(bytes: &[u8]) -> Option<Loaded<Option<Signature>>> {
         max_priority: older.max_priority,
         draws_left: older.draws_left,
         largest_batch: older.largest_batch,
+        meant: Vec::new(),
     })
 }
 
@@ -180,7 +185,7 @@ fn part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use pmpo_types::{ColumnBatch, StepBatch, WriterId};
+    use pmpo_types::{ColumnBatch, StepBatch};
     use proptest::prelude::*;
 
     use super::*;
@@ -308,7 +313,9 @@ mod tests {
         };
         let mut older = postcard::to_allocvec(&older).unwrap();
         let own = postcard::to_allocvec(&Some(signature())).unwrap();
-        older.extend_from_slice(contents.strip_prefix(&own[..]).unwrap());
+        let rest = contents.strip_prefix(&own[..]).unwrap();
+        // Nobody means to send anything else: the empty list at the end was not there.
+        older.extend_from_slice(rest.strip_suffix(&[0]).unwrap());
         let mut copy = Vec::new();
         for part in [stored, &older] {
             copy.extend((part.len() as u64).to_le_bytes());

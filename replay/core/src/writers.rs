@@ -100,6 +100,21 @@ impl Writers {
         }
     }
 
+    /// What writers mean to send into a table that has no signature.
+    pub(crate) fn meant(&self) -> Vec<(WriterId, Signature)> {
+        let entries = self.entries.iter();
+        let meant = entries.map(|(&writer, entry)| Some((writer, entry.signature.clone()?)));
+        meant.flatten().collect()
+    }
+
+    pub(crate) fn set_meant(&mut self, meant: Vec<(WriterId, Signature)>) {
+        for (writer, signature) in meant {
+            if let Some(entry) = self.entries.get_mut(&writer) {
+                entry.signature = Some(signature);
+            }
+        }
+    }
+
     /// All writers are disconnected and no window reaches back any more; their numbers stay.
     pub(crate) fn reset(&mut self) {
         for entry in self.entries.values_mut() {
