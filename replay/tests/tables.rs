@@ -267,7 +267,7 @@ fn a_step_of_more_than_a_message_is_refused_before_it_is_sent() {
     };
     open.signature = Some(signature_to_wire(&huge));
     let (_, status) = insert(&service, vec![insert_request::Request::Open(open)]);
-    let message = "signature.columns[1].shape: expected an item of at most 16777216 bytes, got \
+    let message = "signature.columns[1].shape: expected a step of at most 16777216 bytes, got \
                    [16777216]";
     assert_eq!(
         (status.code(), status.message()),

@@ -638,11 +638,8 @@ fn a_reset_holds_over_restarts_and_lets_another_signature_in() {
         assert_eq!(table.signature(), Some(&other));
         for _ in 0..20 {
             let drawn = table.sample(4).unwrap();
-            let rows = drawn.columns.columns()[0].chunks(5);
-            assert!(
-                rows.into_iter()
-                    .all(|row| data.chunks(5).any(|own| own == row))
-            );
+            let mut rows = drawn.columns.columns()[0].chunks(5);
+            assert!(rows.all(|row| data.chunks(5).any(|own| own == row)));
         }
     }
 }
@@ -658,5 +655,5 @@ fn deleted_items_stay_away_over_restarts() {
     let (mut disk, found) = disk.reopen();
     assert_eq!(found.items, 10 - deleted);
     let held = contents(&mut disk.table);
-    assert!(gone.iter().all(|id| !held.contains_key(&vec![*id])));
+    assert!(gone.iter().all(|id| !held.contains_key(&[*id][..])));
 }
