@@ -1,0 +1,3 @@
+//! The manual: links lead somewhere, and every page is in the summary.
+
+mod links;
