@@ -8,7 +8,7 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build dist train test test-cluster test-dashboards test-manifests check cuda-check device-test parity-env docs
+.PHONY: help setup build dist train test test-cluster test-dashboards test-manifests check cuda-check device-test parity-env docs reference
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
@@ -21,6 +21,7 @@ help:
 	@echo "make build                                        target/release/pmpo"
 	@echo "make dist                                         one archive for machines of the same system"
 	@echo "make docs                                         the manual as a book in target/book"
+	@echo "make reference                                    the manual's generated pages, from the code"
 
 setup:
 	@$(PYTHON) deploy/setup/fetch_assets.py
@@ -56,6 +57,10 @@ $(MDBOOK):
 
 docs: $(MDBOOK)
 	$(MDBOOK) build docs
+
+# Writes what is generated of the manual; `make test` compares it with the code.
+reference: setup
+	PMPO_WRITE_REFERENCE=1 $(CARGO) test --release --workspace --test manual reference
 
 # Every expression of the dashboards and the rules, on a real run; wants Debian's package prometheus.
 test-dashboards: build

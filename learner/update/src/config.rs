@@ -28,8 +28,9 @@ pub struct UpdateConfig {
     pub actions_per_state: usize,
     /// Gamma, for each step of the policy: a number, or `"episode_length"`.
     pub discount: Discount,
-    /// Factor of all rewards before the critic learns from them. Preferences do not change with it;
-    /// how far the critic's outputs must move, against Adam's fixed stride, does.
+    /// Factor of all rewards before the critic learns from them: a number, or `"returns"`, which follows
+    /// the returns. Preferences do not change with it; how far the critic's outputs must move, against
+    /// Adam's fixed stride, does.
     pub reward_scale: RewardScaleConfig,
     /// Least and largest reward of a step as the environment gives it, where a distributional critic's
     /// support is derived from a fixed scale.
