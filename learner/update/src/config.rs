@@ -308,6 +308,19 @@ mod tests {
     }
 
     #[test]
+    fn a_kind_alone_brings_its_own_defaults() {
+        for kind in ["mse", "huber", "categorical"] {
+            let text = format!("loss = {{ kind = \"{kind}\" }}");
+            let critic = toml::from_str::<CriticConfig>(&text).unwrap();
+            let config = AgentConfig {
+                critic,
+                ..AgentConfig::default()
+            };
+            assert_eq!(config.validate(), Ok(()), "{kind}");
+        }
+    }
+
+    #[test]
     fn a_kind_refuses_the_keys_of_another() {
         let parse = |text: &str| toml::from_str::<UpdateConfig>(text).map_err(|e| e.to_string());
         parse("targets = { kind = \"retrace\", lambda = 0.5 }").unwrap();

@@ -223,12 +223,18 @@ pub(crate) fn text() -> String {
     let mut text = String::new();
     for section in sections() {
         let printed = printed(&section.kinds);
-        let level = if section.path.contains('.') { "###" } else { "##" };
+        let level = if section.path.contains('.') {
+            "###"
+        } else {
+            "##"
+        };
         let kind = section.kinds.last().filter(|kind| {
             let (of, _) = kind.split_once(".kind=").expect("a kind");
             of == section.path
         });
-        let title = kind.map_or(format!("[{}]", section.path), |kind| kind.replace('=', " = "));
+        let title = kind.map_or(format!("[{}]", section.path), |kind| {
+            kind.replace('=', " = ")
+        });
         write!(text, "{level} `{title}`\n\n{}\n\n", section.is).expect("a string");
         if section.keys.is_empty() {
             continue;

@@ -183,8 +183,14 @@ fn what_is_wrong_is_found() {
         "README.md",
         "[a](docs/a.md#two-words) [b](docs/b.md) [c](docs)",
     );
-    write("CONTRIBUTING.md", "`[code](no.md)`\n```\n[code](no.md)\n```\n");
-    write("CHANGELOG.md", "[up](../up.md) [world](https://example.org)");
+    write(
+        "CONTRIBUTING.md",
+        "`[code](no.md)`\n```\n[code](no.md)\n```\n",
+    );
+    write(
+        "CHANGELOG.md",
+        "[up](../up.md) [world](https://example.org)",
+    );
     write(SUMMARY, "- [A](a.md)\n- [A again](a.md)\n");
     write(
         "docs/a.md",

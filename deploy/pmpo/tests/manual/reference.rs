@@ -4,8 +4,8 @@
 use std::fmt::Write;
 use std::process::{Command, Stdio};
 
-use crate::source::{metrics, root};
 use crate::configuration;
+use crate::source::{metrics, root};
 
 /// What ends the part that is written by hand.
 const MARKER: &str = "<!-- What follows is generated: `make reference`. -->\n";
@@ -36,11 +36,18 @@ fn help(command: &[&str], text: &mut String) {
     let help = pmpo(&[command, &["--help"]].concat());
     let title = [&["pmpo"], command].concat().join(" ");
     let trimmed: Vec<_> = help.trim().lines().map(str::trim_end).collect();
-    write!(text, "## {title}\n\n```text\n{}\n```\n\n", trimmed.join("\n")).expect("a string");
+    write!(
+        text,
+        "## {title}\n\n```text\n{}\n```\n\n",
+        trimmed.join("\n")
+    )
+    .expect("a string");
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     for line in listed.take_while(|line| !line.is_empty()) {
         // Descriptions that are broken over lines are further in.
-        let name = line.strip_prefix("  ").filter(|rest| !rest.starts_with(' '));
+        let name = line
+            .strip_prefix("  ")
+            .filter(|rest| !rest.starts_with(' '));
         match name.and_then(|rest| rest.split_whitespace().next()) {
             Some("help") | None => {}
             Some(name) => self::help(&[command, &[name]].concat(), text),
@@ -59,7 +66,10 @@ fn metrics_tables() -> String {
         ("Replay", "replay/src/metrics.rs"),
         ("Learner", "learner/src/metrics.rs"),
         ("Actors and evaluators", "actor/src/metrics.rs"),
-        ("Clients of the replay, in actors and learner", "replay/client/src/metrics.rs"),
+        (
+            "Clients of the replay, in actors and learner",
+            "replay/client/src/metrics.rs",
+        ),
         ("Servers", "common/service/src/security/metrics.rs"),
         ("Every process", "common/service/src/metrics.rs"),
     ];
@@ -82,7 +92,12 @@ fn protocol() -> String {
     for name in ["replay", "weights", "run", "tensor"] {
         let path = format!("proto/proto/pmpo/v1/{name}.proto");
         let file = std::fs::read_to_string(root().join(path)).expect("a file of the protocol");
-        write!(text, "## {name}.proto\n\n```proto\n{}\n```\n\n", file.trim()).expect("a string");
+        write!(
+            text,
+            "## {name}.proto\n\n```proto\n{}\n```\n\n",
+            file.trim()
+        )
+        .expect("a string");
     }
     text
 }
@@ -90,7 +105,9 @@ fn protocol() -> String {
 fn hold(page: &str, generated: &str) {
     let path = root().join("docs/reference").join(page);
     let text = std::fs::read_to_string(&path).expect("a page of the reference");
-    let (by_hand, _) = text.split_once(MARKER).expect("the line of what is generated");
+    let (by_hand, _) = text
+        .split_once(MARKER)
+        .expect("the line of what is generated");
     let expected = format!("{by_hand}{MARKER}\n{}\n", generated.trim());
     if std::env::var_os(WRITE).is_some() {
         std::fs::write(&path, &expected).expect("a page to write");

@@ -158,7 +158,10 @@ fn sources() -> Vec<PathBuf> {
 #[test]
 fn docstrings_lose_their_links_to_items() {
     let cases = [
-        ("Where a [`Writer`](crate::Writer) inserts.", "Where a `Writer` inserts."),
+        (
+            "Where a [`Writer`](crate::Writer) inserts.",
+            "Where a `Writer` inserts.",
+        ),
         ("and [`STEPS`] where [a] is", "and `STEPS` where [a] is"),
     ];
     for (line, expected) in cases {
