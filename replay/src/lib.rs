@@ -56,7 +56,7 @@ pub async fn run(
 ) -> Result<(), ReplayError> {
     metrics::describe();
     config.validate()?;
-    let listener = listener.into();
+    let listener: grpc::Listener = listener.into();
     let readiness = Readiness::new(&[TABLES], &shutdown);
     let (open_timeout, max_streams) = (config.open_timeout(), config.max_streams);
     let grace = Duration::from_secs_f64(config.shutdown_grace_s);
@@ -74,21 +74,20 @@ pub async fn run(
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     readiness.met(TABLES);
     let [interval, timeout] = keepalive;
-    let server = grpc::server(&listener)
-        .http2_keepalive_interval(Some(interval))
-        .http2_keepalive_timeout(Some(timeout))
-        .add_routes(health::routes(&readiness, &SERVICES, FILE_DESCRIPTOR_SET).await)
-        .add_service(service)
-        .serve_with_incoming_shutdown(grpc::incoming(listener), shutdown.clone().cancelled_owned());
+    let routes = health::routes(&readiness, &SERVICES, FILE_DESCRIPTOR_SET).await;
+    let server = grpc::serve(
+        listener.with_keepalive(interval, timeout),
+        routes.add_service(service),
+        shutdown.clone(),
+    );
     let overdue = async {
         shutdown.cancelled().await;
         tokio::time::sleep(grace).await;
     };
-    let served = tokio::select! {
-        served = server => served.map_err(ReplayError::from),
-        () = overdue => Ok(()),
-        () = tables.keep_metrics() => Ok(()),
-    };
-    tables.stop().await?;
-    served
+    tokio::select! {
+        () = server => {}
+        () = overdue => {}
+        () = tables.keep_metrics() => {}
+    }
+    tables.stop().await
 }

@@ -1,11 +1,13 @@
 //! The gRPC service: gives every stream its task, and answers what needs none.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ::metrics::gauge;
 use pmpo_proto::v1::{self, replay_server};
 use pmpo_proto::{WireError, counters_to_wire, signature_to_wire, writer_id_to_wire};
 use pmpo_replay_core::Changes;
+use pmpo_service::sparse::Sparse;
 use pmpo_types::check_priorities;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,6 +29,7 @@ pub(crate) struct Service {
     /// A permit for each stream that may be open.
     streams: Arc<Semaphore>,
     max_streams: usize,
+    refused: Arc<Sparse>,
     shutdown: CancellationToken,
 }
 
@@ -36,6 +39,7 @@ impl Service {
             border,
             streams: Arc::new(Semaphore::new(max_streams)),
             max_streams,
+            refused: Arc::default(),
             shutdown,
         }
     }
@@ -50,7 +54,7 @@ impl Service {
             let message = format!("max_streams: {} are open, no more fit", self.max_streams);
             Status::resource_exhausted(message)
         })?;
-        let shutdown = self.shutdown.clone();
+        let (shutdown, refused) = (self.shutdown.clone(), Arc::clone(&self.refused));
         gauge!(metrics::OPEN_STREAMS).increment(1.0);
         tokio::spawn(async move {
             let served = tokio::select! {
@@ -62,7 +66,7 @@ impl Service {
             drop(permit);
             gauge!(metrics::OPEN_STREAMS).decrement(1.0);
             if let Err(status) = served {
-                note(&status);
+                note(status.code(), &refused);
                 // Nobody is left to tell where this fails.
                 drop(responses.send(Err(status)).await);
             }
@@ -83,17 +87,19 @@ pub(crate) trait Stream<T>: Send + 'static {
     fn leave(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// One line for each stream that was refused for what it sent; lost connections are routine.
-fn note(status: &Status) {
-    let (code, reason) = (status.code(), status.message());
+/// Counts a stream that was refused for what it sent, and says so; lost connections are routine. Why it
+/// was is for its peer to know and to log: the words are in part the peer's own.
+fn note(code: Code, refused: &Sparse) {
     match code {
         Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Aborted => {
-            tracing::debug!(?code, reason, "stream ended");
+            tracing::debug!(?code, "stream ended");
         }
         _ => {
             ::metrics::counter!(metrics::REFUSED_STREAMS, "code" => format!("{code:?}"))
                 .increment(1);
-            tracing::warn!(?code, reason, "stream refused");
+            if let Some(suppressed) = refused.line(Instant::now()) {
+                tracing::warn!(?code, suppressed, "stream refused");
+            }
         }
     }
 }
