@@ -22,8 +22,8 @@ use crate::connection::{
 use crate::draws::Draws;
 use crate::{ClientError, SampledBatch, SamplerConfig, metrics};
 
-/// How often a shard among several is asked for its size, also while it gives no batches.
-const SIZE_PERIOD: Duration = Duration::from_secs(1);
+/// How often a shard among several is asked how it is, also while it gives no batches.
+const REPORT_PERIOD: Duration = Duration::from_millis(500);
 
 pub(crate) struct SamplerSession {
     client: ReplayClient<Channel>,
@@ -94,7 +94,7 @@ impl SamplerSession {
             .into_inner();
         let (draws, shard) = (Arc::clone(&self.draws), self.shard);
         draws.open(shard, true);
-        let mut sizes = std::pin::pin!(watch_size(
+        let mut reports = std::pin::pin!(watch(
             self.client.clone(),
             self.open.table.clone(),
             Arc::clone(&draws),
@@ -113,7 +113,7 @@ impl SamplerSession {
                     self.asked += 1;
                     send(demand(1));
                 }
-                () = &mut sizes, if draws.shards() > 1 => {}
+                () = &mut reports, if draws.shards() > 1 => {}
             }
         }
     }
@@ -152,14 +152,9 @@ impl Session for SamplerSession {
     }
 }
 
-/// Keeps the size of a shard up to date while it answers; never returns.
-async fn watch_size(
-    mut client: ReplayClient<Channel>,
-    table: String,
-    draws: Arc<Draws>,
-    shard: usize,
-) {
-    let mut ticks = tokio::time::interval(SIZE_PERIOD);
+/// Keeps up to date what is known of a shard while it answers; never returns.
+async fn watch(mut client: ReplayClient<Channel>, table: String, draws: Arc<Draws>, shard: usize) {
+    let mut ticks = tokio::time::interval(REPORT_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -169,8 +164,14 @@ async fn watch_size(
             Ok(response) => {
                 let tables = response.into_inner().tables;
                 let found = tables.into_iter().find(|info| info.name == table);
-                if let Some(Ok(counters)) = found.map(|info| counters_from_wire(info.counters)) {
-                    draws.size(shard, counters.size);
+                let Some(info) = found else { continue };
+                // Other callers than samplers wait for samples.
+                let held = info
+                    .blocked
+                    .iter()
+                    .any(|blocked| blocked.reason != "samples");
+                if let Ok(counters) = counters_from_wire(info.counters) {
+                    draws.report(shard, counters.size, held);
                 }
             }
             // The stream of batches, on the same connection, deals with it.
