@@ -11,9 +11,11 @@
 //! table. A stream has a few inserts, or one batch, at the table at a time and reads no further until
 //! an answer has come, so backpressure is HTTP/2's own.
 
+mod budget;
 mod config;
 mod disk;
 mod error;
+mod metered;
 pub mod metrics;
 mod owner;
 mod run_name;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use pmpo_replay_core::{Changes, Error, Hold, Table, TableConfig};
 use pmpo_types::{SampledBatch, Signature, StepBatch, TableCounters, TraceContext, WriterId};
 use tokio::sync::{mpsc, oneshot};
@@ -64,6 +65,16 @@ pub(crate) enum Command {
         queued_commands: usize,
     },
     Stop,
+}
+
+impl Command {
+    /// Bytes of steps that come with it.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Insert(insert) => insert.batch.steps().columns().iter().map(Bytes::len).sum(),
+            _ => 0,
+        }
+    }
 }
 
 /// Answered with the number of the next step once all of the batch is stored.

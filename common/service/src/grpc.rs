@@ -33,14 +33,17 @@ pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a call between our processes may take that waits for nothing but its answer.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-pub(crate) const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// What a peer may send ahead of a server's reading, on each stream: times thousands of writers that a rate
+/// limiter holds back it is memory, and between our machines it is not what bounds a stream.
+pub const SERVER_WINDOW_BYTES: u32 = 1 << 16;
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// The largest frame of HTTP/2 that a client takes: a snapshot or a batch is one or a few, read in as many
 /// calls of the system, where it would be dozens of the default, 16 KiB.
 const CLIENT_FRAME_BYTES: u32 = 1 << 18;
 /// That of a server, where a stranger may leave one unfinished on each connection; what writers send is
 /// taken as fast as with larger ones.
-pub(crate) const SERVER_FRAME_BYTES: u32 = 1 << 16;
+pub const SERVER_FRAME_BYTES: u32 = 1 << 16;
 
 /// An address that is not `host:port`.
 #[derive(Debug, Error)]

@@ -30,6 +30,8 @@ use crate::{ClientError, SampledBatch, SamplerConfig, metrics};
 /// Updates of priorities that may wait for a shard; one more is dropped.
 const PRIORITY_UPDATES: usize = 64;
 
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// Streams of batches out of one table's shards.
 pub struct Sampler {
     draws: Arc<Draws>,
@@ -103,7 +105,8 @@ impl Sampler {
     /// # Errors
     /// As [`next`](Self::next).
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<SampledBatch>, ClientError> {
-        let deadline = Instant::now() + timeout;
+        // A century is as good as for ever.
+        let deadline = Instant::now() + timeout.min(FOR_EVER);
         // Batches drawn before the shutdown are not worth a delay of it.
         while !self.shutdown.is_cancelled() {
             match self.draws.turn(Instant::now())? {

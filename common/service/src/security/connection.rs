@@ -50,7 +50,7 @@ impl Server {
             .keep_alive_interval(interval)
             .keep_alive_timeout(timeout)
             .max_concurrent_streams(guard.max_streams_per_connection())
-            .initial_stream_window_size(grpc::STREAM_WINDOW_BYTES)
+            .initial_stream_window_size(grpc::SERVER_WINDOW_BYTES)
             .initial_connection_window_size(grpc::CONNECTION_WINDOW_BYTES)
             .max_frame_size(grpc::SERVER_FRAME_BYTES);
         Self {
