@@ -23,11 +23,13 @@ mod simulation;
 mod streams;
 mod table;
 mod tables;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pmpo_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES, v1::replay_server::ReplayServer};
+use pmpo_proto::replay::v1::replay_server::ReplayServer;
+use pmpo_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
 use pmpo_service::readiness::Readiness;
 use pmpo_service::{grpc, health};
 use tokio_util::sync::CancellationToken;
@@ -40,7 +42,7 @@ pub use error::ReplayError;
 pub use pmpo_replay_core::selector::SelectorKind;
 pub use pmpo_replay_core::{LimiterKind, TableConfig};
 
-const SERVICES: [&str; 1] = ["pmpo.v1.Replay"];
+const SERVICES: [&str; 1] = ["pmpo.replay.v1.Replay"];
 
 /// What the service waits for before it is ready: without a data directory, for an instant.
 const TABLES: &str = "the tables";
