@@ -68,7 +68,9 @@ pub(crate) struct Pool {
 
 /// Bytes taken, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Share(#[expect(dead_code, reason = "given back when dropped")] OwnedSemaphorePermit);
+pub(crate) struct Share(
+    #[expect(dead_code, reason = "given back when dropped")] OwnedSemaphorePermit,
+);
 
 impl Pool {
     fn new(bytes: u64) -> Self {

@@ -172,7 +172,10 @@ impl ReplayConfig {
             return Err(ConfigError::new("writer_timeout_s", expected, seconds));
         }
         if self.table_budget_bytes < MIN_BUDGET_BYTES {
-            let (expected, got) = (format!("at least {MIN_BUDGET_BYTES}"), self.table_budget_bytes);
+            let (expected, got) = (
+                format!("at least {MIN_BUDGET_BYTES}"),
+                self.table_budget_bytes,
+            );
             return Err(ConfigError::new("table_budget_bytes", expected, got));
         }
         self.disk.validate()?;

@@ -25,15 +25,18 @@ mod simulation;
 mod streams;
 mod table;
 mod tables;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pmpo_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES, v1::replay_server::ReplayServer};
+use pmpo_proto::replay::v1::replay_server::ReplayServer;
+use pmpo_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
 use pmpo_service::readiness::Readiness;
 use pmpo_service::{grpc, health};
 use tokio_util::sync::CancellationToken;
 
+use metered::MeteredStreams;
 use streams::Border;
 use tables::Tables;
 
@@ -42,7 +45,7 @@ pub use error::ReplayError;
 pub use pmpo_replay_core::selector::SelectorKind;
 pub use pmpo_replay_core::{LimiterKind, TableConfig};
 
-const SERVICES: [&str; 1] = ["pmpo.v1.Replay"];
+const SERVICES: [&str; 1] = ["pmpo.replay.v1.Replay"];
 
 /// What the service waits for before it is ready: without a data directory, for an instant.
 const TABLES: &str = "the tables";
@@ -79,7 +82,7 @@ pub async fn run(
     let routes = health::routes(&readiness, &SERVICES, FILE_DESCRIPTOR_SET).await;
     let server = grpc::serve(
         listener.with_keepalive(interval, timeout),
-        routes.add_service(service),
+        routes.add_service(MeteredStreams(service)),
         shutdown.clone(),
     );
     let overdue = async {

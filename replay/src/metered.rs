@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http_body::{Body as HttpBody, Frame};
+use pmpo_proto::WireError;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
@@ -20,9 +21,7 @@ use tonic::codegen::Service;
 use tonic::server::NamedService;
 
 use crate::budget::{Pool, Share};
-
-/// How long a message may take to arrive once there is memory for it.
-const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::streams::{TAKING_TIMEOUT, too_slow};
 
 /// The largest message before a table is named.
 const MAX_OPEN_BYTES: u64 = 64 << 10;
@@ -70,8 +69,10 @@ pub(crate) struct Metered {
     /// Bytes of the message at hand that have not been passed on.
     left: u64,
     taking: Option<Taking>,
-    /// Runs while a message that has its memory is not whole.
+    /// Runs while a message that has begun is waited for.
     late: Option<Pin<Box<Sleep>>>,
+    /// How long that may take.
+    patience: Duration,
 }
 
 impl Metered {
@@ -85,6 +86,7 @@ impl Metered {
             left: 0,
             taking: None,
             late: None,
+            patience: TAKING_TIMEOUT,
         }
     }
 
@@ -118,14 +120,18 @@ impl Metered {
 
     /// A message of `left` bytes comes next.
     fn begin(&mut self) -> Result<(), Status> {
-        let pool = self.account.state().pool.clone();
-        match pool {
-            Some(pool) => self.taking = Some(Box::pin(pool.take(self.left))),
+        let mut state = self.account.state();
+        match &state.pool {
+            // It is whole already, and is none that a stream takes.
+            _ if self.left == 0 => {}
+            Some(pool) => match pool.try_take(self.left) {
+                Some(share) => state.shares.push_back(share),
+                None => self.taking = Some(Box::pin(pool.clone().take(self.left))),
+            },
             None if self.left > MAX_OPEN_BYTES => {
                 let left = self.left;
-                let message =
-                    format!("request: expected `open` of at most {MAX_OPEN_BYTES} bytes, got {left}");
-                return Err(Status::invalid_argument(message));
+                let expected = format!("`open` of at most {MAX_OPEN_BYTES} bytes");
+                return Err(WireError::field("request", expected, left).into());
             }
             None => {}
         }
@@ -140,16 +146,11 @@ impl Metered {
         let share = ready!(taking.as_mut().poll(context));
         self.taking = None;
         let Some(share) = share else {
-            let message = format!(
-                "request: a message of {} bytes is more than the table's part of table_budget_bytes",
-                self.left
-            );
-            return Poll::Ready(Err(Status::invalid_argument(message)));
+            let expected = "a message that fits its part of the table's table_budget_bytes";
+            let refused = WireError::field("request", expected, format!("{} bytes", self.left));
+            return Poll::Ready(Err(refused.into()));
         };
         self.account.state().shares.push_back(share);
-        if self.left > 0 {
-            self.late = Some(Box::pin(sleep(ARRIVAL_TIMEOUT)));
-        }
         Poll::Ready(Ok(()))
     }
 }
@@ -168,11 +169,12 @@ impl HttpBody for Metered {
             if let Some(passed) = this.pass() {
                 return Poll::Ready(Some(passed.map(Frame::data)));
             }
-            if let Some(late) = &mut this.late
-                && late.as_mut().poll(context).is_ready()
-            {
-                let message = format!("request: a message took longer than {ARRIVAL_TIMEOUT:?}");
-                return Poll::Ready(Some(Err(Status::deadline_exceeded(message))));
+            if this.left > 0 {
+                let patience = this.patience;
+                let late = this.late.get_or_insert_with(|| Box::pin(sleep(patience)));
+                if late.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Some(Err(too_slow("a message did not arrive"))));
+                }
             }
             match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -295,7 +297,7 @@ mod tests {
             }
             assert!(received == sent, "cut at {cut}");
             let shares: Vec<_> = std::iter::from_fn(|| account.share()).collect();
-            assert_eq!(shares.len(), sizes.len());
+            assert_eq!(shares.len(), sizes.len() - 1, "an empty one takes nothing");
             drop(shares);
             assert_eq!(pool.used(), 0);
         }
@@ -333,14 +335,16 @@ mod tests {
     }
 
     /// A peer that is given memory and does not use it gives it back.
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_message_that_does_not_arrive_ends_its_stream() {
         let (frames, mut metered, account) = body();
+        metered.patience = Duration::from_millis(50);
         let pool = Budget::new(8 << 20).samples;
         account.open(pool.clone());
         frames.send(message(5_000)[..100].to_vec()).await.unwrap();
         assert_eq!(read(&mut metered).await.unwrap().len(), 100);
-        tokio::time::sleep(ARRIVAL_TIMEOUT).await;
+        assert_eq!(pool.used(), 5 << 10);
+        tokio::time::sleep(2 * metered.patience).await;
         let status = read(&mut metered).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
         drop((metered, account));

@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, Service, batch, ids, roomy, sampler_of, tight, writer, writer_to};
-use pmpo_proto::v1::{self, insert_request, replay_server};
+use pmpo_proto::replay::v1::{self, insert_request, replay_server};
 use pmpo_replay::{ReplayConfig, TableConfig};
 use pmpo_replay_client::{ClientError, Sampler, preference};
 use tokio::net::TcpListener;
@@ -76,7 +76,7 @@ fn a_writer_goes_elsewhere_while_its_shard_is_away_and_comes_back() {
 }
 
 /// Takes items in and never says so.
-struct Silent(mpsc::UnboundedSender<v1::Items>);
+struct Silent(mpsc::UnboundedSender<v1::Steps>);
 
 #[tonic::async_trait]
 impl replay_server::Replay for Silent {
@@ -91,10 +91,14 @@ impl replay_server::Replay for Silent {
         let (responses, stream) = mpsc::unbounded_channel();
         let taken = self.0.clone();
         tokio::spawn(async move {
-            responses.send(Ok(v1::InsertResponse::default())).unwrap();
+            let opened = v1::insert_response::Response::NextSequence(0);
+            let opened = v1::InsertResponse {
+                response: Some(opened),
+            };
+            responses.send(Ok(opened)).unwrap();
             while let Ok(Some(request)) = requests.message().await {
-                if let Some(insert_request::Request::Items(items)) = request.request {
-                    taken.send(items).unwrap();
+                if let Some(insert_request::Request::Steps(steps)) = request.request {
+                    taken.send(steps).unwrap();
                 }
             }
             drop(responses);
@@ -127,6 +131,20 @@ impl replay_server::Replay for Silent {
         &self,
         _: Request<v1::ListWritersRequest>,
     ) -> Result<Response<v1::ListWritersResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn delete_items(
+        &self,
+        _: Request<v1::DeleteItemsRequest>,
+    ) -> Result<Response<v1::DeleteItemsResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn reset_table(
+        &self,
+        _: Request<v1::ResetTableRequest>,
+    ) -> Result<Response<v1::ResetTableResponse>, Status> {
         Err(Status::unimplemented("not needed"))
     }
 

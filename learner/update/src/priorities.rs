@@ -156,13 +156,8 @@ mod tests {
     /// `(N P(i))^-beta / max`, Schaul et al. 2016, section 3.4; and a batch of which there are too many.
     #[test]
     fn weights_undo_the_priorities_and_uneven_shares() {
-        let column = ColumnSpec {
-            name: "id".to_owned(),
-            dtype: DType::I64,
-            shape: vec![],
-        };
         let signature = Signature {
-            columns: vec![column],
+            columns: vec![ColumnSpec::new("id", DType::I64, &[])],
         };
         let sampled = SampledBatch {
             columns: ColumnBatch::new(&signature, 3, vec![vec![0; 24].into()]).unwrap(),

@@ -1,9 +1,7 @@
 //! What the owner of a table's log calls: to take what is to be written, to begin segments, and to
 //! keep the log in proportion to the table.
 
-use crate::log::record::{
-    Kind, MOVED_ITEM_BYTES, MOVED_STEP_BYTES, MovedItem, Record, State,
-};
+use crate::log::record::{Kind, MOVED_ITEM_BYTES, MOVED_STEP_BYTES, MovedItem, Record, State};
 use crate::log::{Cursor, Log};
 use crate::selector::Slot;
 use crate::table::Table;
@@ -42,7 +40,10 @@ impl Table {
             None => (size, 0),
             Some(steps) => (steps.rows_in_use(), MOVED_STEP_BYTES),
         };
-        let row_bytes = self.contents.as_ref().map_or(0, |(_, rows)| rows.row_bytes());
+        let row_bytes = self
+            .contents
+            .as_ref()
+            .map_or(0, |(_, rows)| rows.row_bytes());
         rows * (row_bytes + beside) as u64 + size * MOVED_ITEM_BYTES as u64
     }
 

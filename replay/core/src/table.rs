@@ -1,8 +1,7 @@
 //! Storage, selectors, rate limiter, writers' numbers and log, put together.
 
 use pmpo_types::{
-    ColumnBatch, ColumnSpec, SampledBatch, SampledItems, Signature, StepBatch, TableCounters,
-    WriterId,
+    ColumnBatch, SampledBatch, SampledItems, Signature, StepBatch, TableCounters, WriterId,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -22,7 +21,7 @@ use crate::{Error, RateLimiter, TableConfig};
 /// costs nothing before it is used, where a vector that grows leaves behind all it has outgrown.
 const RESERVED: usize = 1 << 22;
 
-/// One replay table. It takes the signature of whoever opens it first and refuses any other.
+/// One replay table. It takes the signature of the first step that is stored and refuses any other.
 pub struct Table {
     pub(crate) config: TableConfig,
     pub(crate) contents: Option<(Signature, Rows)>,
@@ -129,7 +128,7 @@ impl Table {
         &self.config
     }
 
-    /// The steps' signature, once someone has opened the table.
+    /// The steps' signature, once a step was stored.
     pub fn signature(&self) -> Option<&Signature> {
         self.contents.as_ref().map(|(signature, _)| signature)
     }
@@ -205,9 +204,10 @@ impl Table {
         sequence_length: usize,
     ) -> Result<u64, Error> {
         self.check_kind(signature, sequence_length)?;
-        let (next_sequence, forgotten) = self.writers.open(writer)?;
+        // What a writer means to send binds nobody until it has sent something.
+        let own = self.contents.is_none().then(|| signature.clone());
+        let (next_sequence, forgotten) = self.writers.open(writer, own)?;
         self.drop_tail(forgotten);
-        self.adopt(signature);
         Ok(next_sequence)
     }
 
@@ -245,7 +245,6 @@ impl Table {
             });
         }
         self.largest_batch = self.largest_batch.max(batch_size);
-        self.adopt(signature);
         Ok(())
     }
 
@@ -257,8 +256,8 @@ impl Table {
     /// The batch must have been checked against the table's signature and length of items.
     ///
     /// # Errors
-    /// Steps are missing between those stored and this batch, or before its first item, or the writer
-    /// is not connected; nothing is stored.
+    /// Steps are missing between those stored and this batch, or before its first item, the writer is not
+    /// connected, or the table has taken another signature than its since it was opened; nothing is stored.
     pub fn insert(
         &mut self,
         writer: WriterId,
@@ -277,6 +276,7 @@ impl Table {
         let len = batch.steps().len();
         let known = usize::try_from(known).unwrap_or(usize::MAX).min(len);
         let Some(ends) = batch.ends() else {
+            self.agree(writer)?;
             let allowed = self.insertable((len - known) as u64) as usize;
             self.insert_transitions(writer, batch, known..known + allowed)?;
             return Ok(next_sequence + allowed as u64);
@@ -289,6 +289,7 @@ impl Table {
                 return Err(Error::Window { needed, got, end });
             }
         }
+        self.agree(writer)?;
         let allowed = self.insertable((ends.len() - first) as u64) as usize;
         let items = first..first + allowed;
         // Up to the step at which the first item ends that has to wait.
@@ -328,7 +329,7 @@ impl Table {
         };
         let columns = rows.gather(&runs);
         let len = batch_size * self.config.sequence_length;
-        let columns = ColumnBatch::new(signature, len, columns)
+        let columns = ColumnBatch::of_known_values(signature, len, columns)
             .expect("stored steps were checked against the signature");
         self.limiter.sampled(batch_size as u64);
         if limit > 0 {
@@ -375,18 +376,17 @@ impl Table {
         Ok((updated, keys.len() as u64 - updated))
     }
 
-    fn check_kind(&self, signature: &Signature, sequence_length: usize) -> Result<(), Error> {
-        if sequence_length != self.config.sequence_length {
-            return Err(Error::SequenceLength {
-                expected: self.config.sequence_length,
-                got: sequence_length,
-            });
+    /// Removes the items that a sampler knows by these keys; answers how many there were, and how many
+    /// had gone before.
+    pub fn delete(&mut self, keys: &[u64]) -> (u64, u64) {
+        self.removed.clear();
+        for &key in keys {
+            if let Some(slot) = self.items.find(key) {
+                self.remove(slot);
+            }
         }
-        match self.signature() {
-            Some(own) if own != signature => Err(mismatch(own, signature)),
-            Some(_) => Ok(()),
-            None => Ok(self.config.validate_bytes(signature.item_bytes())?),
-        }
+        self.log_removed();
+        (self.removed.items, keys.len() as u64 - self.removed.items)
     }
 
     /// How many of `items` may be inserted now. Where draws have run out for the largest batch, as
@@ -408,6 +408,7 @@ impl Table {
         let mut items = SampledItems {
             keys: Vec::with_capacity(batch_size),
             probabilities: Vec::with_capacity(batch_size),
+            priorities: Vec::new(),
             times_sampled: Vec::with_capacity(batch_size),
         };
         for _ in 0..batch_size {
@@ -420,27 +421,9 @@ impl Table {
             slots.push(slot);
             items.keys.push(key);
             items.probabilities.push(probability);
+            items.priorities.extend(self.items.priority(slot));
             items.times_sampled.push(times);
         }
         (slots, items)
-    }
-}
-
-/// Names the first difference.
-fn mismatch(own: &Signature, other: &Signature) -> Error {
-    let describe =
-        |spec: &ColumnSpec| format!("`{}` {} {:?}", spec.name, spec.dtype.as_str(), spec.shape);
-    let pairs = own.columns.iter().zip(&other.columns);
-    match pairs.enumerate().find(|(_, (own, other))| own != other) {
-        Some((i, (own, other))) => Error::Signature {
-            field: format!("columns[{i}]"),
-            expected: describe(own),
-            got: describe(other),
-        },
-        None => Error::Signature {
-            field: "columns".to_owned(),
-            expected: format!("{} columns", own.columns.len()),
-            got: format!("{} columns", other.columns.len()),
-        },
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use pmpo_types::WriterId;
+use pmpo_types::{Signature, WriterId};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -28,6 +28,9 @@ pub(crate) struct Writer {
     pub(crate) next_sequence: u64,
     /// Rows of its newest steps, to which windows to come may reach back.
     pub(crate) tail: VecDeque<Slot>,
+    /// What it means to send into a table that had no signature when it connected.
+    #[serde(skip)]
+    pub(crate) signature: Option<Signature>,
     connected: bool,
     last_use: u64,
 }
@@ -50,9 +53,14 @@ impl Writers {
         }
     }
 
-    /// A writer connects; answers the number of the step it is to send next. When all places are
-    /// taken, the writer that has been disconnected for longest is forgotten, and its tail answered.
-    pub(crate) fn open(&mut self, writer: WriterId) -> Result<(u64, VecDeque<Slot>), Error> {
+    /// A writer connects, with a signature where the table has none; answers the number of the step it is
+    /// to send next. When all places are taken, the writer that has been disconnected for longest is
+    /// forgotten, and its tail answered.
+    pub(crate) fn open(
+        &mut self,
+        writer: WriterId,
+        signature: Option<Signature>,
+    ) -> Result<(u64, VecDeque<Slot>), Error> {
         let mut forgotten = VecDeque::new();
         if !self.entries.contains_key(&writer) && self.entries.len() >= self.limit {
             forgotten = self.forget().ok_or(Error::TooManyWriters(self.limit))?;
@@ -64,12 +72,14 @@ impl Writers {
             number,
             next_sequence: 0,
             tail: VecDeque::new(),
+            signature: None,
             connected: true,
             last_use: 0,
         });
         if entry.number == number {
             self.next_number += 1;
         }
+        entry.signature = signature;
         entry.connected = true;
         entry.last_use = uses;
         Ok((entry.next_sequence, forgotten))
@@ -107,6 +117,30 @@ impl Writers {
         if let Some(entry) = self.entries.get_mut(&writer) {
             entry.connected = false;
             entry.last_use = self.uses;
+        }
+    }
+
+    /// What writers mean to send into a table that has no signature.
+    pub(crate) fn meant(&self) -> Vec<(WriterId, Signature)> {
+        let entries = self.entries.iter();
+        let meant = entries.map(|(&writer, entry)| Some((writer, entry.signature.clone()?)));
+        meant.flatten().collect()
+    }
+
+    pub(crate) fn set_meant(&mut self, meant: Vec<(WriterId, Signature)>) {
+        for (writer, signature) in meant {
+            if let Some(entry) = self.entries.get_mut(&writer) {
+                entry.signature = Some(signature);
+            }
+        }
+    }
+
+    /// All writers are disconnected and no window reaches back any more; their numbers stay.
+    pub(crate) fn reset(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.tail.clear();
+            entry.signature = None;
+            entry.connected = false;
         }
     }
 
@@ -150,6 +184,7 @@ impl Writers {
                 number: place.number,
                 next_sequence: place.next_sequence,
                 tail,
+                signature: None,
                 connected: false,
                 last_use: self.uses,
             };
@@ -169,7 +204,7 @@ mod tests {
     use super::*;
 
     fn open(writers: &mut Writers, id: u128) -> Result<u64, Error> {
-        writers.open(WriterId(id)).map(|(next, _)| next)
+        writers.open(WriterId(id), None).map(|(next, _)| next)
     }
 
     #[test]
@@ -197,7 +232,7 @@ mod tests {
         assert_eq!(open(&mut writers, 3), Err(Error::TooManyWriters(3)));
         writers.close(WriterId(2));
         writers.close(WriterId(1));
-        assert_eq!(writers.open(WriterId(3)), Ok((0, [2].into())));
+        assert_eq!(writers.open(WriterId(3), None), Ok((0, [2].into())));
         assert_eq!(open(&mut writers, 1), Ok(11), "closed last, so remembered");
         assert_eq!(
             open(&mut writers, 2),
@@ -222,7 +257,11 @@ mod tests {
         let then = writers.uses();
         writers.close(WriterId(2));
         assert_eq!(writers.forget_until(then).len(), 1);
-        let left: Vec<u128> = writers.places().iter().map(|place| place.writer.0).collect();
+        let left: Vec<u128> = writers
+            .places()
+            .iter()
+            .map(|place| place.writer.0)
+            .collect();
         assert_eq!(left, [0, 2], "one is connected, one was then");
         assert_eq!(writers.forget_until(writers.uses()).len(), 1);
     }

@@ -36,7 +36,10 @@ const BYTES_A_TURN: usize = 4 << 20;
 pub(crate) enum Release {
     Inserted(oneshot::Sender<Result<u64, Error>>, Result<u64, Error>),
     Opened(oneshot::Sender<Result<u64, Error>>, Result<u64, Error>),
-    Sampled(oneshot::Sender<Drawn>, Drawn),
+    Sampled(oneshot::Sender<Result<Drawn, Error>>, Result<Drawn, Error>),
+    /// With the table as it is now.
+    Reset(oneshot::Sender<Description>, Box<Description>),
+    /// Priorities were set, or items deleted.
     Updated(
         oneshot::Sender<Result<(u64, u64), Error>>,
         Result<(u64, u64), Error>,
@@ -53,6 +56,7 @@ impl Release {
         match self {
             Self::Inserted(reply, answer) | Self::Opened(reply, answer) => drop(reply.send(answer)),
             Self::Sampled(reply, batch) => drop(reply.send(batch)),
+            Self::Reset(reply, description) => drop(reply.send(*description)),
             Self::Updated(reply, answer) => drop(reply.send(answer)),
         }
     }
@@ -198,7 +202,7 @@ impl Owner {
                 drop(reply.send(opened));
             }
             Command::Sample(sample) => self.samples.push_back(sample),
-            Command::GiveUp { call, reply } => drop(reply.send(self.give_up(call))),
+            Command::Why { call, reply } => drop(reply.send(self.why(call))),
             Command::UpdatePriorities {
                 keys,
                 priorities,
@@ -206,6 +210,16 @@ impl Owner {
             } => {
                 let updated = self.table.update_priorities(&keys, &priorities);
                 self.ready.push(Release::Updated(reply, updated));
+            }
+            Command::Delete { keys, reply } => {
+                let deleted = Ok(self.table.delete(&keys));
+                self.stats.removed(&self.table, Instant::now());
+                self.ready.push(Release::Updated(reply, deleted));
+            }
+            Command::Reset(reply) => {
+                self.reset();
+                let description = Box::new(self.describe());
+                self.ready.push(Release::Reset(reply, description));
             }
             Command::Configure { changes, reply } => {
                 let configured = self.table.configure(&changes);
@@ -249,6 +263,15 @@ impl Owner {
         Ok(next_sequence)
     }
 
+    /// Writers whose streams end by it come back, with their numbers.
+    fn reset(&mut self) {
+        self.table.reset();
+        self.sessions.clear();
+        self.inserts.clear();
+        self.stats.removed(&self.table, Instant::now());
+        tracing::info!(table = self.table.config().name, "table emptied");
+    }
+
     fn leave(&mut self, session: Option<WriterSession>) {
         self.inserts.retain(|insert| !insert.reply.is_closed());
         self.samples.retain(|sample| !sample.reply.is_closed());
@@ -275,26 +298,19 @@ impl Owner {
         self.sessions.get(&session.writer) == Some(&session.number)
     }
 
-    /// Forgets a call that still waits, and says for what.
-    fn give_up(&mut self, call: u64) -> Option<BlockedCalls> {
-        let now = Instant::now();
-        let insert = self.inserts.iter().position(|insert| insert.call == call);
-        let sample = self.samples.iter().position(|sample| sample.call == call);
+    /// For what a call waits, if it still does.
+    fn why(&self, call: u64) -> Option<BlockedCalls> {
+        let insert = self.inserts.iter().find(|insert| insert.call == call);
+        let sample = self.samples.iter().find(|sample| sample.call == call);
         let (hold, since) = match (insert, sample) {
-            (Some(at), _) => {
-                let insert = self.inserts.remove(at)?;
-                (self.table.insert_hold(), insert.since)
-            }
-            (None, Some(at)) => {
-                let sample = self.samples.remove(at)?;
-                // Behind a batch that waits, all wait for the same.
-                (self.holds[1]?, sample.since)
-            }
+            (Some(insert), _) => (self.table.insert_hold(), insert.since),
+            // Behind a batch that waits, all wait for the same.
+            (None, Some(sample)) => (self.holds[1]?, sample.since),
             (None, None) => return None,
         };
         Some(BlockedCalls {
             hold,
-            waited: now - since,
+            waited: since.elapsed(),
             callers: 1,
         })
     }
@@ -355,13 +371,17 @@ impl Owner {
             if sample.reply.is_closed() {
                 continue;
             }
+            if let Err(error) = self.table.check_signature(&sample.signature) {
+                self.ready.push(Release::Sampled(sample.reply, Err(error)));
+                continue;
+            }
             match self.table.sample(sample.batch_size) {
                 Ok(batch) => {
                     self.stats.removed(&self.table, Instant::now());
                     let ordinals = batch.items.keys.iter().copied().map(key_ordinal);
                     let traces = self.traced.drawn(batch.counters.inserts, ordinals);
                     let drawn = Drawn { batch, traces };
-                    self.ready.push(Release::Sampled(sample.reply, drawn));
+                    self.ready.push(Release::Sampled(sample.reply, Ok(drawn)));
                 }
                 Err(hold) => {
                     self.samples.push_front(sample);

@@ -1,5 +1,7 @@
 //! Commands by hand, without a thread.
 
+use std::sync::Arc;
+
 use pmpo_replay_core::TableConfig;
 use pmpo_types::{ColumnBatch, StepBatch};
 use tokio::sync::oneshot;
@@ -88,12 +90,13 @@ fn insert(
     answer
 }
 
-fn sample(owner: &mut Owner, batch_size: usize) -> oneshot::Receiver<Drawn> {
+fn sample(owner: &mut Owner, batch_size: usize) -> oneshot::Receiver<Result<Drawn, Error>> {
     let (reply, answer) = oneshot::channel();
     run(
         owner,
         Command::Sample(PendingSample {
             batch_size,
+            signature: Arc::new(signature()),
             reply,
             call: batch_size as u64,
             since: Instant::now(),
@@ -179,35 +182,35 @@ fn a_writer_that_opens_again_takes_over_from_its_old_stream() {
 }
 
 #[test]
-fn who_gives_up_is_told_why_and_forgotten() {
+fn who_waits_is_told_why_and_keeps_its_place() {
     let mut owner = owner();
     let (session, _) = open(&mut owner, 1);
     insert(&mut owner, session, 0, 9);
     let mut batch = sample(&mut owner, 4);
-    let give_up = |owner: &mut Owner, call| {
+    let why = |owner: &mut Owner, call| {
         let (reply, mut answer) = oneshot::channel();
-        run(owner, Command::GiveUp { call, reply });
+        run(owner, Command::Why { call, reply });
         answer.try_recv().unwrap()
     };
-    assert_eq!(give_up(&mut owner, 99), None);
-    let blocked = give_up(&mut owner, 4).unwrap();
-    assert_eq!(
-        (blocked.hold.reason, blocked.hold.value),
-        (Blocked::MinSize, 9.0)
-    );
-    assert!(batch.try_recv().is_err() && owner.samples.is_empty());
-    assert_eq!(reasons(&mut owner), []);
+    assert_eq!(why(&mut owner, 99), None);
+    for _ in 0..2 {
+        let blocked = why(&mut owner, 4).unwrap();
+        assert_eq!(
+            (blocked.hold.reason, blocked.hold.value),
+            (Blocked::MinSize, 9.0)
+        );
+    }
     insert(&mut owner, session, 9, 1);
-    assert_eq!(owner.table.counters().samples, 0);
+    assert!(batch.try_recv().is_ok());
+    assert_eq!(why(&mut owner, 4), None, "it was served");
+    // `diff` is 20 - 4: five more make it 26, at most.
     let mut stored = insert(&mut owner, session, 10, 9);
-    let blocked = give_up(&mut owner, 0).unwrap();
+    assert_eq!(owner.table.counters().inserts, 15, "what fits is stored");
+    let blocked = why(&mut owner, 0).unwrap();
     assert_eq!(blocked.hold.reason, Blocked::Samples);
     assert!(stored.try_recv().is_err());
-    assert_eq!(
-        owner.table.counters().inserts,
-        14,
-        "what was stored stays stored"
-    );
+    assert!(sample(&mut owner, 8).try_recv().is_ok());
+    assert_eq!(stored.try_recv().unwrap(), Ok(19));
 }
 
 /// Two writers of three-step items, each of which has sent two steps and left.

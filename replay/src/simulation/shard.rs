@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 
 use pmpo_replay_core::selector::SelectorKind;
 use pmpo_replay_core::{Error, Found, LimiterKind, Table, TableConfig};
@@ -23,11 +24,7 @@ pub(super) const DATA_DIR: &str = "/runs/data";
 
 /// One id a step.
 pub(crate) fn signature() -> Signature {
-    let column = ColumnSpec {
-        name: "id".to_owned(),
-        dtype: DType::I64,
-        shape: vec![],
-    };
+    let column = ColumnSpec::new("id", DType::I64, &[]);
     Signature {
         columns: vec![column],
     }
@@ -295,11 +292,12 @@ impl Shard {
                 call: 0,
                 since: std::time::Instant::now(),
                 batch_size: 1,
+                signature: Arc::new(signature()),
                 reply,
             }));
             self.turn();
             match answer.try_recv() {
-                Ok(drawn) => items.push(id(&drawn.batch.columns)),
+                Ok(drawn) => items.push(id(&drawn.unwrap().batch.columns)),
                 Err(_) => return items,
             }
         }

@@ -118,8 +118,7 @@ impl Credentials {
     /// The configuration contradicts itself, or a file cannot be used.
     pub fn load(config: &SecurityConfig, role: Role) -> Result<Self, SecurityError> {
         config.validate()?;
-        let serves = !matches!(role, Role::Actor | Role::Evaluator);
-        if config.tls_cert.is_some() && config.tls_ca.is_none() && !serves {
+        if config.tls_cert.is_some() && config.tls_ca.is_none() && role.only_calls() {
             return Err(SecurityError::Config {
                 field: "tls_ca",
                 expected: "a file, as tls_cert is given and this process only connects",

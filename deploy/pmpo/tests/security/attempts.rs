@@ -5,12 +5,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
-use pmpo_proto::v1::replay_client::ReplayClient;
-use pmpo_proto::v1::run_client::RunClient;
-use pmpo_proto::v1::{
-    ConfigureTableRequest, GetStatusRequest, InsertRequest, ListTablesRequest,
-    ReportEpisodeRequest, ReportEvaluationRequest, SampleRequest, UpdatePrioritiesRequest,
+use pmpo_proto::replay::v1::replay_client::ReplayClient;
+use pmpo_proto::replay::v1::{
+    ConfigureTableRequest, InsertRequest, ListTablesRequest, SampleRequest, UpdatePrioritiesRequest,
 };
+use pmpo_proto::v1::run_client::RunClient;
+use pmpo_proto::v1::{GetStatusRequest, ReportEpisodeRequest, ReportEvaluationRequest};
 use pmpo_service::grpc::{self, Channel};
 use pmpo_service::security::{Credentials, Role, SecurityConfig};
 use tonic::{Code, Status};
@@ -344,8 +344,15 @@ impl Doors {
         let refused = [
             (replay, Role::Actor, ConfigureTable),
             (replay, Role::Actor, Sample),
-            (replay, Role::Actor, ListTables),
             (replay, Role::Actor, Unknown),
+            (replay, Role::Writer, Sample),
+            (replay, Role::Writer, UpdatePriorities),
+            (replay, Role::Writer, ConfigureTable),
+            (replay, Role::Sampler, Insert),
+            (replay, Role::Sampler, ConfigureTable),
+            (learner, Role::Writer, ReportEpisode),
+            (learner, Role::Sampler, ReportEvaluation),
+            (replay, Role::Evaluator, ListTables),
             (replay, Role::Evaluator, Insert),
             (replay, Role::Learner, Insert),
             (replay, Role::Learner, ConfigureTable),
@@ -356,6 +363,12 @@ impl Doors {
         ];
         let allowed = [
             (replay, Role::Actor, Insert),
+            (replay, Role::Actor, ListTables),
+            (replay, Role::Writer, Insert),
+            (replay, Role::Writer, ListTables),
+            (replay, Role::Sampler, Sample),
+            (replay, Role::Sampler, UpdatePriorities),
+            (replay, Role::Sampler, ListTables),
             (replay, Role::Learner, Sample),
             (replay, Role::Learner, UpdatePriorities),
             (replay, Role::Learner, ListTables),

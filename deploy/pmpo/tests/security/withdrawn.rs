@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pmpo_proto::v1::replay_client::ReplayClient;
-use pmpo_proto::v1::{InsertRequest, OpenWriter, insert_request};
+use pmpo_proto::replay::v1::replay_client::ReplayClient;
+use pmpo_proto::replay::v1::{InsertRequest, OpenWriter, insert_request};
 use pmpo_service::files::write_atomically;
 use pmpo_service::grpc;
 use pmpo_service::security::{Credentials, Role, SecurityConfig};
