@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::metrics;
 
-/// What a permit stands for; a semaphore counts no more than 2^29 of them.
+/// What a permit stands for: at a time 32 bits of them can be taken.
 const UNIT_BYTES: u64 = 1 << 10;
 
 /// What a writer's stream may hold that no message's share covers: what HTTP/2 lets its peer send ahead,
@@ -68,14 +68,13 @@ pub(crate) struct Pool {
 
 /// Bytes taken, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Share(
-    #[expect(dead_code, reason = "given back when dropped")] OwnedSemaphorePermit,
-);
+pub(crate) struct Share {
+    _permit: OwnedSemaphorePermit,
+}
 
 impl Pool {
     fn new(bytes: u64) -> Self {
         let units = u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX);
-        let units = units.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
         Self {
             free: Arc::new(Semaphore::new(units as usize)),
             units,
@@ -102,14 +101,15 @@ impl Pool {
     pub(crate) async fn take(self, bytes: u64) -> Option<Share> {
         let units = self.units(bytes)?;
         let permit = self.free.acquire_many_owned(units).await;
-        Some(Share(permit.expect("the semaphore is never closed")))
+        let _permit = permit.expect("the semaphore is never closed");
+        Some(Share { _permit })
     }
 
     /// Takes so many bytes if there are.
     pub(crate) fn try_take(&self, bytes: u64) -> Option<Share> {
         let units = self.units(bytes)?;
         let permit = Arc::clone(&self.free).try_acquire_many_owned(units);
-        permit.ok().map(Share)
+        permit.ok().map(|_permit| Share { _permit })
     }
 }
 

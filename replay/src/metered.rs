@@ -121,11 +121,12 @@ impl Metered {
     /// A message of `left` bytes comes next.
     fn begin(&mut self) -> Result<(), Status> {
         let mut state = self.account.state();
-        match &state.pool {
+        let State { pool, shares } = &mut *state;
+        match pool {
             // It is whole already, and is none that a stream takes.
             _ if self.left == 0 => {}
             Some(pool) => match pool.try_take(self.left) {
-                Some(share) => state.shares.push_back(share),
+                Some(share) => shares.push_back(share),
                 None => self.taking = Some(Box::pin(pool.clone().take(self.left))),
             },
             None if self.left > MAX_OPEN_BYTES => {

@@ -141,7 +141,7 @@ pub(crate) struct Insert {
     requests: Streaming<v1::InsertRequest>,
     opened: Option<Writer>,
     /// The memory of the stream beside its messages.
-    place: Option<Share>,
+    _place: Option<Share>,
 }
 
 /// What a writer's stream was opened for.
@@ -165,7 +165,7 @@ impl Insert {
             account,
             requests,
             opened: None,
-            place: None,
+            _place: None,
         }
     }
 
@@ -177,7 +177,7 @@ impl Insert {
         };
         self.border.run.check(&open.owner, &open.owner_id)?;
         let table = self.border.table(&open.table)?.clone();
-        self.place = Some(
+        self._place = Some(
             table
                 .budget()
                 .streams
