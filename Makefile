@@ -8,11 +8,12 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build dist train test test-cluster test-dashboards test-manifests check cuda-check device-test parity-env docs reference
+.PHONY: help setup build dist train test test-cluster test-dashboards test-manifests check cuda-check device-test parity-env conformance conformance-env docs reference
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
 	@echo "make test                                         the whole test suite"
+	@echo "make conformance                                  the replay's protocol against gRPC's own Python"
 	@echo "make test-cluster                                 docker-compose.yml with a real engine"
 	@echo "make test-dashboards                              dashboards and alerts against a real Prometheus"
 	@echo "make device-test                                  the update through OpenGL against the CPU"
@@ -36,8 +37,18 @@ dist: build
 train: build
 	target/release/pmpo train $(TASK) --stop-at-return $(SOLVED) $(ARGS)
 
-test: check cuda-check parity-env
+test: check cuda-check parity-env conformance-env
 	$(CARGO) test --release --workspace --no-fail-fast
+	$(CONFORMANCE)
+
+# The replay's protocol, spoken by gRPC's own Python and NumPy, which know the .proto alone. `make test` runs
+# it with the binary that the tests were built with.
+CONFORMANCE = third_party/venv-conformance/bin/python replay/conformance/main.py target/release/pmpo
+conformance: build conformance-env
+	$(CONFORMANCE) $(ARGS)
+
+conformance-env:
+	@replay/conformance/environment.sh
 
 # `.ci/run` passes --skip-without-engine.
 test-cluster:

@@ -313,7 +313,7 @@ fn killed_again_and_again_it_loses_and_doubles_nothing() {
 }
 
 fn inserts(runtime: &Runtime, address: &str) -> u64 {
-    use pmpo_proto::v1::{ListTablesRequest, replay_client::ReplayClient};
+    use pmpo_proto::replay::v1::{ListTablesRequest, replay_client::ReplayClient};
     let _context = runtime.enter();
     let channel = pmpo_service::grpc::connect_lazy(address, &Default::default()).unwrap();
     let mut client = ReplayClient::new(channel);

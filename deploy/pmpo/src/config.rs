@@ -114,8 +114,13 @@ impl Default for RunConfig {
     }
 }
 
-/// Where keys were before the update had sections of its own.
+/// Where keys were before; those that are gone are nowhere now.
 const MOVED: &[Move] = &[
+    (
+        "security.max_requests_per_second_per_peer",
+        &["security.max_requests_per_second_per_connection"],
+    ),
+    ("security.handshake_timeout_s", &[]),
     (
         "policy.hidden_sizes",
         &["policy.torso.hidden_sizes", "critic.torso.hidden_sizes"],

@@ -199,7 +199,7 @@ impl Process<'_> {
             shutdown.cancel();
             ended.cancel();
             traces::stop();
-            serving.await?.context("metrics")?;
+            serving.await?;
             result
         })
     }

@@ -202,7 +202,7 @@ impl Lab<'_> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         // An actor's certificate must not pass for a server's.
-        if !matches!(role, Role::Actor | Role::Evaluator) {
+        if !role.only_calls() {
             params
                 .extended_key_usages
                 .push(ExtendedKeyUsagePurpose::ServerAuth);

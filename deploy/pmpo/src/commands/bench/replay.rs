@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use pmpo_proto::v1::ListTablesRequest;
-use pmpo_proto::v1::replay_client::ReplayClient;
+use pmpo_proto::replay::v1::ListTablesRequest;
+use pmpo_proto::replay::v1::replay_client::ReplayClient;
 use pmpo_service::grpc;
 use pmpo_service::process::{cpu_seconds, resident_bytes};
 use pmpo_service::security::Credentials;
