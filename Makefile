@@ -8,7 +8,7 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build dist train test test-cluster test-dashboards test-manifests check cuda-check device-test parity-env
+.PHONY: help setup build dist wheel train test test-python test-cluster test-dashboards test-manifests check cuda-check device-test parity-env
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
@@ -19,6 +19,8 @@ help:
 	@echo "make test-manifests                               Kubernetes and Slurm files, without a cluster"
 	@echo "make setup                                        fetch MuJoCo and the suite's models"
 	@echo "make build                                        target/release/pmpo"
+	@echo "make wheel                                        the Python package, in target/wheels"
+	@echo "make test-python                                  the Python package, in a private environment"
 	@echo "make dist                                         one archive for machines of the same system"
 
 setup:
@@ -31,11 +33,20 @@ build: setup
 dist: build
 	@deploy/setup/dist.sh target/release/pmpo target/dist
 
+# The Python package, with the command inside: `pip install target/wheels/pmpo-*.whl`.
+wheel: setup
+	@actor/python/wheel.sh
+
 train: build
 	target/release/pmpo train $(TASK) --stop-at-return $(SOLVED) $(ARGS)
 
 test: check cuda-check parity-env
 	$(CARGO) test --release --workspace --no-fail-fast
+	$(MAKE) test-python
+
+# The wheel as a user has it, beside the real Gymnasium, dm_control and onnxruntime.
+test-python: wheel
+	@actor/python/tests/run.sh
 
 # `.ci/run` passes --skip-without-engine.
 test-cluster:

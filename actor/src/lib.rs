@@ -26,6 +26,7 @@ mod testing;
 mod threads;
 pub mod weights;
 
+pub use canonical::{ActionScale, narrow};
 pub use config::{ActorConfig, ENDLESS_EPISODE_STEPS, EvaluatorConfig};
 pub use error::ActorError;
 pub use evaluator::{EvaluationResult, evaluate, play};

@@ -1,4 +1,4 @@
-//! One role as a child process: started from this very binary, announced through a file, its log in
+//! One role as a child process: started from this very program, announced through a file, its log in
 //! the run's folder, ended with SIGTERM and, after a grace period, SIGKILL.
 
 use std::fs::File;
@@ -6,7 +6,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure;
+use crate::host;
 use crate::output::complain;
 
 const POLL: Duration = Duration::from_millis(20);
@@ -30,19 +31,16 @@ const MAX_FAILED_STARTS: u32 = 6;
 
 /// Starts children of one run.
 pub(crate) struct Launcher {
-    program: PathBuf,
     run_dir: PathBuf,
     format: LogFormat,
 }
 
 impl Launcher {
-    pub(crate) fn new(run_dir: &Path, format: LogFormat) -> Result<Self> {
-        let program = std::env::current_exe().context("path of this program")?;
-        Ok(Self {
-            program,
+    pub(crate) fn new(run_dir: &Path, format: LogFormat) -> Self {
+        Self {
             run_dir: run_dir.to_owned(),
             format,
-        })
+        }
     }
 
     pub(crate) fn run_dir(&self) -> &Path {
@@ -77,7 +75,7 @@ impl Launcher {
             .append(true)
             .open(&log)
             .map_err(failure::storage(&log))?;
-        let mut command = Command::new(&self.program);
+        let mut command = host::this_program()?;
         command
             .arg(role)
             .arg("--config")

@@ -59,7 +59,7 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
         }
         let signals = Signals::watch()?;
         let shutdown = &signals.stop;
-        let launcher = Launcher::new(&run_dir, format)?;
+        let launcher = Launcher::new(&run_dir, format);
         let display = Display::new(&config.run).context("starting the thread of the display")?;
         tell!("training {} in {}", config.run.task, run_dir.display());
         let mut cluster = Cluster {

@@ -92,7 +92,7 @@ pub(crate) fn run(args: &BenchActorArgs) -> Result<()> {
         .build()?;
     let report = runtime.block_on(async {
         let shutdown = shutdown::on_signals()?;
-        let launcher = Launcher::new(folder.path(), LogFormat::default())?;
+        let launcher = Launcher::new(folder.path(), LogFormat::default());
         let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
         let mut replay = launcher.start("replay", 0, &listen)?;
         let report = measure(options, &mut replay, &shutdown).await;
