@@ -81,7 +81,7 @@ impl Policy {
     #[pyo3(signature = (path, checkpoint = None))]
     fn load(path: PathBuf, checkpoint: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let choice = match checkpoint {
-            Some(choice) => Choice::from_str(choice.str()?.to_str()?)
+            Some(choice) => Choice::from_str(&choice.str()?.to_cow()?)
                 .map_err(|expected| refused(format!("checkpoint: {expected}, got {choice}")))?,
             None => Choice::Best,
         };
