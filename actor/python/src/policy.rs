@@ -81,7 +81,7 @@ impl Policy {
     #[pyo3(signature = (path, checkpoint = None))]
     fn load(path: PathBuf, checkpoint: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let choice = match checkpoint {
-            Some(choice) => Choice::from_str(choice.str()?.to_str()?)
+            Some(choice) => Choice::from_str(&choice.str()?.to_cow()?)
                 .map_err(|expected| refused(format!("checkpoint: {expected}, got {choice}")))?,
             None => Choice::Best,
         };
@@ -252,7 +252,7 @@ fn refused(message: String) -> PyErr {
 }
 
 /// `numpy.empty`.
-fn empty(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+pub(crate) fn empty(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static EMPTY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     EMPTY.import(py, "numpy", "empty")
 }

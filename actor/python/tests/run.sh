@@ -5,7 +5,7 @@ set -eu
 
 root=$(cd "$(dirname "$0")/../../.." && pwd)
 environment="$root/third_party/venv-python"
-packages="numpy==2.4.6 scipy==1.17.1 mujoco==3.17.0 dm_control==1.0.50 gymnasium==1.4.0 onnxruntime pytest"
+packages="numpy==2.4.6 scipy==1.17.1 mujoco==3.17.0 dm_control==1.0.50 gymnasium==1.4.0 imageio onnxruntime pytest"
 stamp="$environment/complete"
 pip="python3 -m pip --python $environment/bin/python --disable-pip-version-check"
 
