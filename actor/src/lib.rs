@@ -10,6 +10,7 @@ pub mod bench;
 mod canonical;
 pub mod collector;
 mod config;
+pub mod environment;
 mod environment_loop;
 mod error;
 pub mod evaluator;

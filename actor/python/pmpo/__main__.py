@@ -5,10 +5,15 @@ import sys
 from pmpo import _mujoco, _native
 
 
-def main():
-    """Runs the command with this process's arguments, and ends with its exit code."""
+def run(*role):
+    """Runs the command with `role` and this process's arguments, and ends with its exit code."""
     _mujoco.name_files()
-    sys.exit(_native.command(["pmpo", *sys.argv[1:]], [sys.executable, "-m", "pmpo"]))
+    sys.exit(_native.command(["pmpo", *role, *sys.argv[1:]], [sys.executable, "-m", "pmpo"]))
+
+
+def main():
+    """What the script `pmpo` runs."""
+    run()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 
 mod array;
 mod command;
+mod environment;
 mod policy;
+mod watch;
 
 use pyo3::prelude::*;
 

@@ -252,7 +252,7 @@ fn refused(message: String) -> PyErr {
 }
 
 /// `numpy.empty`.
-fn empty(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+pub(crate) fn empty(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static EMPTY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     EMPTY.import(py, "numpy", "empty")
 }

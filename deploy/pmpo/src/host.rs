@@ -23,10 +23,14 @@ impl Host {
     }
 }
 
+/// See [`Host::program`].
+pub(crate) fn program() -> &'static [OsString] {
+    HOST.get().map_or(&[], |host| &host.program)
+}
+
 /// This command again, in another process.
 pub(crate) fn this_program() -> Result<Command> {
-    let given = HOST.get().and_then(|host| host.program.split_first());
-    if let Some((program, arguments)) = given {
+    if let Some((program, arguments)) = program().split_first() {
         let mut command = Command::new(program);
         command.args(arguments);
         return Ok(command);

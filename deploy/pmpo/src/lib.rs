@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod config;
 mod curve;
+mod environments;
 mod failure;
 mod host;
 mod lockstep;
@@ -28,6 +29,7 @@ use clap::Parser;
 use crate::cli::{Cli, Command, ConfigCommand};
 use crate::config::Config;
 use crate::output::answer;
+pub use environments::Described;
 pub use host::Host;
 
 // Tensors of a megabyte come and go at every learner step; the system's allocator gives such blocks

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow};
+use pmpo_actor::environment::Environment;
 use pmpo_learner::checkpoint::{META, Subject};
 use pmpo_learner::{best, checkpoint};
 use pmpo_policy::{PolicyNetwork, snapshot};
-use pmpo_suite::Environment;
 use pmpo_types::EnvironmentSpec;
 
-use crate::commands::load_task;
+use crate::environments;
 use crate::failure::Usage;
 
 /// Under this an exported policy says its environment's specification, as JSON.
@@ -155,11 +155,24 @@ impl Chosen {
     }
 
     /// The environment that it was trained in.
-    pub(crate) fn environment(&self, seed: u64) -> Result<Environment> {
-        let environment = load_task(&self.task, seed)?.with_action_repeat(self.action_repeat);
-        let digest = checkpoint::hex(&environment.spec().digest().0);
+    pub(crate) fn environment(&self, seed: u64) -> Result<Box<dyn Environment>> {
+        let environment = environments::load(&self.task, self.action_repeat, seed)?;
+        self.check(environment.spec())?;
+        Ok(environment)
+    }
+
+    /// The same, of the suite: what can be drawn.
+    pub(crate) fn suite_environment(&self, seed: u64) -> Result<pmpo_suite::Environment> {
+        let environment = pmpo_suite::load(&self.task, seed).map_err(Usage::new)?;
+        let environment = environment.with_action_repeat(self.action_repeat);
+        self.check(environment.spec())?;
+        Ok(environment)
+    }
+
+    fn check(&self, spec: &EnvironmentSpec) -> Result<()> {
+        let digest = checkpoint::hex(&spec.digest().0);
         if digest == self.spec_digest {
-            return Ok(environment);
+            return Ok(());
         }
         Err(Usage::new(anyhow!(
             "{}: trained in another {} than this build has (specification {}, here {digest})",

@@ -67,7 +67,7 @@ fn evaluate(args: &EvalArgs) -> Result<Report> {
     tell_endless(environment.spec(), args.max_episode_steps);
     let mut returns = Vec::with_capacity(args.episodes);
     for episode in 0..args.episodes {
-        let result = pmpo_actor::evaluate(&mut chosen.policy, &mut environment, &one)?;
+        let result = pmpo_actor::evaluate(&mut chosen.policy, environment.as_mut(), &one)?;
         returns.extend(&result.returns);
         if !args.json {
             answer!("episode {episode:>3}  return {:.1}", result.mean)?;

@@ -28,7 +28,7 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
         ))
     );
     let mut chosen = Chosen::load(&args.run_dir, args.checkpoint)?;
-    let mut environment = chosen.environment(args.seed)?;
+    let mut environment = chosen.suite_environment(args.seed)?;
     let options = RenderOptions {
         width: args.width.into(),
         height: args.height.into(),

@@ -1,24 +1,31 @@
 //! One role as a child process: started from this very program, announced through a file, its log in
 //! the run's folder, ended with SIGTERM and, after a grace period, SIGKILL.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use pmpo_actor::environment::is_external;
 use pmpo_service::announce::Announcement;
 use pmpo_service::config::ENV_PREFIX;
 use pmpo_service::telemetry::LogFormat;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::RunConfig;
+use crate::environments;
 use crate::failure;
 use crate::host;
 use crate::output::complain;
+
+/// The roles that step environments.
+const STEPPING: [&str; 2] = ["actor", "evaluator"];
 
 const POLL: Duration = Duration::from_millis(20);
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -33,6 +40,8 @@ const MAX_FAILED_STARTS: u32 = 6;
 pub(crate) struct Launcher {
     run_dir: PathBuf,
     format: LogFormat,
+    /// What runs those that step environments, if these are in Python.
+    interpreter: Option<OsString>,
 }
 
 impl Launcher {
@@ -40,7 +49,15 @@ impl Launcher {
         Self {
             run_dir: run_dir.to_owned(),
             format,
+            interpreter: None,
         }
+    }
+
+    /// Has an interpreter run the roles that step environments, if the run's are in Python.
+    #[must_use]
+    pub(crate) fn with_interpreter(mut self, run: &RunConfig) -> Self {
+        self.interpreter = is_external(&run.task).then(|| environments::interpreter(run));
+        self
     }
 
     pub(crate) fn run_dir(&self) -> &Path {
@@ -54,6 +71,17 @@ impl Launcher {
     /// Starts `pmpo <role>` with the run's configuration and `flags`.
     pub(crate) fn start(&self, role: &'static str, index: u64, flags: &[String]) -> Result<Child> {
         self.start_with(Stdio::null(), role, index, flags)
+    }
+
+    fn program(&self, role: &str) -> Result<Command> {
+        match &self.interpreter {
+            Some(interpreter) if STEPPING.contains(&role) => {
+                let mut command = Command::new(interpreter);
+                command.args(["-m", "pmpo"]);
+                Ok(command)
+            }
+            _ => host::this_program(),
+        }
     }
 
     /// As [`Launcher::start`], with a standard input.
@@ -75,7 +103,7 @@ impl Launcher {
             .append(true)
             .open(&log)
             .map_err(failure::storage(&log))?;
-        let mut command = host::this_program()?;
+        let mut command = self.program(role)?;
         command
             .arg(role)
             .arg("--config")
