@@ -41,7 +41,13 @@ pub(crate) struct Launcher {
     run_dir: PathBuf,
     format: LogFormat,
     /// What runs those that step environments, if these are in Python.
-    interpreter: Option<OsString>,
+    interpreter: Option<Interpreter>,
+}
+
+struct Interpreter {
+    program: OsString,
+    /// The environment's name.
+    task: String,
 }
 
 impl Launcher {
@@ -56,7 +62,10 @@ impl Launcher {
     /// Has an interpreter run the roles that step environments, if the run's are in Python.
     #[must_use]
     pub(crate) fn with_interpreter(mut self, run: &RunConfig) -> Self {
-        self.interpreter = is_external(&run.task).then(|| environments::interpreter(run));
+        self.interpreter = is_external(&run.task).then(|| Interpreter {
+            program: environments::interpreter(run),
+            task: run.task.clone(),
+        });
         self
     }
 
@@ -73,15 +82,19 @@ impl Launcher {
         self.start_with(Stdio::null(), role, index, flags)
     }
 
+    /// What runs the role, if it steps environments in Python.
+    fn interpreter(&self, role: &str) -> Option<&Interpreter> {
+        let stepping = STEPPING.contains(&role);
+        self.interpreter.as_ref().filter(|_| stepping)
+    }
+
     fn program(&self, role: &str) -> Result<Command> {
-        match &self.interpreter {
-            Some(interpreter) if STEPPING.contains(&role) => {
-                let mut command = Command::new(interpreter);
-                command.args(["-m", "pmpo"]);
-                Ok(command)
-            }
-            _ => host::this_program(),
-        }
+        let Some(interpreter) = self.interpreter(role) else {
+            return host::this_program();
+        };
+        let mut command = Command::new(&interpreter.program);
+        command.args(["-m", "pmpo"]);
+        Ok(command)
     }
 
     /// As [`Launcher::start`], with a standard input.
@@ -135,6 +148,10 @@ impl Launcher {
         Ok(Child {
             role,
             index,
+            shown: match self.interpreter(role) {
+                Some(Interpreter { task, .. }) => format!("{name} of {task}"),
+                None => name.clone(),
+            },
             name,
             flags: flags.to_vec(),
             announcement,
@@ -152,6 +169,8 @@ pub(crate) struct Child {
     role: &'static str,
     index: u64,
     name: String,
+    /// Its name for users, with what it steps if others have written that.
+    shown: String,
     flags: Vec<String>,
     announcement: PathBuf,
     log: PathBuf,
@@ -209,7 +228,7 @@ impl Child {
             .unwrap_or_default();
         format!(
             "{} ended with {exit}{said} (log: {})",
-            self.name,
+            self.shown,
             self.log.display()
         )
     }
