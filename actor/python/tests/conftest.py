@@ -27,7 +27,10 @@ RUNS = {
             "policy.head.squash=true",
         ],
     ),
-    "categorical": ("walker-walk", ['policy.head={kind="categorical",bins=7}']),
+    "categorical": (
+        "walker-walk",
+        ['policy.head={kind="categorical",bins=7}', 'update.policy_loss.kl={kind="joint"}'],
+    ),
 }
 
 

@@ -25,9 +25,9 @@ def exported(request, runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports")
     forms = [f"--{form}={folder / file}" for form, file in
              [("onnx", "p.onnx"), ("torch", "p.pt"), ("safetensors", "p.safetensors")]]  # fmt: skip
-    said = pmpo("export", runs[request.param], *forms).stdout
+    said = pmpo("export", runs[request.param], "--checkpoint", "newest", *forms).stdout
     assert str(folder / "p.py") in said
-    policy = package.Policy.load(runs[request.param])
+    policy = package.Policy.load(runs[request.param], checkpoint="newest")
     generator = np.random.default_rng(1)
     # Some beyond what the normaliser lets through.
     batch = generator.normal(size=(1000, policy.observation_size)).astype(np.float32) * 3

@@ -25,7 +25,7 @@ def test_an_episode_in_dm_control_is_the_products_own(runs, name, tmp_path):
     """The return of Rust's evaluation, to the last bit, of the actions that are taken here: dm_control steps bit
     for bit as the product does, and `pmpo trace` gives the product's rewards for them."""
     task = RUNS[name][0]
-    policy = package.Policy.load(runs[name])
+    policy = package.Policy.load(runs[name], checkpoint="newest")
     domain, _, kind = task.rpartition("-")
     environment = suite.load(domain.replace("-", "_"), kind, task_kwargs={"random": SEED})
     step = environment.reset()
@@ -37,7 +37,7 @@ def test_an_episode_in_dm_control_is_the_products_own(runs, name, tmp_path):
     pmpo("trace", task, "--seed", SEED, "--actions", tmp_path / "actions.csv", "--out", tmp_path / "trace.csv")
     with open(tmp_path / "trace.csv", newline="") as file:
         rewards = [float(row["reward"]) for row in csv.DictReader(file) if row["reward"]]
-    report = json.loads(pmpo("eval", runs[name], "--episodes", 1, "--seed", SEED, "--json").stdout)
+    report = json.loads(pmpo("eval", runs[name], "--checkpoint", "newest", "--episodes", 1, "--seed", SEED, "--json").stdout)
     assert len(rewards) == 1000
     total = 0.0
     for reward in rewards:
@@ -47,7 +47,7 @@ def test_an_episode_in_dm_control_is_the_products_own(runs, name, tmp_path):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_batch_is_its_observations_one_by_one(runs, name):
-    policy = package.Policy.load(runs[name])
+    policy = package.Policy.load(runs[name], checkpoint="newest")
     batch = observations(policy, 50)
     assert policy(batch).shape == (50, policy.action_size)
     for rows in (1, 3, 50):
@@ -59,7 +59,7 @@ def test_a_batch_is_its_observations_one_by_one(runs, name):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_draws_are_their_generators(runs, name):
-    policy = package.Policy.load(runs[name])
+    policy = package.Policy.load(runs[name], checkpoint="newest")
     batch = observations(policy, 20)
     one_by_one = package.Generator(3)
     draws = np.array([policy(row, one_by_one) for row in batch])

@@ -316,7 +316,7 @@ impl Config {
         Some((format!("replay.tables[{i}]"), table))
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         self.run.validate().context("run")?;
         self.agent().validate()?;
         self.learner.validate(&self.update).context("learner")?;

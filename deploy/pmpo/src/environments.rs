@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use pmpo_actor::environment::{self, Environment, Request, is_external};
+use pmpo_losses::{JointKl, KlPenalty};
 use pmpo_policy::{CategoricalHead, HeadConfig};
 use pmpo_types::EnvironmentSpec;
+use pmpo_update::PolicyLoss;
 use serde::Deserialize;
 
 use crate::config::{Config, RunConfig};
@@ -66,7 +68,7 @@ pub(crate) fn describe(run: &RunConfig) -> Result<Described> {
     Ok(described)
 }
 
-/// The same, and the policy's head is made one that fits the actions: choices are for a categorical head.
+/// The same; where actions are choices, head and loss that nobody has set become those that are for choices.
 pub(crate) fn fit(config: &mut Config) -> Result<EnvironmentSpec> {
     let Described { spec, choices } = describe(&config.run)?;
     let Some(bins) = choices else {
@@ -76,6 +78,12 @@ pub(crate) fn fit(config: &mut Config) -> Result<EnvironmentSpec> {
     let head = &mut config.policy.head;
     if *head == HeadConfig::default() {
         *head = fitting;
+        if let PolicyLoss::Pmpo(loss) = &mut config.update.policy_loss
+            && loss.kl == KlPenalty::default()
+        {
+            loss.kl = KlPenalty::Joint(JointKl::default());
+        }
+        config.validate().map_err(Usage::new)?;
     } else if *head != fitting {
         return Err(Usage::new(anyhow!(
             "policy.head: expected {{ kind = \"categorical\", bins = {bins} }}, for the {bins} choices of {}, \
@@ -127,7 +135,7 @@ fn ask(run: &RunConfig) -> Result<Described> {
     }
     let said = complaint.lines().rev().find(|line| !line.trim().is_empty());
     let said = said.unwrap_or("it says nothing");
-    if said.ends_with("No module named pmpo") {
+    if said.contains("No module named 'pmpo'") {
         bail!(
             "run.python: expected an interpreter with the package pmpo (`make wheel`, then pip install \
              target/wheels/pmpo-*.whl), got {}",
