@@ -1,6 +1,6 @@
 """Observations as environments give them, as the arrays that the native side takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -9,25 +9,20 @@ def flatten(observation, fields):
     """One array of float64, `[size]` or `[batch, size]`, of an observation or a batch of them.
 
     Args:
-        observation: an array, or a mapping from the names of `fields` to arrays; names such as `arm/angle`
-            are of the mapping `arm` within it, and of sequences the names are numbers.
+        observation: an array or lists of numbers, or a mapping from the names of `fields` to arrays; names
+            such as `arm/angle` are of the mapping `arm` within it, and of a tuple the names are numbers.
         fields: name and number of values of each field, in order.
 
     Raises:
         ValueError: a field is not there, or has another number of values.
     """
-    if not isinstance(observation, Mapping) and len(fields) == 1:
-        return _rows(observation, sum(size for _, size in fields), fields[0][0])
-    if isinstance(observation, np.ndarray) or _is_row(observation):
+    numbered = isinstance(observation, (tuple, list)) and fields[0][0].partition("/")[0] == "0"
+    if not isinstance(observation, Mapping) and not numbered:
+        if len(fields) == 1:
+            return _rows(observation, fields[0][1], fields[0][0])
         return np.ascontiguousarray(observation, dtype=np.float64)
     parts = [_rows(_find(observation, name), size, name) for name, size in fields]
     return np.ascontiguousarray(np.concatenate(parts, axis=-1))
-
-
-def _is_row(observation):
-    return isinstance(observation, Sequence) and not any(
-        isinstance(part, (Mapping, np.ndarray, Sequence)) for part in observation
-    )
 
 
 def _find(observation, name):

@@ -87,7 +87,7 @@ def train(
     command = [sys.executable, "-m", "pmpo", "train", task, "--run-dir", str(run_dir), "--seed", str(seed)]
     command += [str(word) for flag, value in limits.items() if value is not None for word in (flag, value)]
     for key, value in (config or {}).items():
-        command += ["--set", f"{key}={json.dumps(value)}"]
+        command += ["--set", f"{key}={_toml(value)}"]
     with tempfile.TemporaryFile("w+") as said:
         # A session of its own: an interrupt comes to this process alone, which passes it on.
         process = subprocess.Popen(
@@ -102,6 +102,15 @@ def train(
     if process.returncode != 0:
         raise RuntimeError(lines[-1] if lines else f"pmpo train ended with {process.returncode}")
     return _result(run_dir, lines)
+
+
+def _toml(value):
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    # Of texts, numbers, true and false, JSON's spelling is TOML's.
+    return json.dumps(value)
 
 
 def _named(function):

@@ -54,6 +54,7 @@ def test_a_batch_is_its_observations_one_by_one(runs, name):
         assert np.array_equal(policy(batch[:rows]), [policy(row) for row in batch[:rows]])
     assert np.array_equal(policy(batch.astype(np.float32)), policy(batch)), "actors narrow to float32"
     assert np.array_equal(policy(batch[0].tolist()), policy(batch[0]))
+    assert np.array_equal(policy(batch[:3].tolist()), policy(batch[:3]))
     assert np.array_equal(policy(batch[::2]), policy(batch)[::2]), "strides do not matter"
 
 

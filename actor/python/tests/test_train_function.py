@@ -12,6 +12,8 @@ QUICK = {
     "actor.environments": 1,
     "replay.table.min_size_to_sample": 200,
     "update.batch_size": 64,
+    "policy.torso.hidden_sizes": [32, 32],
+    "policy.head": {"kind": "gaussian", "init_std": 0.5},
 }
 
 
