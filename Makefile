@@ -8,7 +8,7 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build dist train test test-cluster test-dashboards test-manifests check cuda-check device-test parity-env conformance conformance-env docs reference
+.PHONY: help setup build dist wheel train test test-python test-cluster test-dashboards test-manifests check cuda-check device-test parity-env conformance conformance-env docs reference
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
@@ -20,6 +20,8 @@ help:
 	@echo "make test-manifests                               Kubernetes and Slurm files, without a cluster"
 	@echo "make setup                                        fetch MuJoCo and the suite's models"
 	@echo "make build                                        target/release/pmpo"
+	@echo "make wheel                                        the Python package, in target/wheels"
+	@echo "make test-python                                  the Python package, in a private environment"
 	@echo "make dist                                         one archive for machines of the same system"
 	@echo "make docs                                         the manual as a book in target/book"
 	@echo "make reference                                    the manual's generated pages, from the code"
@@ -34,12 +36,17 @@ build: setup
 dist: build
 	@deploy/setup/dist.sh target/release/pmpo target/dist
 
+# The Python package, with the command inside: `pip install target/wheels/pmpo-*.whl`.
+wheel: setup
+	@actor/python/wheel.sh
+
 train: build
 	target/release/pmpo train $(TASK) --stop-at-return $(SOLVED) $(ARGS)
 
 test: check cuda-check parity-env conformance-env
 	$(CARGO) test --release --workspace --no-fail-fast
 	$(CONFORMANCE)
+	$(MAKE) test-python
 
 # The replay's protocol, spoken by gRPC's own Python and NumPy, which know the .proto alone. `make test` runs
 # it with the binary that the tests were built with.
@@ -49,6 +56,10 @@ conformance: build conformance-env
 
 conformance-env:
 	@replay/conformance/environment.sh
+
+# The wheel as a user has it, beside the real Gymnasium, dm_control and onnxruntime.
+test-python: wheel
+	@actor/python/tests/run.sh
 
 # `.ci/run` passes --skip-without-engine.
 test-cluster:

@@ -32,7 +32,8 @@ pub(crate) const FOLDER: &str = "checkpoints";
 /// The file of a checkpoint that holds the policy.
 pub const POLICY: &str = "policy.safetensors";
 const STATE: &str = "state.safetensors";
-pub(crate) const META: &str = "meta.json";
+/// The file of a checkpoint that says what it is.
+pub const META: &str = "meta.json";
 const PREFIX: &str = "step-";
 const TEMPORARY: &str = ".writing-";
 const FORMAT: u32 = 3;
@@ -83,6 +84,9 @@ pub struct Subject {
     pub spec_digest: String,
     /// The policy's network.
     pub policy: Value,
+    /// The environment's observations and actions; checkpoints of before do not say them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<EnvironmentSpec>,
 }
 
 /// What checkpoints of before do not say.
@@ -114,6 +118,7 @@ impl Identity {
             action_repeat: self.spec.action_repeat,
             spec_digest: hex(&self.spec.digest().0),
             policy: json(&self.agent.policy),
+            spec: Some(self.spec.clone()),
         }
     }
 }

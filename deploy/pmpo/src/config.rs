@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agreement;
 use crate::cli::{ConfigArgs, SecurityArgs};
+use crate::environments;
 use crate::failure::Usage;
 
 /// Every setting of a run.
@@ -68,13 +69,17 @@ impl Preset {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RunConfig {
-    /// Task, as `domain-task`.
+    /// Task, as `domain-task`, or an environment in Python: `gymnasium:ID`, `dm_control:domain-task` or
+    /// `python:module:function`.
     pub(crate) task: String,
     /// Control steps for which an action is carried out. What counts steps of the policy (discount, n-step,
     /// the table's items and ratio) counts fewer then; environment steps are control steps always.
     pub(crate) action_repeat: usize,
     /// Every generator of the run is seeded from this.
     pub(crate) seed: u64,
+    /// Interpreter that runs an environment in Python; not set: the one that runs this command, or
+    /// python3.
+    pub(crate) python: Option<String>,
     /// Actor processes that `train` starts.
     pub(crate) actors: u64,
     /// Replay processes that `train` starts; the table's bounds hold for each.
@@ -102,6 +107,7 @@ impl Default for RunConfig {
             task: "cartpole-swingup".to_owned(),
             action_repeat: 1,
             seed: 0,
+            python: None,
             actors: 1,
             replay_shards: 1,
             device: "cpu".to_owned(),
@@ -259,9 +265,8 @@ impl Config {
     fn resolve_discount(&mut self) -> Result<()> {
         if let Discount::Rule(_) = self.update.discount {
             self.run.validate().context("run").map_err(Usage::new)?;
-            let task = pmpo_suite::load(&self.run.task, self.run.seed).map_err(Usage::new)?;
-            let task = task.with_action_repeat(self.run.action_repeat);
-            let resolved = self.update.discount.resolved(task.spec());
+            let described = environments::describe(&self.run)?;
+            let resolved = self.update.discount.resolved(&described.spec);
             self.update.discount = resolved.map_err(Usage::new)?;
         }
         Ok(())
@@ -316,7 +321,7 @@ impl Config {
         Some((format!("replay.tables[{i}]"), table))
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         self.run.validate().context("run")?;
         self.agent().validate()?;
         self.learner.validate(&self.update).context("learner")?;

@@ -16,8 +16,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ActorArgs, EvaluatorArgs, LearnerArgs, ReplayArgs, ServiceArgs};
-use crate::commands;
 use crate::config::{Config, Source};
+use crate::environments;
 use crate::failure::{self, Usage};
 use crate::output::tell;
 use crate::run_folder::{self, Asked, RunFolder};
@@ -60,18 +60,18 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
     };
     let mut assignments = args.run.assignments();
     assignments.extend(args.service.security.assignments());
-    let config = Config::for_learner(Source {
+    let mut config = Config::for_learner(Source {
         preset: args.run.config.preset,
         file,
         assignments: &assignments,
     })?;
     let credentials = config.credentials(Role::Learner)?;
-    let environment = commands::load_environment(&config.run, 0)?;
+    let spec = environments::fit(&mut config)?;
     let asked = Asked {
         config: &config,
         run_dir: &run_dir,
         resume,
-        spec: environment.spec(),
+        spec: &spec,
     };
     // `pmpo train` has taken the folder, and this process shares its lock.
     let _ours = match args.service.parent {
@@ -83,7 +83,7 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
         run_uid: run_folder::uid(&run_dir)?,
         task: config.run.task.clone(),
         seed: config.run.seed,
-        spec: environment.spec().clone(),
+        spec: spec.clone(),
         limits: config.run.limits(),
         device: config.run.device()?,
         agent: config.agent(),

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use pmpo_actor::collector::Collector;
+use pmpo_actor::environment::Environment;
 use pmpo_actor::run_info::Window;
 use pmpo_actor::stepper::{Episode, Stepper};
 use pmpo_actor::weights::Policy;
@@ -30,13 +31,12 @@ use pmpo_learner::{EndReason, LearnerError, RunOutcome, encode_policy};
 use pmpo_policy::PolicyNetwork;
 use pmpo_proto::v1;
 use pmpo_service::shutdown;
-use pmpo_suite::Environment;
 use pmpo_types::{Generator, PolicyVersion, derive_seed};
 use pmpo_update::{BatchSource, Learning, TrainState, threads};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands;
 use crate::config::Config;
+use crate::environments;
 use crate::output::complain;
 use crate::run_folder;
 use crate::train::display::Display;
@@ -71,7 +71,7 @@ struct Lockstep {
     /// The policy that acts, and its snapshot.
     acting: Policy,
     acting_weights: Bytes,
-    evaluator: Environment,
+    evaluator: Box<dyn Environment>,
     progress: Progress,
     best: BestKeeper,
     checkpoints: Checkpoints,
@@ -88,10 +88,12 @@ struct Lockstep {
 impl Lockstep {
     fn start(config: Config, run_dir: &Path, resume: bool) -> Result<Self> {
         let seed = config.run.seed;
-        let environment =
-            commands::load_environment(&config.run, derive_seed(seed, Generator::Environment, 0))?;
-        let evaluator =
-            commands::load_environment(&config.run, derive_seed(seed, Generator::Evaluator, 0))?;
+        let load = |generator| {
+            let seed = derive_seed(seed, generator, 0);
+            environments::load(&config.run.task, config.run.action_repeat, seed)
+        };
+        let environment = load(Generator::Environment)?;
+        let evaluator = load(Generator::Evaluator)?;
         let identity = Identity {
             run_id: run_folder::name(run_dir)?,
             task: config.run.task.clone(),
@@ -293,7 +295,7 @@ impl Lockstep {
         let number = self.progressed.evaluations + 1;
         self.evaluator
             .reseed(derive_seed(seed, Generator::Evaluator, number));
-        let result = pmpo_actor::evaluate(&mut network, &mut self.evaluator, evaluator)?;
+        let result = pmpo_actor::evaluate(&mut network, self.evaluator.as_mut(), evaluator)?;
         self.progressed.evaluations += 1;
         let row = Row {
             wall_s: (self.seconds() * 1e3).round() / 1e3,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::job::{Job, State};
 use super::results::Results;
 use crate::failure;
+use crate::host;
 use crate::output::{complain, tell};
 use crate::train;
 
@@ -103,8 +104,7 @@ impl<'a> Run<'a> {
         std::fs::create_dir_all(folder).map_err(&storage)?;
         let log = File::options().create(true).append(true).open(&job.log);
         let log = log.map_err(&storage)?;
-        let program = std::env::current_exe().context("path of this program")?;
-        let process = Command::new(program)
+        let process = host::this_program()?
             .args(job.command(&state))
             .arg("--parent")
             .arg(std::process::id().to_string())

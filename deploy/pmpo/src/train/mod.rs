@@ -24,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agreement;
 use crate::cli::TrainArgs;
-use crate::commands;
 use crate::config::{Config, Source};
 use crate::curve;
+use crate::environments;
 use crate::failure::{self, Usage};
 use crate::lockstep;
 use crate::output::{complain, tell};
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
         }
         let signals = Signals::watch()?;
         let shutdown = &signals.stop;
-        let launcher = Launcher::new(&run_dir, format)?;
+        let launcher = Launcher::new(&run_dir, format).with_interpreter(&config.run);
         let display = Display::new(&config.run).context("starting the thread of the display")?;
         tell!("training {} in {}", config.run.task, run_dir.display());
         let mut cluster = Cluster {
@@ -133,13 +133,13 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<Prepared> {
         ))
         .into());
     }
-    let config = Config::for_learner(Source {
+    let mut config = Config::for_learner(Source {
         preset: args.run.config.preset,
         file: file.as_deref(),
         assignments: &assignments,
     })?;
     agreement::check_table(&config).map_err(Usage::new)?;
-    let environment = commands::load_environment(&config.run, 0)?;
+    let spec = environments::fit(&mut config)?;
     let run_dir = match &args.run.run_dir {
         Some(run_dir) => run_dir.clone(),
         None => run_folder::new_run_dir(&config),
@@ -148,10 +148,10 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<Prepared> {
         config: &config,
         run_dir: &run_dir,
         resume,
-        spec: environment.spec(),
+        spec: &spec,
     };
     if args.lockstep && resume {
-        lockstep::check(&config, &run_dir, environment.spec())?;
+        lockstep::check(&config, &run_dir, &spec)?;
     }
     let folder = RunFolder::take(&asked, "pmpo train")?;
     for change in &folder.changed {
