@@ -14,6 +14,7 @@ use pmpo_service::telemetry::LogFormat;
 use crate::commands::{BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastPart, Choice};
 use crate::config::Preset;
 use crate::sweep::SweepArgs;
+use crate::watch::WatchArgs;
 pub(crate) use replay::{BenchItem, BenchRole, ReplayBenchArgs, ReplayClientArgs, TablesArgs};
 pub(crate) use run::{Index, RunArgs};
 pub(crate) use security::{CertsArgs, SecurityArgs};
@@ -67,6 +68,8 @@ pub(crate) enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Serve a page on this machine that shows runs, whether they go on or have ended.
+    Watch(WatchArgs),
     /// Step one episode with given actions and write what the environment returned.
     Trace {
         /// Task, as `domain-task`.

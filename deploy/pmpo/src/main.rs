@@ -9,12 +9,15 @@ mod commands;
 mod config;
 mod curve;
 mod failure;
+mod http;
 mod lockstep;
 mod output;
+mod record;
 mod roles;
 mod run_folder;
 mod sweep;
 mod train;
+mod watch;
 
 use std::ffi::{c_int, c_long};
 use std::process::ExitCode;
@@ -72,6 +75,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Eval(args) => commands::eval(&args),
         Command::Render(args) => commands::render(&args),
         Command::Plot { run_dirs, out } => commands::plot(&run_dirs, &out),
+        Command::Watch(args) => watch::command(&args),
         Command::Trace {
             task,
             seed,
