@@ -3,6 +3,8 @@
 "use strict";
 
 const PERIOD_MS = 2000;
+// Looks between questions for a film: the answer costs the other side more than others do.
+const FILM_LOOKS = 5;
 const COLOURS = 8;
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -49,6 +51,9 @@ const state = {
   ticked: new Map(), // name -> number of its colour
   data: new Map(), // name -> { rows, series, config, stamp }
   axis: "steps", film: null, ended: false,
+  looks: 0, // since a film was asked for
+  version: 0, // of all data
+  drawn: "", // what the charts show
 };
 
 const $ = (id) => document.getElementById(id);
@@ -435,13 +440,17 @@ function showLink(words, kind) {
 function show() {
   showRuns();
   showHeadline();
+  showFilm();
+  // Charts that would be the same stay, and with them what is said under the pointer.
+  const wanted = JSON.stringify([state.version, state.focus, state.axis, [...state.ticked], innerWidth]);
+  if (wanted === state.drawn) return;
+  state.drawn = wanted;
   showCurve();
   showStations();
   showSmall("system", Object.entries(SYSTEM));
   const tags = new Set(shownRuns().flatMap((run) => Object.keys(run.series)));
   showSmall("update", [...tags].filter((tag) => tag.startsWith("update/")).sort().map((tag) => [tag, tag.slice(7).replaceAll("_", " ")]));
   showConfig();
-  showFilm();
 }
 
 // ---- what is asked -------------------------------------------------------------------------------------
@@ -462,6 +471,7 @@ async function load(run) {
     ask(`${path}/progress`), ask(`${path}/series`),
     known?.began === run.began ? { config: known.config } : ask(`${path}/config`),
   ]);
+  state.version += 1;
   state.data.set(run.name, { ...progress, ...series, ...config, stamp, began: run.began });
 }
 
@@ -475,7 +485,11 @@ async function refresh() {
     tick(state.focus, true);
     const wanted = runs.filter((run) => state.ticked.has(run.name));
     for (const result of await Promise.allSettled(wanted.map(load))) wrong ??= result.reason;
-    if (focused()) state.film = await ask(`/api/run/${encodeURIComponent(state.focus)}/film`);
+    state.looks += 1;
+    if (focused() && (!state.film || state.film.drawing || state.looks >= FILM_LOOKS)) {
+      state.looks = 0;
+      state.film = await ask(`/api/run/${encodeURIComponent(state.focus)}/film`);
+    }
     state.ended = runs.some((run) => run.name === own && run.state !== "running");
     showLink(wrong ? wrong.message : "live", wrong ? "lost" : "live");
   } catch (error) {
