@@ -8,7 +8,7 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build dist train test test-cluster test-dashboards test-watch test-manifests check cuda-check device-test parity-env
+.PHONY: help setup build dist train test test-cluster test-dashboards test-watch test-manifests check cuda-check device-test parity-env docs reference
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
@@ -21,6 +21,8 @@ help:
 	@echo "make setup                                        fetch MuJoCo and the suite's models"
 	@echo "make build                                        target/release/pmpo"
 	@echo "make dist                                         one archive for machines of the same system"
+	@echo "make docs                                         the manual as a book in target/book"
+	@echo "make reference                                    the manual's generated pages, from the code"
 
 setup:
 	@$(PYTHON) deploy/setup/fetch_assets.py
@@ -44,10 +46,22 @@ test-cluster:
 
 # The update on a device against the update on the CPU. Built without optimisation, which spares most of
 # the compiler's time: the networks compared are small. Without a Vulkan driver the tensor library takes
-# OpenGL and its other kernel language: README.md says why. On a GPU: `make device-test DEVICE_ENV=`.
+# OpenGL and its other kernel language: docs/guides/gpu.md says why. On a GPU: `make device-test DEVICE_ENV=`.
 DEVICE_ENV ?= VK_ICD_FILENAMES=/nonexistent EGL_PLATFORM=surfaceless CUBECL_AUTOTUNE_LEVEL=minimal
 device-test:
 	$(DEVICE_ENV) $(CARGO) test -p pmpo-update --features vulkan --lib -- device
+
+# The book's builder is compiled when it is first asked for, which takes minutes; no test needs it.
+MDBOOK := target/tools/bin/mdbook
+$(MDBOOK):
+	$(CARGO) install mdbook --version 0.5.4 --locked --root target/tools
+
+docs: $(MDBOOK)
+	$(MDBOOK) build docs
+
+# Writes what is generated of the manual; `make test` compares it with the code.
+reference: setup
+	PMPO_WRITE_REFERENCE=1 $(CARGO) test --release --workspace --test manual reference
 
 # Every expression of the dashboards and the rules, on a real run; wants Debian's package prometheus.
 test-dashboards: build

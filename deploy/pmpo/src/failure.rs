@@ -1,4 +1,4 @@
-//! Exit codes, so that whoever starts a process can tell causes apart; README.md has the table.
+//! Exit codes, so that whoever starts a process can tell causes apart; docs/reference/exit-codes.md has the table.
 
 use std::fmt;
 use std::io;

@@ -1,4 +1,4 @@
-//! The invariants of README.md's architecture section that the dependency graph can show.
+//! The invariants of docs/explanation/architecture.md that the dependency graph can show.
 
 use std::collections::{BTreeMap, BTreeSet};
 
