@@ -255,9 +255,8 @@ fn strangers_names_methods_and_ways_out_are_refused_under_a_strict_policy() {
 #[test]
 fn a_port_that_is_taken_stops_no_training_and_an_empty_key_serves_none() {
     let folder = tempfile::tempdir().unwrap();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = taken.local_addr().unwrap();
-    let _listener = TcpListener::bind(taken);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap();
     for (name, listen, expected) in [
         (
             "taken",

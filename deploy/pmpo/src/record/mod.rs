@@ -18,6 +18,7 @@ use pmpo_service::announce::Announcement;
 use pmpo_service::telemetry::PrometheusHandle;
 
 use crate::http;
+use crate::output::complain;
 use events::EventWriter;
 use exposition::Exposition;
 use shares::{Shares, Station};
@@ -257,7 +258,12 @@ impl Recorder {
             Err(error) if !self.complained => {
                 self.complained = true;
                 let folder = self.run_dir.join(events::FOLDER);
-                tracing::warn!(%error, folder = %folder.display(), "no event file");
+                let folder = folder.display();
+                match self.source {
+                    Source::Learner(_) => tracing::warn!(%error, %folder, "no event file"),
+                    // These have no log.
+                    _ => complain!("no event file: {folder}: {error}"),
+                }
             }
             Err(_) => {}
         }
