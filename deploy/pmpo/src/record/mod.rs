@@ -38,15 +38,14 @@ const MAX_EVENT_BYTES: u64 = 64 << 20;
 /// The tag of an evaluation's mean return.
 const EVALUATION: &str = "evaluation/return_mean";
 
-/// Scalars that are a process's own: tag and metric.
-const PLAIN: [(&str, &str); 9] = [
+/// Scalars that are a metric's sum over the processes: tag and metric.
+const PLAIN: [(&str, &str); 8] = [
     ("steps/learner", learner::STEPS),
     ("policy/version", learner::POLICY_VERSION),
     ("policy/lag_mean_versions", learner::STALENESS),
     ("policy/lag_max_versions", learner::MAX_STALENESS),
     ("train/return_mean", learner::TRAIN_RETURN),
     ("replay/items", learner::REPLAY_ITEMS),
-    ("replay/samples_per_insert", replay::SAMPLES_PER_INSERT),
     ("replay/bytes", replay::TABLE_BYTES),
     ("replay/queued_commands", replay::QUEUED_COMMANDS),
 ];
@@ -111,7 +110,10 @@ impl Recorder {
     /// Takes a sample, and what was evaluated since the last.
     pub(crate) async fn sample(&mut self) {
         let answers = self.answers().await;
-        let said = |metric| answers.iter().find_map(|answer| answer.sum(metric));
+        let said = |metric| {
+            let values = answers.iter().filter_map(|answer| answer.sum(metric));
+            values.reduce(|a, b| a + b)
+        };
         let steps = said(learner::ENVIRONMENT_STEPS).zip(said(learner::STEPS));
         // Until the learner knows where it begins, nothing has a place.
         let Some((environment_steps, learner_steps)) = steps else {
@@ -120,6 +122,10 @@ impl Recorder {
         let mut scalars = self.rates(environment_steps, learner_steps);
         for (tag, metric) in PLAIN {
             scalars.extend(said(metric).map(|value| (tag.to_owned(), value)));
+        }
+        let (samples, inserts) = (said(replay::SAMPLES), said(replay::INSERTS));
+        if let Some((samples, inserts)) = samples.zip(inserts.filter(|&inserts| inserts > 0.0)) {
+            scalars.push(("replay/samples_per_insert".to_owned(), samples / inserts));
         }
         let statistics = |answer| Exposition::by_label(answer, learner::STATISTIC, "name");
         for (name, value) in answers.iter().flat_map(statistics) {
