@@ -11,6 +11,7 @@
 //! holds the table and, in place of the simulation, the actions of the episode under way: `--resume` takes
 //! them again, and goes on as if the run had never ended.
 
+mod account;
 mod source;
 mod start;
 
@@ -25,7 +26,7 @@ use pmpo_actor::run_info::Window;
 use pmpo_actor::stepper::{Episode, Stepper};
 use pmpo_actor::weights::Policy;
 use pmpo_learner::best::BestKeeper;
-use pmpo_learner::checkpoint::{Checkpoints, EnvironmentSteps, Identity, Totals};
+use pmpo_learner::checkpoint::{Checkpoints, Identity};
 use pmpo_learner::metrics;
 use pmpo_learner::progress::{Progress, Row};
 use pmpo_learner::{EndReason, LearnerError, RunOutcome, encode_policy};
@@ -307,36 +308,6 @@ impl Lockstep {
         Ok(())
     }
 
-    /// Tells whoever watches, on the terminal and beyond, how it stands.
-    fn show(&self, display: &Display) {
-        let status = self.status();
-        let (newest, acted) = (status.policy_version as f64, self.acted);
-        let lag = |version: Option<f64>| version.map(|version| newest - version);
-        for (name, value) in [
-            (metrics::STEPS, Some(status.learner_steps as f64)),
-            (
-                metrics::ENVIRONMENT_STEPS,
-                Some(status.environment_steps as f64),
-            ),
-            (metrics::POLICY_VERSION, Some(newest)),
-            (metrics::REPLAY_ITEMS, Some(status.replay_size as f64)),
-            (metrics::TRAIN_RETURN, status.train_return_mean),
-            (
-                metrics::STALENESS,
-                lag(acted.map(|acted| acted.mean_version)),
-            ),
-            (
-                metrics::MAX_STALENESS,
-                lag(acted.map(|acted| acted.oldest_version as f64)),
-            ),
-        ] {
-            if let Some(value) = value {
-                gauge!(name).set(value);
-            }
-        }
-        display.update(&status);
-    }
-
     fn weights(&self) -> Result<Bytes> {
         let state = self.learning.state();
         Ok(encode_policy(
@@ -438,55 +409,6 @@ impl Lockstep {
             .save(self.learning.state(), &weights, &totals, &extra)?;
         self.saved = Instant::now();
         Ok(())
-    }
-
-    fn totals(&self) -> Totals {
-        Totals {
-            learner_steps: self.learning.state().step(),
-            policy_version: self.progressed.policy_version,
-            environment: EnvironmentSteps {
-                total: self.progressed.env_steps,
-                table_inserts: vec![self.source.table.counters().inserts],
-            },
-            training_seconds: self.seconds(),
-        }
-    }
-
-    fn seconds(&self) -> f64 {
-        self.seconds_before + self.started.elapsed().as_secs_f64()
-    }
-
-    fn status(&self) -> v1::RunStatus {
-        let totals = self.totals();
-        let training = totals.learner_steps > 0;
-        v1::RunStatus {
-            state: if training {
-                v1::RunState::Training
-            } else {
-                v1::RunState::WaitingForData
-            }
-            .into(),
-            learner_steps: totals.learner_steps,
-            policy_version: totals.policy_version,
-            environment_steps: totals.environment.total,
-            replay_size: self.source.table.counters().size,
-            training_seconds: totals.training_seconds,
-            evaluations: self.progressed.evaluations,
-            last_evaluation: self.last_evaluation,
-            train_return_mean: self.train_return_mean(),
-        }
-    }
-
-    fn outcome(&self, reason: EndReason) -> RunOutcome {
-        let totals = self.totals();
-        RunOutcome {
-            reason,
-            learner_steps: totals.learner_steps,
-            env_steps: totals.environment.total,
-            policy_version: totals.policy_version,
-            training_seconds: totals.training_seconds,
-            last_return_mean: self.last_return,
-        }
     }
 }
 

@@ -47,7 +47,7 @@ const WAITS = {
 const waits = (station, name) => WAITS[station === "actor" && name === "inserting" ? "waiting" : name];
 
 const state = {
-  runs: [], own: null, focus: decodeURIComponent(location.hash.slice(1)) || null,
+  runs: [], own: null, focus: named(),
   ticked: new Map(), // name -> number of its colour
   data: new Map(), // name -> { rows, series, config, stamp }
   axis: "steps", film: null, ended: false,
@@ -55,6 +55,15 @@ const state = {
   version: 0, // of all data
   drawn: "", // what the charts show
 };
+
+// The run that the page's address names.
+function named() {
+  try {
+    return decodeURIComponent(location.hash.slice(1)) || null;
+  } catch {
+    return null; // Not an encoding of anything.
+  }
+}
 
 const $ = (id) => document.getElementById(id);
 
@@ -521,7 +530,7 @@ function choose(axis) {
 $("filter").addEventListener("input", showConfig);
 $("only").addEventListener("change", showConfig);
 window.addEventListener("resize", show);
-window.addEventListener("hashchange", () => { focus(decodeURIComponent(location.hash.slice(1))); refresh(); });
+window.addEventListener("hashchange", () => { if (named()) focus(named()); refresh(); });
 choose(state.axis);
 if (state.focus) tick(state.focus, true);
 live();
