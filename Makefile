@@ -8,7 +8,7 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build dist wheel train test test-python test-cluster test-dashboards test-manifests check cuda-check device-test parity-env conformance conformance-env docs reference
+.PHONY: help setup build dist wheel train test test-python test-cluster test-dashboards test-watch test-manifests check cuda-check device-test parity-env conformance conformance-env docs reference
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
@@ -16,6 +16,7 @@ help:
 	@echo "make conformance                                  the replay's protocol against gRPC's own Python"
 	@echo "make test-cluster                                 docker-compose.yml with a real engine"
 	@echo "make test-dashboards                              dashboards and alerts against a real Prometheus"
+	@echo "make test-watch                                   the page of a run in a real browser"
 	@echo "make device-test                                  the update through OpenGL against the CPU"
 	@echo "make test-manifests                               Kubernetes and Slurm files, without a cluster"
 	@echo "make setup                                        fetch MuJoCo and the suite's models"
@@ -87,6 +88,12 @@ reference: setup
 # Every expression of the dashboards and the rules, on a real run; wants Debian's package prometheus.
 test-dashboards: build
 	$(PYTHON) deploy/test/dashboards.py
+
+# A run's page in a headless browser, its event files in TensorBoard (fetched with pip, 180 MB); wants
+# Debian's packages chromium-headless-shell and fonts-dejavu-core, and for the film libegl1, libegl-mesa0
+# and libgl1-mesa-dri. Its pictures are in target/watch.
+test-watch: build
+	$(PYTHON) deploy/test/watch.py
 
 # The manifests against the published schemas; with target/release/pmpo, their flags too.
 test-manifests:

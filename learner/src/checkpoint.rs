@@ -70,6 +70,12 @@ pub fn any(run_dir: &Path) -> bool {
     list(&run_dir.join(FOLDER)).is_ok_and(|found| !found.is_empty())
 }
 
+/// Learner steps of the newest checkpoint in a run's folder, damaged ones included.
+pub fn newest_step(run_dir: &Path) -> Option<u64> {
+    let found = list(&run_dir.join(FOLDER)).ok()?;
+    found.first().map(|(step, _)| *step)
+}
+
 /// What a policy acts in, and as what; enough to act with its snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Subject {

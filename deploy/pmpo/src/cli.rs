@@ -15,6 +15,7 @@ use crate::commands::{BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastP
 use crate::config::Preset;
 use crate::policies::Choice;
 use crate::sweep::SweepArgs;
+use crate::watch::WatchArgs;
 pub(crate) use replay::{BenchItem, BenchRole, ReplayBenchArgs, ReplayClientArgs, TablesArgs};
 pub(crate) use run::{Index, RunArgs};
 pub(crate) use security::{CertsArgs, SecurityArgs};
@@ -70,6 +71,8 @@ pub(crate) enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Serve a page on this machine that shows runs, whether they go on or have ended.
+    Watch(WatchArgs),
     /// Step one episode with given actions and write what the environment returned.
     Trace {
         /// Task, as `domain-task`.

@@ -14,6 +14,7 @@ use crate::agreement;
 use crate::cli::{ConfigArgs, SecurityArgs};
 use crate::environments;
 use crate::failure::Usage;
+use crate::watch;
 
 /// Every setting of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -96,6 +97,12 @@ pub(crate) struct RunConfig {
     pub(crate) stop_at_return: Option<f64>,
     /// Seconds that `train` gives each role to end after SIGTERM before it kills it.
     pub(crate) shutdown_grace_s: f64,
+    /// Where the page to watch the run is served, as `HOST:PORT`: port 0 lets the system choose, and nothing
+    /// means no page. Whoever reaches it may read this run and those beside it.
+    pub(crate) dashboard_listen: String,
+    /// Whether TensorBoard's event files are written into the run's folder. What the page shows beside the
+    /// curve is read from them.
+    pub(crate) tensorboard: bool,
 }
 
 /// Most control steps for one action.
@@ -116,6 +123,8 @@ impl Default for RunConfig {
             max_minutes: None,
             stop_at_return: None,
             shutdown_grace_s: 20.0,
+            dashboard_listen: watch::LISTEN.to_owned(),
+            tensorboard: true,
         }
     }
 }
@@ -379,6 +388,7 @@ impl RunConfig {
             (0.0..=3600.0).contains(&grace),
             "shutdown_grace_s: expected 0 to 3600 seconds, got {grace}"
         );
+        watch::check(&self.dashboard_listen).context("dashboard_listen")?;
         let stop = self.stop_at_return.unwrap_or(0.0);
         anyhow::ensure!(
             stop.is_finite(),

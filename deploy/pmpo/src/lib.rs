@@ -13,13 +13,16 @@ mod curve;
 mod environments;
 mod failure;
 mod host;
+mod http;
 mod lockstep;
 mod output;
 pub mod policies;
+mod record;
 mod roles;
 mod run_folder;
 mod sweep;
 mod train;
+mod watch;
 
 use std::ffi::{OsString, c_int, c_long};
 
@@ -82,6 +85,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Export(args) => commands::export(&args),
         Command::Render(args) => commands::render(&args),
         Command::Plot { run_dirs, out } => commands::plot(&run_dirs, &out),
+        Command::Watch(args) => watch::command(&args),
         Command::Trace {
             task,
             seed,

@@ -287,6 +287,8 @@ impl SweepFile {
             .into_iter()
             .filter_map(|(key, value)| Some(format!("run.{key}={}", value?)));
         set.extend(keys);
+        // `pmpo watch` shows all of them together.
+        set.push("run.dashboard_listen=\"\"".to_owned());
         Ok(set)
     }
 }
