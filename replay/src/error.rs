@@ -45,9 +45,6 @@ pub enum ReplayError {
     /// Another process serves from the data directory.
     #[error("data directory {0}")]
     DataDirLock(#[from] LockError),
-    /// The gRPC server.
-    #[error("serving: {0}")]
-    Serve(#[from] tonic::transport::Error),
 }
 
 impl ReplayError {

@@ -1,10 +1,12 @@
 //! The gRPC service: gives every stream its task, and answers what needs none.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ::metrics::gauge;
 use pmpo_proto::replay::v1::{self, replay_server};
 use pmpo_proto::{WireError, writer_id_to_wire};
+use pmpo_service::sparse::Sparse;
 use pmpo_types::check_priorities;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -12,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::error::{refusal, shutting_down};
+use crate::metered::Account;
 use crate::metrics;
 use crate::streams::{Border, Insert, Sample};
 use crate::wire::{changes_from_wire, table_to_wire};
@@ -26,6 +29,7 @@ pub(crate) struct Service {
     /// A permit for each stream that may be open.
     streams: Arc<Semaphore>,
     max_streams: usize,
+    refused: Arc<Sparse>,
     shutdown: CancellationToken,
 }
 
@@ -35,6 +39,7 @@ impl Service {
             border,
             streams: Arc::new(Semaphore::new(max_streams)),
             max_streams,
+            refused: Arc::default(),
             shutdown,
         }
     }
@@ -49,7 +54,7 @@ impl Service {
             let message = format!("max_streams: {} are open, no more fit", self.max_streams);
             refusal(Code::ResourceExhausted, "TOO_MANY_STREAMS", message)
         })?;
-        let shutdown = self.shutdown.clone();
+        let (shutdown, refused) = (self.shutdown.clone(), Arc::clone(&self.refused));
         gauge!(metrics::OPEN_STREAMS).increment(1.0);
         tokio::spawn(async move {
             let served = tokio::select! {
@@ -61,7 +66,7 @@ impl Service {
             drop(permit);
             gauge!(metrics::OPEN_STREAMS).decrement(1.0);
             if let Err(status) = served {
-                note(&status);
+                note(status.code(), &refused);
                 // Nobody is left to tell where this fails.
                 drop(responses.send(Err(status)).await);
             }
@@ -82,17 +87,19 @@ pub(crate) trait Stream<T>: Send + 'static {
     fn leave(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// One line for each stream that was refused for what it sent; lost connections are routine.
-fn note(status: &Status) {
-    let (code, reason) = (status.code(), status.message());
+/// Counts a stream that was refused for what it sent, and says so; lost connections are routine. Why it
+/// was is for its peer to know and to log: the words are in part the peer's own.
+fn note(code: Code, refused: &Sparse) {
     match code {
         Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Aborted => {
-            tracing::debug!(?code, reason, "stream ended");
+            tracing::debug!(?code, "stream ended");
         }
         _ => {
             ::metrics::counter!(metrics::REFUSED_STREAMS, "code" => format!("{code:?}"))
                 .increment(1);
-            tracing::warn!(?code, reason, "stream refused");
+            if let Some(suppressed) = refused.line(Instant::now()) {
+                tracing::warn!(?code, suppressed, "stream refused");
+            }
         }
     }
 }
@@ -107,10 +114,13 @@ impl replay_server::Replay for Service {
         request: Request<Streaming<v1::InsertRequest>>,
     ) -> Result<Response<Self::InsertStream>, Status> {
         let (responses, stream) = mpsc::channel(INSERT_RESPONSES);
-        self.serve(
-            responses,
-            Insert::new(self.border.clone(), request.into_inner()),
-        )?;
+        let account = request.extensions().get::<Account>().cloned();
+        let insert = Insert::new(
+            self.border.clone(),
+            account.unwrap_or_default(),
+            request.into_inner(),
+        );
+        self.serve(responses, insert)?;
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

@@ -20,7 +20,9 @@ use pmpo_types::Signature;
 use tokio::sync::mpsc::Sender;
 use tonic::{Code, Status, Streaming};
 
+use crate::budget::{STREAM_BYTES, Share};
 use crate::error::{refusal, status};
+use crate::metered::Account;
 use crate::run_name::RunName;
 use crate::service::Stream;
 use crate::table::{Call, Drawn, ItemKind, Progress, TableHandle, WriterSession};
@@ -32,6 +34,10 @@ use crate::wire::blocked_to_wire;
 const INSERTS_AT_ONCE: usize = 12;
 const FEW_INSERTS: usize = 4;
 const BYTES_AT_ONCE: usize = 1 << 20;
+
+/// How long a sampler may take to take a batch that it has demanded, and a writer to send a message whole
+/// that it has begun.
+pub(crate) const TAKING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What every stream needs: the tables, whose they are, and how long to wait for the first message.
 #[derive(Clone)]
@@ -88,6 +94,8 @@ async fn respond<T>(responses: &Sender<Result<T, Status>>, response: T) -> Resul
 /// A message on its way into the table.
 struct Pending {
     bytes: usize,
+    /// Its memory.
+    _share: Option<Share>,
     /// Answered with the number of the step that comes next, once the message is stored.
     call: Call<Result<u64, Error>>,
     /// Ends when it is stored.
@@ -129,8 +137,11 @@ fn acknowledgement(next_sequence: u64) -> v1::InsertResponse {
 /// A writer's stream.
 pub(crate) struct Insert {
     border: Border,
+    account: Account,
     requests: Streaming<v1::InsertRequest>,
     opened: Option<Writer>,
+    /// The memory of the stream beside its messages.
+    _place: Option<Share>,
 }
 
 /// What a writer's stream was opened for.
@@ -144,11 +155,17 @@ struct Writer {
 }
 
 impl Insert {
-    pub(crate) fn new(border: Border, requests: Streaming<v1::InsertRequest>) -> Self {
+    pub(crate) fn new(
+        border: Border,
+        account: Account,
+        requests: Streaming<v1::InsertRequest>,
+    ) -> Self {
         Self {
             border,
+            account,
             requests,
             opened: None,
+            _place: None,
         }
     }
 
@@ -160,6 +177,18 @@ impl Insert {
         };
         self.border.run.check(&open.owner, &open.owner_id)?;
         let table = self.border.table(&open.table)?.clone();
+        self._place = Some(
+            table
+                .budget()
+                .streams
+                .try_take(STREAM_BYTES)
+                .ok_or_else(|| {
+                    let message =
+                        "table_budget_bytes: there is no room for another writer's stream";
+                    refusal(Code::ResourceExhausted, "TABLE_BUDGET", message)
+                })?,
+        );
+        self.account.open(table.budget().inserts.clone());
         let id = writer_id_from_wire(&open.writer_id)?;
         let signature = signature_from_wire(open.signature)?;
         let sequence_length = length_from_wire(open.sequence_length);
@@ -220,7 +249,9 @@ impl Stream<v1::InsertResponse> for Insert {
                 },
                 request = self.requests.message(), if reads => {
                     let handed_over = match request {
-                        Ok(Some(request)) => writer.insert(request).await.map(Some),
+                        Ok(Some(request)) => {
+                            writer.insert(request, self.account.share()).await.map(Some)
+                        }
                         Ok(None) => Ok(None),
                         Err(status) => Err(status),
                     };
@@ -244,7 +275,11 @@ impl Stream<v1::InsertResponse> for Insert {
 
 impl Writer {
     /// Checks the steps of a message and hands them over.
-    async fn insert(&self, request: v1::InsertRequest) -> Result<Pending, Status> {
+    async fn insert(
+        &self,
+        request: v1::InsertRequest,
+        share: Option<Share>,
+    ) -> Result<Pending, Status> {
         let steps = match request.request {
             Some(insert_request::Request::Steps(steps)) => steps,
             Some(insert_request::Request::Open(_)) => return Err(unexpected("`steps`", "`open`")),
@@ -271,6 +306,7 @@ impl Writer {
             .await?;
         Ok(Pending {
             bytes,
+            _share: share,
             call,
             _span: span,
         })
@@ -325,9 +361,11 @@ impl Sample {
         );
         let part_bytes = part_bytes_from_wire(open.max_part_bytes, &signature)?;
         let item_bytes = signature.item_bytes().saturating_mul(sequence_length);
-        let most = MAX_BATCH_BYTES / item_bytes;
+        let room = table.budget().samples.bytes();
+        let bytes = MAX_BATCH_BYTES.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let most = bytes / item_bytes;
         if batch_size > most {
-            let expected = format!("at most {most}, as many as fit {MAX_BATCH_BYTES} bytes");
+            let expected = format!("at most {most}, as many as fit {bytes} bytes");
             return Err(WireError::field("batch_size", expected, batch_size).into());
         }
         let sampler = Sampler {
@@ -365,7 +403,7 @@ impl Stream<v1::SampleResponse> for Sample {
         let sampler = self.open(first).await?;
         let mut demand = 0u64;
         let mut listening = true;
-        let mut drawing: Option<Call<Result<Drawn, Error>>> = None;
+        let mut drawing: Option<(Call<Result<Drawn, Error>>, Share)> = None;
         loop {
             if demand > 0 && drawing.is_none() {
                 demand -= 1;
@@ -376,7 +414,7 @@ impl Stream<v1::SampleResponse> for Sample {
             }
             let drawn = async {
                 match &mut drawing {
-                    Some(call) => call.progress().await,
+                    Some((call, _)) => call.progress().await,
                     None => std::future::pending().await,
                 }
             };
@@ -391,9 +429,10 @@ impl Stream<v1::SampleResponse> for Sample {
                         respond(responses, response(sample_response::Response::Blocked(blocked))).await?;
                     }
                     Progress::Done(drawn) => {
-                        drawing = None;
                         let drawn = drawn.map_err(|error| status(&error))?;
-                        sampler.send(drawn, responses).await?;
+                        let sent = tokio::time::timeout(TAKING_TIMEOUT, sampler.send(drawn, responses));
+                        sent.await.unwrap_or_else(|_| Err(too_slow("a batch was not taken")))?;
+                        drawing = None;
                     }
                 },
             }
@@ -408,12 +447,17 @@ impl Stream<v1::SampleResponse> for Sample {
 }
 
 impl Sampler {
-    /// Asks for a batch.
-    async fn draw(&self) -> Result<Call<Result<Drawn, Error>>, Status> {
+    /// Asks for a batch, once there is memory for it.
+    async fn draw(&self) -> Result<(Call<Result<Drawn, Error>>, Share), Status> {
         let (items, blocked_after) = (self.shape.items, self.blocked_after);
-        self.table
+        let bytes = items * self.shape.sequence_length * self.signature.item_bytes();
+        let share = self.table.budget().samples.clone().take(bytes as u64).await;
+        let share = share.ok_or_else(|| Status::internal("a batch beyond the budget"))?;
+        let call = self
+            .table
             .sample(items, &self.signature, blocked_after)
-            .await
+            .await?;
+        Ok((call, share))
     }
 
     /// Sends a batch in its parts.
@@ -432,6 +476,8 @@ impl Sampler {
         for part in parts {
             respond(responses, response(sample_response::Response::Part(part))).await?;
         }
+        // Until the last is on its way, too.
+        drop(responses.reserve().await);
         Ok(())
     }
 
@@ -454,6 +500,12 @@ impl Sampler {
             .await
             .map_err(|_| Status::internal("compressing a batch"))
     }
+}
+
+/// A peer holds memory of the table and does not do its part.
+pub(crate) fn too_slow(what: &str) -> Status {
+    let message = format!("{what} within {TAKING_TIMEOUT:?}");
+    refusal(Code::DeadlineExceeded, "TOO_SLOW", message)
 }
 
 fn response(response: sample_response::Response) -> v1::SampleResponse {

@@ -8,14 +8,16 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use pmpo_replay_core::{Changes, Error, Hold, Table, TableConfig};
 use pmpo_types::{SampledBatch, Signature, StepBatch, TableCounters, TraceContext, WriterId};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
+use crate::budget::Budget;
 use crate::disk::Disk;
 use crate::error::{shutting_down, status, superseded};
-use crate::owner::Owner;
+use crate::owner::{Bounds, Owner};
 
 /// One connection of a writer. A later session of the same writer supersedes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,16 @@ pub(crate) enum Command {
     Stop,
 }
 
+impl Command {
+    /// Bytes of steps that come with it.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Insert(insert) => insert.batch.steps().columns().iter().map(Bytes::len).sum(),
+            _ => 0,
+        }
+    }
+}
+
 /// Answered with the number of the next step once all of the batch is stored.
 pub(crate) struct PendingInsert {
     pub(crate) call: u64,
@@ -126,15 +138,18 @@ pub(crate) fn spawn(
     table: Table,
     disk: Option<Disk>,
     command_queue: usize,
+    bounds: Bounds,
 ) -> io::Result<(TableHandle, JoinHandle<io::Result<()>>)> {
+    let budget = bounds.budget.clone();
     let name: Arc<str> = table.config().name.as_str().into();
     let (commands, queue) = mpsc::channel(command_queue);
     let thread = std::thread::Builder::new()
         .name(format!("table-{name}"))
-        .spawn(move || Owner::new(table, disk).run(queue))?;
+        .spawn(move || Owner::new(table, disk, bounds).run(queue))?;
     Ok((
         TableHandle {
             name,
+            budget,
             commands,
             calls: Arc::default(),
         },
@@ -146,6 +161,7 @@ pub(crate) fn spawn(
 #[derive(Clone)]
 pub(crate) struct TableHandle {
     name: Arc<str>,
+    budget: Budget,
     commands: mpsc::Sender<Command>,
     /// Numbers of sessions and calls.
     calls: Arc<AtomicU64>,
@@ -154,6 +170,11 @@ pub(crate) struct TableHandle {
 impl TableHandle {
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The memory that what is on its way into the table and out of it takes.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     fn number(&self) -> u64 {

@@ -22,6 +22,8 @@ use pmpo_update::{AgentConfig, DeviceChoice};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const OBSERVATION: usize = 3;
@@ -54,10 +56,9 @@ impl FakeTable {
     pub(crate) async fn serve(self: &Arc<Self>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let listener = listener.into();
         let service = replay_server::ReplayServer::new(Service(Arc::clone(self)));
-        let server = grpc::server(&listener).add_service(service);
-        tokio::spawn(server.serve_with_incoming(grpc::incoming(listener)));
+        let (routes, ever) = (Routes::new(service), CancellationToken::new());
+        tokio::spawn(grpc::serve(listener.into(), routes, ever));
         address
     }
 

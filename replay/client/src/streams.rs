@@ -27,8 +27,8 @@ use crate::connection::{
 use crate::draws::Draws;
 use crate::{ClientError, SampledBatch, SamplerConfig, metrics};
 
-/// How often a shard among several is asked for its size, also while it gives no batches.
-const SIZE_PERIOD: Duration = Duration::from_secs(1);
+/// How often a shard among several is asked how it is, also while it gives no batches.
+const REPORT_PERIOD: Duration = Duration::from_millis(500);
 
 pub(crate) struct SamplerSession {
     client: ReplayClient<Channel>,
@@ -104,7 +104,7 @@ impl SamplerSession {
             .into_inner();
         let (draws, shard) = (Arc::clone(&self.draws), self.shard);
         draws.open(shard, true);
-        let mut sizes = std::pin::pin!(watch_size(
+        let mut reports = std::pin::pin!(watch(
             self.client.clone(),
             self.open.table.clone(),
             Arc::clone(&draws),
@@ -133,7 +133,7 @@ impl SamplerSession {
                     self.asked += 1;
                     send(demand(1));
                 }
-                () = &mut sizes, if draws.shards() > 1 => {}
+                () = &mut reports, if draws.shards() > 1 => {}
             }
         }
     }
@@ -168,14 +168,9 @@ impl Session for SamplerSession {
     }
 }
 
-/// Keeps the size of a shard up to date while it answers; never returns.
-async fn watch_size(
-    mut client: ReplayClient<Channel>,
-    table: String,
-    draws: Arc<Draws>,
-    shard: usize,
-) {
-    let mut ticks = tokio::time::interval(SIZE_PERIOD);
+/// Keeps up to date what is known of a shard while it answers; never returns.
+async fn watch(mut client: ReplayClient<Channel>, table: String, draws: Arc<Draws>, shard: usize) {
+    let mut ticks = tokio::time::interval(REPORT_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -186,9 +181,16 @@ async fn watch_size(
                 let tables = response.into_inner().tables;
                 let named =
                     |info: &v1::TableInfo| info.config.as_ref().is_some_and(|c| c.name == table);
-                let found = tables.into_iter().find(named);
-                if let Some(Ok(counters)) = found.map(|info| counters_from_wire(info.counters)) {
-                    draws.size(shard, counters.size);
+                let Some(info) = tables.into_iter().find(named) else {
+                    continue;
+                };
+                // Other callers than samplers wait for samples.
+                let held = info
+                    .blocked
+                    .iter()
+                    .any(|blocked| blocked.reason() != v1::BlockedReason::Samples);
+                if let Ok(counters) = counters_from_wire(info.counters) {
+                    draws.report(shard, counters.size, held);
                 }
             }
             // The stream of batches, on the same connection, deals with it.

@@ -152,6 +152,37 @@ impl Table {
         held * row_bytes as u64
     }
 
+    /// Bytes of the steps that are kept for the next items of writers which have disconnected.
+    pub fn tail_bytes(&self) -> u64 {
+        let row_bytes = self
+            .contents
+            .as_ref()
+            .map_or(0, |(_, rows)| rows.row_bytes());
+        self.writers.disconnected_steps() * row_bytes as u64
+    }
+
+    /// Forgets the writer that has been disconnected for longest, with the steps that are kept for it;
+    /// answers whether there was one.
+    pub fn forget_writer(&mut self) -> bool {
+        let tail = self.writers.forget();
+        let found = tail.is_some();
+        self.drop_tail(tail.unwrap_or_default());
+        found
+    }
+
+    /// Forgets all writers that have been disconnected ever since [`writer_uses`](Self::writer_uses)
+    /// answered this.
+    pub fn forget_writers_until(&mut self, uses: u64) {
+        for tail in self.writers.forget_until(uses) {
+            self.drop_tail(tail);
+        }
+    }
+
+    /// How often writers have connected and disconnected: the time that their absence is told by.
+    pub fn writer_uses(&self) -> u64 {
+        self.writers.uses()
+    }
+
     /// What the last call that changed the table has removed.
     pub fn removed(&self) -> &Removed {
         &self.removed

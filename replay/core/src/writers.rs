@@ -85,10 +85,30 @@ impl Writers {
         Ok((entry.next_sequence, forgotten))
     }
 
-    fn forget(&mut self) -> Option<VecDeque<Slot>> {
+    /// Forgets the writer that has been disconnected for longest; answers its tail.
+    pub(crate) fn forget(&mut self) -> Option<VecDeque<Slot>> {
         let disconnected = self.entries.iter().filter(|(_, entry)| !entry.connected);
         let (&forgotten, _) = disconnected.min_by_key(|(_, entry)| entry.last_use)?;
         self.entries.remove(&forgotten).map(|entry| entry.tail)
+    }
+
+    /// Forgets the writers that were disconnected when `uses` were counted, and have not been used since;
+    /// answers their tails.
+    pub(crate) fn forget_until(&mut self, uses: u64) -> Vec<VecDeque<Slot>> {
+        let unused = |_: &WriterId, entry: &mut Writer| !entry.connected && entry.last_use <= uses;
+        let forgotten = self.entries.extract_if(.., unused);
+        forgotten.map(|(_, entry)| entry.tail).collect()
+    }
+
+    /// Steps in the tails of disconnected writers.
+    pub(crate) fn disconnected_steps(&self) -> u64 {
+        let disconnected = self.entries.values().filter(|entry| !entry.connected);
+        disconnected.map(|entry| entry.tail.len() as u64).sum()
+    }
+
+    /// Openings and closings so far.
+    pub(crate) fn uses(&self) -> u64 {
+        self.uses
     }
 
     /// A writer has disconnected.
@@ -153,13 +173,14 @@ impl Writers {
     }
 
     /// Takes up places, the least recently used first, with their tails; all disconnected. Answers
-    /// the tails of those for whom there is no place.
+    /// the tails of those for whom there is no place, or a later one.
     pub(crate) fn restore(
         &mut self,
         next_number: u32,
         places: Vec<(Place, VecDeque<Slot>)>,
     ) -> Vec<VecDeque<Slot>> {
         self.next_number = next_number;
+        let mut left = Vec::new();
         for (place, tail) in places {
             self.uses += 1;
             let entry = Writer {
@@ -170,9 +191,10 @@ impl Writers {
                 connected: false,
                 last_use: self.uses,
             };
-            self.entries.insert(place.writer, entry);
+            // A writer that was forgotten and came back has two places, of which the later counts.
+            let former = self.entries.insert(place.writer, entry);
+            left.extend(former.map(|former| former.tail));
         }
-        let mut left = Vec::new();
         while self.entries.len() > self.limit {
             left.extend(self.forget());
         }
@@ -223,6 +245,42 @@ mod tests {
         assert_eq!(open(&mut writers, 0), Ok(10));
         let numbers = [0, 1, 3].map(|id| writers.get(WriterId(id)).unwrap().number);
         assert_eq!(numbers, [0, 1, 3], "a number is given once");
+    }
+
+    #[test]
+    fn who_has_been_away_since_then_is_forgotten() {
+        let mut writers = Writers::new(9);
+        for id in [0, 1, 2] {
+            open(&mut writers, id).unwrap();
+        }
+        writers.get(WriterId(1)).unwrap().tail.extend([3, 4]);
+        assert_eq!(writers.disconnected_steps(), 0);
+        writers.close(WriterId(1));
+        assert_eq!(writers.disconnected_steps(), 2);
+        let then = writers.uses();
+        writers.close(WriterId(2));
+        assert_eq!(writers.forget_until(then).len(), 1);
+        let left: Vec<u128> = writers
+            .places()
+            .iter()
+            .map(|place| place.writer.0)
+            .collect();
+        assert_eq!(left, [0, 2], "one is connected, one was then");
+        assert_eq!(writers.forget_until(writers.uses()).len(), 1);
+    }
+
+    /// Of a writer that was forgotten and came back within one segment of the log.
+    #[test]
+    fn of_two_places_the_later_counts_and_the_tail_of_the_other_is_given_back() {
+        let place = |number, next_sequence| Place {
+            writer: WriterId(7),
+            number,
+            next_sequence,
+        };
+        let places = vec![(place(0, 9), [1, 2].into()), (place(1, 4), [3].into())];
+        let mut writers = Writers::new(9);
+        assert_eq!(writers.restore(2, places), [VecDeque::from([1, 2])]);
+        assert_eq!(writers.places(), [place(1, 4)]);
     }
 
     #[test]

@@ -596,6 +596,24 @@ proptest! {
     }
 }
 
+/// Or the log of small steps would be moved for ever to get below a bound that it cannot reach.
+#[test]
+fn what_is_alive_takes_no_more_than_is_said_once_it_was_moved() {
+    for length in [1, 3] {
+        let mut disk = Disk::new(&config(length));
+        let ends: Vec<u32> = (2..20).filter(|_| length > 1).collect();
+        disk.insert(WRITER, 0, &steps(length, 0..20, &ends, 1.0));
+        disk.roll();
+        let before = disk.segments[&disk.current].len() as u64;
+        disk.table.move_from_oldest_segment(usize::MAX);
+        disk.write();
+        let moved = disk.segments[&disk.current].len() as u64 - before;
+        // Beside it there is one record's header.
+        let said = disk.table.live_log_bytes();
+        assert!((said..=said + 64).contains(&moved), "{moved} {said}");
+    }
+}
+
 /// What a reset left is what a start finds: nothing before it, whatever segment it is in, also where the
 /// table has another signature since.
 #[test]

@@ -10,12 +10,14 @@ mod traced;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pmpo_replay_core::{Blocked, Error, Hold, Table, key_ordinal};
 use pmpo_types::WriterId;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::budget::Budget;
+use crate::config::ReplayConfig;
 use crate::disk::Disk;
 use crate::table::{
     BlockedCalls, Command, Description, Drawn, ItemKind, PendingInsert, PendingSample,
@@ -24,8 +26,10 @@ use crate::table::{
 use stats::{Activity, Stats};
 use traced::Traced;
 
-/// Commands executed before what they did is written and answered.
+/// Commands executed before what they did is written and answered, and bytes of steps, of which the disk
+/// has a copy by then.
 const COMMANDS_A_TURN: usize = 64;
+const BYTES_A_TURN: usize = 4 << 20;
 
 /// An answer that waits until what it promises is safe. One that cannot be delivered is dropped with
 /// its contents: whom it was for has gone.
@@ -73,10 +77,30 @@ pub(crate) struct Owner {
     holds: [Option<Hold>; 2],
     stats: Stats,
     traced: Traced,
+    bounds: Bounds,
+    /// When writers had connected and disconnected so often, for as long as one is remembered.
+    uses: VecDeque<(Instant, u64)>,
+}
+
+/// What bounds a table beside its configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) budget: Budget,
+    /// How long a writer that has disconnected is remembered.
+    pub(crate) writer_timeout: Duration,
+}
+
+impl From<&ReplayConfig> for Bounds {
+    fn from(config: &ReplayConfig) -> Self {
+        Self {
+            budget: Budget::new(config.table_budget_bytes),
+            writer_timeout: config.writer_timeout(),
+        }
+    }
 }
 
 impl Owner {
-    pub(crate) fn new(table: Table, disk: Option<Disk>) -> Self {
+    pub(crate) fn new(table: Table, disk: Option<Disk>, bounds: Bounds) -> Self {
         let inserts = table.counters().inserts;
         Self {
             table,
@@ -88,6 +112,8 @@ impl Owner {
             holds: [None; 2],
             stats: Stats::new(inserts, Instant::now()),
             traced: Traced::default(),
+            bounds,
+            uses: VecDeque::new(),
         }
     }
 
@@ -118,16 +144,17 @@ impl Owner {
     ) -> io::Result<bool> {
         self.stats.begin(Instant::now());
         let mut next = Some(first);
-        let mut taken = 0;
+        let (mut taken, mut bytes) = (0, 0);
         let mut go_on = true;
         while let Some(command) = next.filter(|_| go_on) {
             go_on = !matches!(command, Command::Stop);
             let activity = Activity::of(&command);
+            bytes += command.bytes();
             self.execute(command);
             self.progress();
             self.stats.did(activity, Instant::now(), self.holds);
             taken += 1;
-            let more = self.disk.is_some() && taken < COMMANDS_A_TURN;
+            let more = taken < COMMANDS_A_TURN && bytes < BYTES_A_TURN && self.disk.is_some();
             next = if more { commands.try_recv().ok() } else { None };
         }
         self.end_turn()?;
@@ -213,6 +240,9 @@ impl Owner {
             Command::RefreshMetrics { queued_commands } => {
                 let callers = [self.waiting_writers(), self.samples.len()];
                 let log_bytes = self.disk.as_ref().map(Disk::bytes);
+                self.forget_writers(Instant::now());
+                let budget = &self.bounds.budget;
+                budget.show(&self.table.config().name, self.table.tail_bytes());
                 self.stats
                     .refresh(&self.table, queued_commands, callers, log_bytes);
             }
@@ -249,6 +279,19 @@ impl Owner {
             self.sessions.remove(&session.writer);
             self.table.close_writer(session.writer);
         }
+    }
+
+    /// Forgets writers that have been away for too long, and while the steps kept for those that are away
+    /// take too much, the one that has been for longest.
+    fn forget_writers(&mut self, now: Instant) {
+        self.uses.push_back((now, self.table.writer_uses()));
+        let timeout = self.bounds.writer_timeout;
+        let old = |&mut (then, _): &mut (Instant, u64)| now.duration_since(then) >= timeout;
+        while let Some((_, uses)) = self.uses.pop_front_if(old) {
+            self.table.forget_writers_until(uses);
+        }
+        let most = self.bounds.budget.tails_bytes;
+        while self.table.tail_bytes() > most && self.table.forget_writer() {}
     }
 
     fn is_current(&self, session: WriterSession) -> bool {
@@ -295,6 +338,7 @@ impl Owner {
             let end = insert
                 .first_sequence
                 .saturating_add(insert.batch.steps().len() as u64);
+            let now = Instant::now();
             let first_ordinal = self.table.counters().inserts;
             let stored =
                 self.table
@@ -303,7 +347,7 @@ impl Owner {
                 let items = first_ordinal..self.table.counters().inserts;
                 self.traced.inserted(items, trace);
             }
-            self.stats.removed(&self.table, insert.since);
+            self.stats.removed(&self.table, now);
             if stored
                 .as_ref()
                 .is_ok_and(|&next_sequence| next_sequence < end)
@@ -333,7 +377,7 @@ impl Owner {
             }
             match self.table.sample(sample.batch_size) {
                 Ok(batch) => {
-                    self.stats.removed(&self.table, sample.since);
+                    self.stats.removed(&self.table, Instant::now());
                     let ordinals = batch.items.keys.iter().copied().map(key_ordinal);
                     let traces = self.traced.drawn(batch.counters.inserts, ordinals);
                     let drawn = Drawn { batch, traces };

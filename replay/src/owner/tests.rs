@@ -18,6 +18,10 @@ fn kind() -> ItemKind {
     }
 }
 
+fn bounds() -> Bounds {
+    Bounds::from(&ReplayConfig::default())
+}
+
 /// `offset` 20, at most 14 inserts ahead, at most 8 samples ahead.
 fn owner() -> Owner {
     let config = TableConfig {
@@ -26,7 +30,7 @@ fn owner() -> Owner {
         error_buffer: Some(8.0),
         ..TableConfig::default()
     };
-    Owner::new(Table::new(config, 0).unwrap(), None)
+    Owner::new(Table::new(config, 0).unwrap(), None, bounds())
 }
 
 fn run(owner: &mut Owner, command: Command) {
@@ -207,4 +211,59 @@ fn who_waits_is_told_why_and_keeps_its_place() {
     assert!(stored.try_recv().is_err());
     assert!(sample(&mut owner, 8).try_recv().is_ok());
     assert_eq!(stored.try_recv().unwrap(), Ok(19));
+}
+
+/// Two writers of three-step items, each of which has sent two steps and left.
+fn owner_with_tails(bounds: Bounds) -> Owner {
+    let config = TableConfig {
+        sequence_length: 3,
+        ..TableConfig::default()
+    };
+    let mut owner = Owner::new(Table::new(config, 0).unwrap(), None, bounds);
+    for (number, writer) in [(0, WriterId(1)), (1, WriterId(2))] {
+        let session = WriterSession { writer, number };
+        let kind = ItemKind {
+            sequence_length: 3,
+            ..kind()
+        };
+        owner.open_writer(session, &kind).unwrap();
+        let columns = ColumnBatch::new(&signature(), 2, vec![vec![0; 16].into()]).unwrap();
+        let batch = StepBatch::new(3, columns, vec![], vec![]).unwrap();
+        assert_eq!(owner.table.insert(writer, 0, &batch), Ok(2));
+        run(&mut owner, Command::Left(Some(session)));
+    }
+    assert_eq!(owner.table.tail_bytes(), 2 * 2 * 8);
+    owner
+}
+
+#[test]
+fn a_writer_that_stays_away_is_forgotten_with_its_tail() {
+    let mut owner = owner_with_tails(bounds());
+    let (start, timeout) = (Instant::now(), bounds().writer_timeout);
+    owner.forget_writers(start);
+    owner.forget_writers(start + timeout / 2);
+    assert_eq!(owner.table.tail_bytes(), 32);
+    // One comes back in time.
+    let writer = WriterSession {
+        writer: WriterId(2),
+        number: 2,
+    };
+    let kind = ItemKind {
+        sequence_length: 3,
+        ..kind()
+    };
+    assert_eq!(owner.open_writer(writer, &kind), Ok(2));
+    run(&mut owner, Command::Left(Some(writer)));
+    owner.forget_writers(start + timeout);
+    assert_eq!(owner.table.writers(), [(WriterId(2), 2)]);
+    assert_eq!(owner.table.tail_bytes(), 16);
+}
+
+#[test]
+fn tails_beyond_their_part_of_the_budget_go_the_oldest_first() {
+    let mut bounds = bounds();
+    bounds.budget.tails_bytes = 16;
+    let mut owner = owner_with_tails(bounds);
+    owner.forget_writers(Instant::now());
+    assert_eq!(owner.table.writers(), [(WriterId(2), 2)]);
 }

@@ -11,10 +11,10 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::files::SimulatedFiles;
-use crate::config::{DiskConfig, Fsync};
+use crate::config::{DiskConfig, Fsync, ReplayConfig};
 use crate::disk::files::make_folder;
 use crate::disk::{Disk, Worker, recover};
-use crate::owner::Owner;
+use crate::owner::{Bounds, Owner};
 use crate::table::{Command, ItemKind, PendingInsert, PendingSample, WriterSession};
 
 /// Bytes after which a new segment begins; small, so that many do.
@@ -89,6 +89,10 @@ pub(super) struct Shard {
     pub(super) found: Found,
 }
 
+fn bounds() -> Bounds {
+    Bounds::from(&ReplayConfig::default())
+}
+
 impl Shard {
     pub(super) fn new(table: TableConfig, disk: DiskConfig, files: Option<SimulatedFiles>) -> Self {
         let mut shard = Self {
@@ -126,7 +130,7 @@ impl Shard {
         let Some(files) = &self.files else {
             let table = Table::new(self.table.clone(), 1).unwrap();
             self.process = Some(Process {
-                owner: Owner::new(table, None),
+                owner: Owner::new(table, None, bounds()),
                 commands,
                 queue,
                 syncer: None,
@@ -146,7 +150,7 @@ impl Shard {
         let syncer = syncer(&mut recovered.disk);
         self.found = found;
         self.process = Some(Process {
-            owner: Owner::new(recovered.table, Some(recovered.disk)),
+            owner: Owner::new(recovered.table, Some(recovered.disk), bounds()),
             commands,
             queue,
             syncer,

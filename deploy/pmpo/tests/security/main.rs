@@ -4,7 +4,9 @@
 mod attempts;
 #[path = "../common/mod.rs"]
 mod common;
+mod door;
 mod lab;
+mod withdrawn;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

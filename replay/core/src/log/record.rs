@@ -110,6 +110,10 @@ pub(crate) enum Record {
     Reset,
 }
 
+/// Bytes of an item and of a step of a sequence in [`Record::Moved`], beside their columns.
+pub(crate) const MOVED_ITEM_BYTES: usize = 32;
+pub(crate) const MOVED_STEP_BYTES: usize = 12;
+
 /// Largest step of a signature that is believed.
 const MAX_STEP_BYTES: usize = 1 << 30;
 
@@ -198,7 +202,10 @@ impl Record {
                     })
                 };
                 let step = |input: &mut Input| Some((input.u32()?, input.u64()?));
-                Self::Moved(input.all(32, item)?, input.all(12, step)?)
+                Self::Moved(
+                    input.all(MOVED_ITEM_BYTES, item)?,
+                    input.all(MOVED_STEP_BYTES, step)?,
+                )
             }
             _ => return None,
         };
