@@ -8,7 +8,7 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build dist train test test-cluster test-dashboards test-manifests check cuda-check device-test parity-env conformance conformance-env
+.PHONY: help setup build dist wheel train test test-python test-cluster test-dashboards test-watch test-manifests check cuda-check device-test parity-env conformance conformance-env docs reference
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
@@ -16,11 +16,16 @@ help:
 	@echo "make conformance                                  the replay's protocol against gRPC's own Python"
 	@echo "make test-cluster                                 docker-compose.yml with a real engine"
 	@echo "make test-dashboards                              dashboards and alerts against a real Prometheus"
+	@echo "make test-watch                                   the page of a run in a real browser"
 	@echo "make device-test                                  the update through OpenGL against the CPU"
 	@echo "make test-manifests                               Kubernetes and Slurm files, without a cluster"
 	@echo "make setup                                        fetch MuJoCo and the suite's models"
 	@echo "make build                                        target/release/pmpo"
+	@echo "make wheel                                        the Python package, in target/wheels"
+	@echo "make test-python                                  the Python package, in a private environment"
 	@echo "make dist                                         one archive for machines of the same system"
+	@echo "make docs                                         the manual as a book in target/book"
+	@echo "make reference                                    the manual's generated pages, from the code"
 
 setup:
 	@$(PYTHON) deploy/setup/fetch_assets.py
@@ -32,12 +37,17 @@ build: setup
 dist: build
 	@deploy/setup/dist.sh target/release/pmpo target/dist
 
+# The Python package, with the command inside: `pip install target/wheels/pmpo-*.whl`.
+wheel: setup
+	@actor/python/wheel.sh
+
 train: build
 	target/release/pmpo train $(TASK) --stop-at-return $(SOLVED) $(ARGS)
 
 test: check cuda-check parity-env conformance-env
 	$(CARGO) test --release --workspace --no-fail-fast
 	$(CONFORMANCE)
+	$(MAKE) test-python
 
 # The replay's protocol, spoken by gRPC's own Python and NumPy, which know the .proto alone. `make test` runs
 # it with the binary that the tests were built with.
@@ -48,20 +58,42 @@ conformance: build conformance-env
 conformance-env:
 	@replay/conformance/environment.sh
 
+# The wheel as a user has it, beside the real Gymnasium, dm_control and onnxruntime.
+test-python: wheel
+	@actor/python/tests/run.sh
+
 # `.ci/run` passes --skip-without-engine.
 test-cluster:
 	@$(PYTHON) deploy/test/cluster.py $(ARGS)
 
 # The update on a device against the update on the CPU. Built without optimisation, which spares most of
 # the compiler's time: the networks compared are small. Without a Vulkan driver the tensor library takes
-# OpenGL and its other kernel language: README.md says why. On a GPU: `make device-test DEVICE_ENV=`.
+# OpenGL and its other kernel language: docs/guides/gpu.md says why. On a GPU: `make device-test DEVICE_ENV=`.
 DEVICE_ENV ?= VK_ICD_FILENAMES=/nonexistent EGL_PLATFORM=surfaceless CUBECL_AUTOTUNE_LEVEL=minimal
 device-test:
 	$(DEVICE_ENV) $(CARGO) test -p pmpo-update --features vulkan --lib -- device
 
+# The book's builder is compiled when it is first asked for, which takes minutes; no test needs it.
+MDBOOK := target/tools/bin/mdbook
+$(MDBOOK):
+	$(CARGO) install mdbook --version 0.5.4 --locked --root target/tools
+
+docs: $(MDBOOK)
+	$(MDBOOK) build docs
+
+# Writes what is generated of the manual; `make test` compares it with the code.
+reference: setup
+	PMPO_WRITE_REFERENCE=1 $(CARGO) test --release --workspace --test manual reference
+
 # Every expression of the dashboards and the rules, on a real run; wants Debian's package prometheus.
 test-dashboards: build
 	$(PYTHON) deploy/test/dashboards.py
+
+# A run's page in a headless browser, its event files in TensorBoard (fetched with pip, 180 MB); wants
+# Debian's packages chromium-headless-shell and fonts-dejavu-core, and for the film libegl1, libegl-mesa0
+# and libgl1-mesa-dri. Its pictures are in target/watch.
+test-watch: build
+	$(PYTHON) deploy/test/watch.py
 
 # The manifests against the published schemas; with target/release/pmpo, their flags too.
 test-manifests:

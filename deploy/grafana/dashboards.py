@@ -67,7 +67,7 @@ OVERVIEW = dashboard(
                  ("pmpo_learner_steps", "steps"), width=3),
             stat("Actors alive", "none", "Actor processes that answer Prometheus.",
                  ('count(up{job="actor"} == 1) or vector(0)', "actors"), width=3),
-            stat("Alerts firing", "none", "Prometheus' alerts page says which, and README what to do.",
+            stat("Alerts firing", "none", "Prometheus' alerts page says which, and the manual what to do.",
                  ('count(ALERTS{alertstate="firing"}) or vector(0)', "alerts"), red_from=1),
         ]),
         ("Learning", [

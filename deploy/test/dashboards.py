@@ -25,6 +25,8 @@ import dashboards  # noqa: E402: the generator
 PROMETHEUS = ROOT / "deploy/prometheus"
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 RULE_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
+# Says of every alert when it fires and what to do then.
+ALERTS_PAGE = ROOT / "docs" / "guides" / "dashboards.md"
 CONFIGS = [PROMETHEUS / "prometheus.yml", PROMETHEUS / "train.yml"]
 
 # What Prometheus itself makes.
@@ -84,7 +86,7 @@ def alert_problems():
     cases = re.findall(r"alertname: (.+)\n\s*exp_alerts: *(\[\])?", tests)
     names = {name for path in RULES for name in re.findall(r"- alert: (\S+)", path.read_text())}
     problems += [f"{alert}: tested, but no alert" for alert in {alert for alert, _ in cases} - names]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    manual = ALERTS_PAGE.read_text(encoding="utf-8")
     for path in RULES:
         for block in path.read_text(encoding="utf-8").split("- alert: ")[1:]:
             name = block.split("\n", 1)[0].strip()
@@ -92,7 +94,7 @@ def alert_problems():
             found = {bool(empty) for alert, empty in cases if alert == name}
             missing += ["a test where it fires"] * (False not in found)
             missing += ["a test where it does not"] * (True not in found)
-            missing += ["a row in README.md"] * (f"`{name}`" not in readme)
+            missing += [f"a row in {ALERTS_PAGE.relative_to(ROOT)}"] * (f"`{name}`" not in manual)
             problems += [f"{path.name}: {name} lacks {what}" for what in missing]
     return problems
 

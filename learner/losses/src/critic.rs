@@ -23,10 +23,16 @@ pub enum CriticLoss {
     /// A number; quadratic up to `delta`, linear beyond (Huber 1964).
     Huber {
         /// Where the linear part begins.
+        #[serde(default = "default_delta")]
         delta: f64,
     },
     /// A categorical distribution over returns.
     Categorical(C51Config),
+}
+
+/// Where Huber's linear part begins, if nobody says.
+fn default_delta() -> f64 {
+    1.0
 }
 
 impl Default for CriticLoss {

@@ -28,8 +28,9 @@ pub struct UpdateConfig {
     pub actions_per_state: usize,
     /// Gamma, for each step of the policy: a number, or `"episode_length"`.
     pub discount: Discount,
-    /// Factor of all rewards before the critic learns from them. Preferences do not change with it;
-    /// how far the critic's outputs must move, against Adam's fixed stride, does.
+    /// Factor of all rewards before the critic learns from them: a number, or `"returns"`, which follows
+    /// the returns. Preferences do not change with it; how far the critic's outputs must move, against
+    /// Adam's fixed stride, does.
     pub reward_scale: RewardScaleConfig,
     /// Least and largest reward of a step as the environment gives it, where a distributional critic's
     /// support is derived from a fixed scale.
@@ -304,6 +305,19 @@ mod tests {
             refused(|c| c.update.n_step = 0),
             "update.n_step: expected 1 to 1000, got 0"
         );
+    }
+
+    #[test]
+    fn a_kind_alone_brings_its_own_defaults() {
+        for kind in ["mse", "huber", "categorical"] {
+            let text = format!("loss = {{ kind = \"{kind}\" }}");
+            let critic = toml::from_str::<CriticConfig>(&text).unwrap();
+            let config = AgentConfig {
+                critic,
+                ..AgentConfig::default()
+            };
+            assert_eq!(config.validate(), Ok(()), "{kind}");
+        }
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl<'a> Server<'a> {
             std::fs::create_dir(folder.join(name))?;
         }
         std::fs::write(folder.join("config.toml"), config.to_toml()?)?;
-        let launcher = Launcher::new(folder, LogFormat::Text)?;
+        let launcher = Launcher::new(folder, LogFormat::Text);
         let mut child = launch(&launcher)?;
         let address = serving(&mut child, runtime)?;
         Ok(Self {
