@@ -23,7 +23,7 @@ class Lane:
 
     def connect(self, client):
         """Opens a stream and takes up where the server is; answers how many steps it has forgotten."""
-        self.stream = Stream(client.Insert, open_writer("replay", self.writer_id))
+        self.stream = Stream(client.Insert, open_writer("plain", self.writer_id))
         next_sequence = self.stream.next().next_sequence
         forgotten = max(0, self.base - next_sequence)
         for _ in range(next_sequence - self.base):
@@ -46,8 +46,8 @@ class Lane:
 
 def held(client):
     """Ids in the table, each once, by so many draws that none is missed but for a chance of 10^-9."""
-    size = info(client, "replay").counters.size
-    batches = sample(client, "replay", 4000, batches=8) if size else []
+    size = info(client, "plain").counters.size
+    batches = sample(client, "plain", 4000, batches=8) if size else []
     found = {int(i) for batch in batches for i in batch.columns["id"]}
     assert len(found) == size, f"{size} items, {len(found)} of them different"
     return found
@@ -74,8 +74,8 @@ def check_a_writer_goes_on_over_kills_of_a_durable_server(binary):
                 while lane.queue:
                     lane.read()
                 assert held(client) == set(range(pushed))
-                assert info(client, "replay").counters.inserts == pushed
-                assert info(client, "replay").durable
+                assert info(client, "plain").counters.inserts == pushed
+                assert info(client, "plain").durable
 
 
 def check_a_server_without_memory_asks_for_less_than_it_acknowledged(binary):
@@ -160,7 +160,7 @@ def check_a_server_that_stops_says_so_and_what_is_acknowledged_stays(binary):
     with tempfile.TemporaryDirectory() as data_dir:
         with Server(binary, data_dir) as server:
             client = stub(server)
-            stream = Stream(client.Insert, open_writer("replay"), ids(0, 10))
+            stream = Stream(client.Insert, open_writer("plain"), ids(0, 10))
             stream.acknowledged(10)
             server.process.terminate()
             try:

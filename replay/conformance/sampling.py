@@ -23,8 +23,8 @@ from server import Server
 def check_a_sampler_gets_what_it_demands_and_no_more(binary):
     with Server(binary) as server:
         client = stub(server)
-        insert(client, open_writer("replay"), ids(0, 100))
-        sampler = Stream(client.Sample, open_sampler("replay", 10), demand(1))
+        insert(client, open_writer("plain"), ids(0, 100))
+        sampler = Stream(client.Sample, open_sampler("plain", 10), demand(1))
         batch = read_batch(sampler.responses)
         assert (batch.counters.size, batch.counters.inserts) == (100, 100)
         assert (batch.counters.samples, len(batch.keys)) == (10, 10)
@@ -32,7 +32,7 @@ def check_a_sampler_gets_what_it_demands_and_no_more(binary):
         assert min(batch.times_sampled) >= 1 and len(set(batch.keys)) == len(
             set(batch.columns["id"])
         )
-        assert info(client, "replay").counters.samples == 10, "nothing was drawn ahead"
+        assert info(client, "plain").counters.samples == 10, "nothing was drawn ahead"
         sampler.send(demand(2))
         read_batch(sampler.responses)
         # Half-closing ends nothing that was demanded.
@@ -64,9 +64,9 @@ def check_no_part_is_larger_than_the_client_says(binary):
         client = stub(server)
         values = np.arange(200, dtype=np.uint8)[:, None].repeat(1000, 1)
         request = steps(0, [np.arange(200), values], signature)
-        insert(client, open_writer("replay", signature=signature), request)
+        insert(client, open_writer("plain", signature=signature), request)
         for limit in (1 << 14, 1 << 16, 1 << 20):
-            (batch,) = sample(client, "replay", 300, signature, max_part_bytes=limit)
+            (batch,) = sample(client, "plain", 300, signature, max_part_bytes=limit)
             sizes = [pb.SampleResponse(part=part).ByteSize() for part in batch.parts]
             assert max(sizes) <= limit, sizes
             # No more parts than it takes: all but the last are nearly full.
@@ -77,9 +77,9 @@ def check_no_part_is_larger_than_the_client_says(binary):
 def check_compressed_columns_are_smaller(binary):
     with Server(binary) as server:
         client = stub(server)
-        insert(client, open_writer("replay"), ids(0, 100))
+        insert(client, open_writer("plain"), ids(0, 100))
         for compression in (pb.COMPRESSION_LZ4, pb.COMPRESSION_ZSTD):
-            requests = [open_sampler("replay", 1000, compression=compression), demand(1)]
+            requests = [open_sampler("plain", 1000, compression=compression), demand(1)]
             (response,) = client.Sample(iter(requests))
             (tensor,) = response.part.columns
             assert tensor.compression == compression and len(tensor.data) < 8000

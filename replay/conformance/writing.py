@@ -12,8 +12,8 @@ def check_each_step_is_stored_once(binary):
     """A writer that repeats itself over several connections, as one does after a lost stream."""
     with Server(binary) as server:
         client, writer = stub(server), os.urandom(16)
-        assert insert(client, open_writer("replay", writer), ids(0, 10)) == 10
-        first = Stream(client.Insert, open_writer("replay", writer))
+        assert insert(client, open_writer("plain", writer), ids(0, 10)) == 10
+        first = Stream(client.Insert, open_writer("plain", writer))
         assert first.next().next_sequence == 10, "where to go on"
         first.send(ids(5, 15))
         first.acknowledged(15)
@@ -22,8 +22,8 @@ def check_each_step_is_stored_once(binary):
         first.acknowledged(20)
         first.half_close()
         assert next(first.responses, None) is None, "half-closed on both sides"
-        assert info(client, "replay").counters.inserts == 20
-        seen = [i for batch in sample(client, "replay", 1000, batches=4) for i in batch.columns["id"]]
+        assert info(client, "plain").counters.inserts == 20
+        seen = [i for batch in sample(client, "plain", 1000, batches=4) for i in batch.columns["id"]]
         values, counts = np.unique(seen, return_counts=True)
         assert values.tolist() == list(range(20))
         # 4,000 draws of 20 items: 200 each, give or take six standard deviations.
@@ -84,11 +84,11 @@ def check_items_of_a_mebibyte_and_images_pass_stock_limits(binary):
 def check_a_writer_finds_the_signature_it_must_send(binary):
     with Server(binary) as server:
         client = stub(server)
-        assert not info(client, "replay").HasField("signature")
-        insert(client, open_writer("replay"), ids(0, 1))
-        table = info(client, "replay")
+        assert not info(client, "plain").HasField("signature")
+        insert(client, open_writer("plain"), ids(0, 1))
+        table = info(client, "plain")
         assert table.signature == IDS
-        assert insert(client, open_writer("replay", signature=table.signature), ids(0, 1)) == 1
+        assert insert(client, open_writer("plain", signature=table.signature), ids(0, 1)) == 1
         assert table.config.max_batch_size == 4096 and table.config.limiter == pb.LIMITER_NONE
 
 

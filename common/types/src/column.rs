@@ -271,7 +271,9 @@ mod tests {
     /// upper half they are.
     #[test]
     fn what_is_not_finite_is_stored_where_the_column_allows_it() {
-        let cases: [(DType, &[u8], &[(&[u8], &str)]); 4] = [
+        /// An element, and its name.
+        type Bad<'a> = (&'a [u8], &'a str);
+        let cases: [(DType, &[u8], &[Bad]); 4] = [
             (
                 DType::F16,
                 &[0xff, 0x7b],

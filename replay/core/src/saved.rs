@@ -130,7 +130,10 @@ type Loaded<G, P> = Contents<G, Items, Option<Steps>, Writers, P>;
 #[derive(Deserialize)]
 struct OlderColumn(String, DType, Vec<usize>);
 
-fn contents_of(bytes: &[u8]) -> Option<Loaded<Option<Signature>, Vec<(WriterId, Signature)>>> {
+/// What writers mean to send.
+type Meant = Vec<(WriterId, Signature)>;
+
+fn contents_of(bytes: &[u8]) -> Option<Loaded<Option<Signature>, Meant>> {
     if let Ok(contents) = postcard::from_bytes(bytes) {
         return Some(contents);
     }

@@ -123,8 +123,11 @@ impl Writers {
     /// What writers mean to send into a table that has no signature.
     pub(crate) fn meant(&self) -> Vec<(WriterId, Signature)> {
         let entries = self.entries.iter();
-        let meant = entries.map(|(&writer, entry)| Some((writer, entry.signature.clone()?)));
-        meant.flatten().collect()
+        let meant = |(&writer, entry): (&WriterId, &Writer)| {
+            let signature = entry.signature.clone()?;
+            Some((writer, signature))
+        };
+        entries.filter_map(meant).collect()
     }
 
     pub(crate) fn set_meant(&mut self, meant: Vec<(WriterId, Signature)>) {
