@@ -265,9 +265,9 @@ fn a_shard_that_waits_for_inserts_does_not_hold_up_the_others() {
     assert_eq!(counts, [2, 198], "two batches of 4 are 8 samples");
 }
 
-/// Pushes an item every two milliseconds, or whenever the limiter admits one, until it is stopped.
+/// Pushes an item every eight milliseconds, or whenever the limiter admits one, until it is stopped.
 fn pace(address: &str, runtime: &Runtime, shutdown: &CancellationToken) {
-    const PERIOD: Duration = Duration::from_millis(2);
+    const PERIOD: Duration = Duration::from_millis(8);
     let mut writer = writer(runtime, address, 50, shutdown);
     let mut due = Instant::now();
     for id in 0.. {
@@ -309,10 +309,10 @@ fn an_uneven_pair_runs_at_the_sum_of_both_rates() {
             }
             weights
         };
-        run(Duration::from_secs(3));
+        run(Duration::from_secs(4));
         let inserts = || [&two, &one].map(|service| service.counters().1);
         let before = inserts();
-        let weights = run(Duration::from_secs(3));
+        let weights = run(Duration::from_secs(4));
         let after = inserts();
         shutdown.cancel();
         (

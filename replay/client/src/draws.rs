@@ -18,6 +18,10 @@ use crate::{ClientError, SampledBatch, metrics};
 /// How long the shard whose turn it is may have nothing to give before it counts as held back.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Reports for which a shard counts as held back after one that said so: its sampler may just have been
+/// served when it is asked.
+const HELD_REPORTS: u8 = 4;
+
 /// The batches drawn ahead.
 pub(crate) struct Draws {
     state: Mutex<State>,
@@ -43,8 +47,9 @@ struct Shard {
     /// Items it held by its newest answer.
     size: u64,
     open: bool,
-    /// Its limiter holds samples back, by its own newest word; or it has kept the others waiting since.
-    held: bool,
+    /// While above 0 it is held back, by its own word: it was so many reports ago, or it has kept the others
+    /// waiting since.
+    held: u8,
     /// Why it had nothing, in its own words.
     blocked: Option<String>,
 }
@@ -54,7 +59,7 @@ impl Shard {
     fn weight(&self) -> u64 {
         if !self.batches.is_empty() {
             self.size.max(1)
-        } else if self.held || !self.open {
+        } else if self.held > 0 || !self.open {
             0
         } else {
             self.size
@@ -140,7 +145,11 @@ impl Draws {
     pub(crate) fn report(&self, shard: usize, size: u64, held: bool) {
         let mut state = self.lock();
         let entry = &mut state.shards[shard];
-        (entry.size, entry.held) = (size, held);
+        entry.size = size;
+        entry.held = match held {
+            true => HELD_REPORTS,
+            false => entry.held.saturating_sub(1),
+        };
         drop(state);
         self.changed.notify_all();
     }
@@ -200,7 +209,9 @@ impl Draws {
 impl State {
     fn ready(&self) -> bool {
         match self.turn {
-            Some((shard, _)) => self.shards[shard].held || !self.shards[shard].batches.is_empty(),
+            Some((shard, _)) => {
+                self.shards[shard].held > 0 || !self.shards[shard].batches.is_empty()
+            }
             None => self.shards.iter().any(|shard| shard.weight() > 0),
         }
     }
@@ -224,10 +235,10 @@ impl State {
                 return (Some((shard, batch)), None);
             }
             let until = since + PATIENCE;
-            if entry.open && !entry.held && now < until {
+            if entry.open && entry.held == 0 && now < until {
                 return (None, Some(until));
             }
-            entry.held = true;
+            entry.held = HELD_REPORTS;
             self.turn = None;
         }
     }

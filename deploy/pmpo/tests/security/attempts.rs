@@ -420,8 +420,8 @@ impl Doors {
             ),
             raw("HTTP/2 without a call", open, preface, "first_call_timeout"),
         ];
-        let mut held: Vec<_> = (0..5).map(|_| connect(open.address())).collect();
         let before = refusals(open, "connections");
+        let mut held: Vec<_> = (0..5).map(|_| connect(open.address())).collect();
         outcomes.push(ended(
             "the oldest of five connections, of four",
             (open, &mut held[0]),
