@@ -44,7 +44,6 @@ train: build
 
 test: check cuda-check parity-env
 	$(CARGO) test --release --workspace --no-fail-fast
-	$(MAKE) test-python
 
 # The wheel as a user has it, beside the real Gymnasium, dm_control and onnxruntime.
 test-python: wheel
