@@ -132,17 +132,23 @@ def _new_folder(task, seed):
 
 def _follow(process, run_dir, callback, progress):
     """Until the process ends; an interrupt or the callback's True end it in order."""
-    seen = 0
+    seen, going = 0, True
     try:
-        while process.poll() is None:
+        while going:
+            # What was written before it ended is read after it has.
+            going = process.poll() is None
             rows = _rows(run_dir)
             for row in rows[seen:]:
                 if progress:
                     _tell(row)
-                if callback is not None and callback(row) is True:
+                if callback is not None and callback(row) is True and going:
+                    # Once: a second interrupt has it hurry. `_end` waits.
                     process.send_signal(signal.SIGINT)
+                    going = False
+                    break
             seen = len(rows)
-            time.sleep(_POLL_S)
+            if going:
+                time.sleep(_POLL_S)
     except KeyboardInterrupt:
         process.send_signal(signal.SIGINT)
     if progress and seen:
@@ -178,7 +184,7 @@ def _result(run_dir, lines):
     outcome = json.loads((run_dir / "outcome.json").read_text()) if (run_dir / "outcome.json").is_file() else {}
     return Result(
         run_dir=run_dir,
-        reason=lines[-1] if lines else "",
+        reason=next((line for line in reversed(lines) if not line.startswith("run folder:")), ""),
         env_steps=outcome.get("env_steps", 0),
         learner_steps=outcome.get("learner_steps", 0),
         best_return=float(returns.max()) if returns.size else None,

