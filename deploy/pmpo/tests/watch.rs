@@ -300,7 +300,7 @@ fn a_run_in_lockstep_is_recorded_and_without_the_key_it_is_not() {
     let limit = ["cartpole-swingup", "--lockstep", "--learner-steps", "150"];
     for (name, more) in [
         ("with", &[][..]),
-        ("without", &["--set", "run.tensorboard=false"]),
+        ("without", &["--set", "run.tensorboard=false"][..]),
     ] {
         let flags = [&limit[..], more].concat();
         let output = train(&folder.path().join(name), &flags).output().unwrap();
