@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -207,7 +207,7 @@ fn render(run_dir: &Path, choice: &str, stop: &CancellationToken) -> Result<Vec<
     Err(last.unwrap_or("drawing failed and said nothing").to_owned())
 }
 
-fn start(run_dir: &Path, choice: &str, out: &Path, words: &PathBuf) -> std::io::Result<Child> {
+fn start(run_dir: &Path, choice: &str, out: &Path, words: &Path) -> std::io::Result<Child> {
     let child = Command::new(std::env::current_exe()?)
         .arg("render")
         .arg(run_dir)
