@@ -300,7 +300,7 @@ fn a_run_in_lockstep_is_recorded_and_without_the_key_it_is_not() {
     let limit = ["cartpole-swingup", "--lockstep", "--learner-steps", "150"];
     for (name, more) in [
         ("with", &[][..]),
-        ("without", &["--set", "run.tensorboard=false"]),
+        ("without", &["--set", "run.tensorboard=false"][..]),
     ] {
         let flags = [&limit[..], more].concat();
         let output = train(&folder.path().join(name), &flags).output().unwrap();
@@ -330,6 +330,19 @@ fn a_run_in_lockstep_is_recorded_and_without_the_key_it_is_not() {
     }
     assert_eq!(points("steps/learner").last().unwrap()[2], 150.0);
     assert!(!points("update/critic_loss").is_empty(), "{series}");
+}
+
+#[test]
+fn what_cannot_be_recorded_is_said_once_and_stops_no_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let run_dir = folder.path().join("run");
+    std::fs::create_dir(&run_dir).unwrap();
+    std::fs::write(run_dir.join("tensorboard"), "in the way").unwrap();
+    let flags = ["cartpole-swingup", "--lockstep", "--learner-steps", "150"];
+    let output = train(&run_dir, &flags).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("no event file: ").count(), 1, "{said}");
 }
 
 /// Where nothing can be drawn, that is what is said; where it can, the film is a GIF.

@@ -396,16 +396,18 @@ function showStations() {
   if (!host.childElementCount) host.append(element("p", { className: "empty", textContent: "known after some seconds" }));
 }
 
-// The shares in words.
+// The shares in words. Which side is short, the rate limiter knows: it holds the other one back.
 function verdict(series) {
   const share = (tag) => newest(series, `time/${tag}`);
-  const waiting = share("learner/waiting");
   if (share("lockstep/updating") !== null) return "One process does everything in turn; nobody waits.";
+  const waiting = share("learner/waiting");
   if (waiting === null) return "";
-  const held = share("replay/waiting_for_samples") ?? 0;
-  if (waiting > 0.3) return `The learner waits for experience for ${percent(waiting)} of its time: actors are what is short.`;
-  if (held > 0.3) return `The replay holds actors back for ${percent(held)} of its time, to keep to its samples per insert: the learner is what is short.`;
-  return `Nobody waits for long: the learner for ${percent(waiting)} of its time.`;
+  const learner = `The learner waits for its batches for ${percent(waiting)} of its time.`;
+  const [actorsHeld, learnerHeld] = [share("replay/waiting_for_samples"), share("replay/waiting_for_inserts")];
+  if (Math.max(actorsHeld, learnerHeld) < 0.3) return learner;
+  const [held, what, short] = actorsHeld > learnerHeld
+    ? [actorsHeld, "actors", "the learner"] : [learnerHeld, "the learner", "actors"];
+  return `To keep to its samples per insert, the replay holds ${what} back for ${percent(held)} of the time: what is short is ${short}. ${learner}`;
 }
 
 function showConfig() {
