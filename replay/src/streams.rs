@@ -404,10 +404,20 @@ impl Stream<v1::SampleResponse> for Sample {
         let mut demand = 0u64;
         let mut listening = true;
         let mut drawing: Option<(Call<Result<Drawn, Error>>, Share)> = None;
+        // Of the batch before, until its last part is on its way.
+        let mut sent: Option<Share> = None;
         loop {
             if demand > 0 && drawing.is_none() {
                 demand -= 1;
-                drawing = Some(sampler.draw().await?);
+                let share = match sampler.room() {
+                    Some(share) => share,
+                    None => {
+                        on_its_way(responses).await;
+                        sent = None;
+                        sampler.wait_for_room().await?
+                    }
+                };
+                drawing = Some((sampler.draw().await?, share));
             }
             if !listening && drawing.is_none() {
                 return Ok(());
@@ -423,6 +433,7 @@ impl Stream<v1::SampleResponse> for Sample {
                     Some(request) => demand = demand.saturating_add(demanded(request)?),
                     None => listening = false,
                 },
+                () = on_its_way(responses), if sent.is_some() => sent = None,
                 progress = drawn => match progress? {
                     Progress::Blocked(blocked) => {
                         let blocked = blocked_to_wire(sampler.table.name(), &blocked);
@@ -430,9 +441,9 @@ impl Stream<v1::SampleResponse> for Sample {
                     }
                     Progress::Done(drawn) => {
                         let drawn = drawn.map_err(|error| status(&error))?;
-                        let sent = tokio::time::timeout(TAKING_TIMEOUT, sampler.send(drawn, responses));
-                        sent.await.unwrap_or_else(|_| Err(too_slow("a batch was not taken")))?;
-                        drawing = None;
+                        let sending = tokio::time::timeout(TAKING_TIMEOUT, sampler.send(drawn, responses));
+                        sending.await.unwrap_or_else(|_| Err(too_slow("a batch was not taken")))?;
+                        sent = drawing.take().map(|(_, share)| share);
                     }
                 },
             }
@@ -447,17 +458,29 @@ impl Stream<v1::SampleResponse> for Sample {
 }
 
 impl Sampler {
-    /// Asks for a batch, once there is memory for it.
-    async fn draw(&self) -> Result<(Call<Result<Drawn, Error>>, Share), Status> {
+    /// Bytes of a batch.
+    fn bytes(&self) -> u64 {
+        (self.shape.items * self.shape.sequence_length * self.signature.item_bytes()) as u64
+    }
+
+    /// Memory for a batch, if there is some.
+    fn room(&self) -> Option<Share> {
+        self.table.budget().samples.try_take(self.bytes())
+    }
+
+    /// Memory for a batch, once there is some.
+    async fn wait_for_room(&self) -> Result<Share, Status> {
+        let pool = self.table.budget().samples.clone();
+        let share = pool.take(self.bytes()).await;
+        share.ok_or_else(|| Status::internal("a batch beyond the budget"))
+    }
+
+    /// Asks for a batch.
+    async fn draw(&self) -> Result<Call<Result<Drawn, Error>>, Status> {
         let (items, blocked_after) = (self.shape.items, self.blocked_after);
-        let bytes = items * self.shape.sequence_length * self.signature.item_bytes();
-        let share = self.table.budget().samples.clone().take(bytes as u64).await;
-        let share = share.ok_or_else(|| Status::internal("a batch beyond the budget"))?;
-        let call = self
-            .table
+        self.table
             .sample(items, &self.signature, blocked_after)
-            .await?;
-        Ok((call, share))
+            .await
     }
 
     /// Sends a batch in its parts.
@@ -476,8 +499,6 @@ impl Sampler {
         for part in parts {
             respond(responses, response(sample_response::Response::Part(part))).await?;
         }
-        // Until the last is on its way, too.
-        drop(responses.reserve().await);
         Ok(())
     }
 
@@ -500,6 +521,11 @@ impl Sampler {
             .await
             .map_err(|_| Status::internal("compressing a batch"))
     }
+}
+
+/// Waits until nothing is left of what was to be sent but what HTTP/2 has taken, or the client is gone.
+async fn on_its_way<T>(responses: &Sender<Result<T, Status>>) {
+    drop(responses.reserve().await);
 }
 
 /// A peer holds memory of the table and does not do its part.
