@@ -70,7 +70,7 @@ impl Shard {
 /// What the thread is to do.
 pub(crate) enum Turn {
     /// Take this.
-    Batch(SampledBatch),
+    Batch(Box<SampledBatch>),
     /// Wait for a change, or until then.
     Wait(Option<Instant>),
 }
@@ -117,7 +117,7 @@ impl Draws {
         drop(state);
         gauge!(metrics::PREFETCHED_BATCHES).decrement(1.0);
         self.free[shard].add_permits(1);
-        Ok(Turn::Batch(batch))
+        Ok(Turn::Batch(Box::new(batch)))
     }
 
     /// Waits for a change.

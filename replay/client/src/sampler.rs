@@ -110,7 +110,7 @@ impl Sampler {
         // Batches drawn before the shutdown are not worth a delay of it.
         while !self.shutdown.is_cancelled() {
             match self.draws.turn(Instant::now())? {
-                Turn::Batch(batch) => return Ok(Some(batch)),
+                Turn::Batch(batch) => return Ok(Some(*batch)),
                 Turn::Wait(until) => {
                     if Instant::now() >= deadline {
                         return Ok(None);

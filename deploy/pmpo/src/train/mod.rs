@@ -65,7 +65,7 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
         let display = Display::new(&config.run).context("starting the thread of the display")?;
         tell!("training {} in {}", config.run.task, run_dir.display());
         let watch = Watch::of_run(&config.run, &run_dir, Samples::Roles);
-        watch.tell();
+        watch.tell(&display);
         let mut cluster = Cluster {
             grace: Grace {
                 period: Duration::from_secs_f64(config.run.shutdown_grace_s),
@@ -106,7 +106,7 @@ fn run_in_lockstep(prepared: Prepared, resume: bool) -> Result<()> {
     );
     let metrics = telemetry::install_metrics()?;
     let watch = Watch::of_run(&config.run, &run_dir, Samples::Lockstep(metrics));
-    watch.tell();
+    watch.tell(&display);
     let ended = lockstep::run(config, &run_dir, resume, &display);
     display.finish();
     draw(&run_dir);

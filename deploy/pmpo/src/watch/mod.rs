@@ -26,9 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::RunConfig;
 use crate::failure::Usage;
-use crate::output::{complain, tell};
+use crate::output::tell;
 use crate::record::{Recorder, Source};
 use crate::run_folder::CONFIG;
+use crate::train::display::Display;
 use film::Films;
 use runs::Runs;
 use server::{Dashboard, Visits};
@@ -147,11 +148,11 @@ impl Watch {
     }
 
     /// Tells a user where the page is, or why there is none.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn tell(&self, display: &Display) {
         match &self.url {
-            Ok(Some(url)) => tell!("watch it at {url}"),
+            Ok(Some(url)) => display.notice(&format!("watch it at {url}")),
             Ok(None) => {}
-            Err(error) => complain!("no page to watch it: {error:#}"),
+            Err(error) => display.notice(&format!("no page to watch it: {error:#}")),
         }
     }
 

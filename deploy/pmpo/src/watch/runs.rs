@@ -215,11 +215,11 @@ impl Run {
         }
     }
 
-    /// Scalars by tag as `[Unix time in seconds, environment steps, value]`, thinned out evenly.
+    /// Scalars by tag, thinned out evenly.
     ///
     /// # Errors
     /// The event files cannot be read.
-    pub(crate) fn series(&self) -> Result<BTreeMap<String, Vec<(f64, u64, f32)>>, String> {
+    pub(crate) fn series(&self) -> Result<BTreeMap<String, Vec<Plain>>, String> {
         let series = events::read(&self.folder, MAX_EVENT_BYTES)
             .map_err(|error| format!("{}: {error}", self.folder.display()))?;
         let plain = |point: Point| (point.wall_time, point.step, point.value);
@@ -246,6 +246,9 @@ impl Run {
         String::from_utf8_lossy(&bytes).parse().unwrap_or_default()
     }
 }
+
+/// Unix time in seconds, environment steps, value.
+pub(crate) type Plain = (f64, u64, f32);
 
 fn flatten(prefix: &str, table: &toml::Table, keys: &mut BTreeMap<String, String>) {
     for (key, value) in table {

@@ -51,15 +51,12 @@ fn connect(address: SocketAddr) -> TcpStream {
 fn flood(socket: &mut TcpStream) {
     let ping = b"\0\0\x08\x06\0\0\0\0\0deafdeaf".repeat(4096);
     socket.set_write_timeout(Some(FULL_AFTER)).unwrap();
-    loop {
-        match socket.write(&ping) {
-            Ok(_) => {}
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
-                return;
-            }
+    let error = loop {
+        if let Err(error) = socket.write_all(&ping) {
+            break error;
         }
-    }
+    };
+    assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
 }
 
 /// A connection that is flooded and not read.
