@@ -8,17 +8,21 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build dist train test test-cluster test-dashboards test-manifests check cuda-check device-test parity-env docs reference
+.PHONY: help setup build dist wheel train test test-python test-cluster test-dashboards test-watch test-manifests check cuda-check device-test parity-env conformance conformance-env docs reference
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
 	@echo "make test                                         the whole test suite"
+	@echo "make conformance                                  the replay's protocol against gRPC's own Python"
 	@echo "make test-cluster                                 docker-compose.yml with a real engine"
 	@echo "make test-dashboards                              dashboards and alerts against a real Prometheus"
+	@echo "make test-watch                                   the page of a run in a real browser"
 	@echo "make device-test                                  the update through OpenGL against the CPU"
 	@echo "make test-manifests                               Kubernetes and Slurm files, without a cluster"
 	@echo "make setup                                        fetch MuJoCo and the suite's models"
 	@echo "make build                                        target/release/pmpo"
+	@echo "make wheel                                        the Python package, in target/wheels"
+	@echo "make test-python                                  the Python package, in a private environment"
 	@echo "make dist                                         one archive for machines of the same system"
 	@echo "make docs                                         the manual as a book in target/book"
 	@echo "make reference                                    the manual's generated pages, from the code"
@@ -33,11 +37,30 @@ build: setup
 dist: build
 	@deploy/setup/dist.sh target/release/pmpo target/dist
 
+# The Python package, with the command inside: `pip install target/wheels/pmpo-*.whl`.
+wheel: setup
+	@actor/python/wheel.sh
+
 train: build
 	target/release/pmpo train $(TASK) --stop-at-return $(SOLVED) $(ARGS)
 
-test: check cuda-check parity-env
+test: check cuda-check parity-env conformance-env
 	$(CARGO) test --release --workspace --no-fail-fast
+	$(CONFORMANCE)
+	$(MAKE) test-python
+
+# The replay's protocol, spoken by gRPC's own Python and NumPy, which know the .proto alone. `make test` runs
+# it with the binary that the tests were built with.
+CONFORMANCE = third_party/venv-conformance/bin/python replay/conformance/main.py target/release/pmpo
+conformance: build conformance-env
+	$(CONFORMANCE) $(ARGS)
+
+conformance-env:
+	@replay/conformance/environment.sh
+
+# The wheel as a user has it, beside the real Gymnasium, dm_control and onnxruntime.
+test-python: wheel
+	@actor/python/tests/run.sh
 
 # `.ci/run` passes --skip-without-engine.
 test-cluster:
@@ -65,6 +88,12 @@ reference: setup
 # Every expression of the dashboards and the rules, on a real run; wants Debian's package prometheus.
 test-dashboards: build
 	$(PYTHON) deploy/test/dashboards.py
+
+# A run's page in a headless browser, its event files in TensorBoard (fetched with pip, 180 MB); wants
+# Debian's packages chromium-headless-shell and fonts-dejavu-core, and for the film libegl1, libegl-mesa0
+# and libgl1-mesa-dri. Its pictures are in target/watch.
+test-watch: build
+	$(PYTHON) deploy/test/watch.py
 
 # The manifests against the published schemas; with target/release/pmpo, their flags too.
 test-manifests:

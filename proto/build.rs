@@ -4,7 +4,7 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
-        "proto/pmpo/v1/replay.proto",
+        "proto/pmpo/replay/v1/replay.proto",
         "proto/pmpo/v1/weights.proto",
         "proto/pmpo/v1/run.proto",
     ];

@@ -9,13 +9,14 @@ const UNBOUNDED: f64 = 1e10;
 
 /// Scales canonical actions to a task's bounds.
 #[derive(Clone, Debug)]
-pub(crate) struct ActionScale {
+pub struct ActionScale {
     bounds: Vec<(f64, f64)>,
     action: Vec<f64>,
 }
 
 impl ActionScale {
-    pub(crate) fn new(spec: &ActionSpec) -> Self {
+    /// For actions within these bounds.
+    pub fn new(spec: &ActionSpec) -> Self {
         let bounds = spec
             .minimum
             .iter()
@@ -34,8 +35,8 @@ impl ActionScale {
         }
     }
 
-    /// -1 becomes the minimum, 1 the maximum.
-    pub(crate) fn scale(&mut self, canonical: &[f32]) -> &[f64] {
+    /// -1 becomes the minimum, 1 the maximum; `[action_size]` both ways.
+    pub fn scale(&mut self, canonical: &[f32]) -> &[f64] {
         let values = self.action.iter_mut().zip(&self.bounds).zip(canonical);
         for ((action, &(minimum, maximum)), &value) in values {
             let share = 0.5 * (f64::from(value) + 1.0);
@@ -47,7 +48,7 @@ impl ActionScale {
 }
 
 /// Writes `values` to `narrowed`; whether all of them are finite there.
-pub(crate) fn narrow(values: &[f64], narrowed: &mut Vec<f32>) -> bool {
+pub fn narrow(values: &[f64], narrowed: &mut Vec<f32>) -> bool {
     narrowed.clear();
     narrowed.extend(values.iter().map(|&value| value as f32));
     narrowed.iter().all(|value| value.is_finite())

@@ -21,6 +21,18 @@ fn check(
     Err(ConfigError::new(field, expected, got))
 }
 
+/// Seconds that a step of an environment in Python may take, unless it is said.
+const ENVIRONMENT_TIMEOUT_S: f64 = 60.0;
+
+fn check_timeout(seconds: f64) -> Result<(), ConfigError> {
+    check(
+        seconds > 0.0 && seconds <= 86_400.0,
+        "environment_timeout_s",
+        "more than 0, at most 86400 seconds",
+        seconds,
+    )
+}
+
 /// How an actor acts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -37,6 +49,9 @@ pub struct ActorConfig {
     pub report_queue_episodes: usize,
     /// How long a process that is told to stop waits for its transitions to be stored.
     pub shutdown_grace_s: f64,
+    /// How long a step or a reset of an environment in Python may take: beyond it the process ends, and
+    /// whoever supervises it starts it anew.
+    pub environment_timeout_s: f64,
     /// Insertion into the replay.
     pub writer: WriterConfig,
 }
@@ -49,6 +64,7 @@ impl Default for ActorConfig {
             insert_batch_items: 32,
             report_queue_episodes: 64,
             shutdown_grace_s: 2.0,
+            environment_timeout_s: ENVIRONMENT_TIMEOUT_S,
             writer: WriterConfig::default(),
         }
     }
@@ -88,7 +104,12 @@ impl ActorConfig {
             "shutdown_grace_s",
             "0 to 3600 seconds",
             self.shutdown_grace_s,
-        )
+        )?;
+        check_timeout(self.environment_timeout_s)
+    }
+
+    pub(crate) fn environment_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.environment_timeout_s)
     }
 
     pub(crate) fn shutdown_grace(&self) -> Duration {
@@ -110,6 +131,8 @@ pub struct EvaluatorConfig {
     /// Steps after which an episode of an evaluation is over; not set: the task's time limit, and
     /// [`ENDLESS_EPISODE_STEPS`] where it has none.
     pub max_episode_steps: Option<usize>,
+    /// As an actor's.
+    pub environment_timeout_s: f64,
 }
 
 /// Steps of an evaluation's episode in a task without a time limit: as many as the suite's others have.
@@ -122,6 +145,7 @@ impl Default for EvaluatorConfig {
             period_learner_steps: 1000,
             threads: 1,
             max_episode_steps: None,
+            environment_timeout_s: ENVIRONMENT_TIMEOUT_S,
         }
     }
 }
@@ -155,7 +179,12 @@ impl EvaluatorConfig {
             "max_episode_steps",
             "at least 1",
             0,
-        )
+        )?;
+        check_timeout(self.environment_timeout_s)
+    }
+
+    pub(crate) fn environment_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.environment_timeout_s)
     }
 
     /// Steps after which an episode of an evaluation is over in a task.
@@ -203,6 +232,10 @@ mod tests {
             (
                 actor(|c| c.report_queue_episodes = 0),
                 "report_queue_episodes: expected at least 1, got 0",
+            ),
+            (
+                actor(|c| c.environment_timeout_s = 0.0),
+                "environment_timeout_s: expected more than 0, at most 86400 seconds, got 0",
             ),
             (
                 actor(|c| c.shutdown_grace_s = f64::NAN),

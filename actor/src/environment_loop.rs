@@ -318,7 +318,7 @@ mod tests {
             expected: 2,
         };
         assert!(
-            valid(Err(broken), &mut observation).is_err(),
+            valid(Err(broken.into()), &mut observation).is_err(),
             "not every error is a divergence"
         );
     }

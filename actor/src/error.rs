@@ -5,12 +5,13 @@ use std::io;
 use pmpo_proto::WireError;
 use pmpo_replay_client::ClientError;
 use pmpo_service::grpc::AddressError;
-use pmpo_suite::SuiteError;
 use pmpo_types::ColumnError;
 use thiserror::Error;
 use tonic::{Code, Status};
 
 use pmpo_types::ConfigError;
+
+use crate::environment::EnvironmentError;
 
 /// Why an actor or an evaluator cannot go on.
 #[derive(Debug, Error)]
@@ -68,9 +69,9 @@ pub enum ActorError {
         /// The index it had.
         index: u64,
     },
-    /// The simulation.
+    /// The environment.
     #[error("{0}")]
-    Suite(#[from] SuiteError),
+    Environment(#[from] EnvironmentError),
     /// No valid episode comes about.
     #[error("{attempts} episodes in a row diverged; the last: {error}")]
     Divergence {
@@ -91,6 +92,12 @@ pub enum ActorError {
     /// A thread or task of ours has panicked.
     #[error("{0} panicked")]
     Panicked(String),
+}
+
+impl From<pmpo_suite::SuiteError> for ActorError {
+    fn from(error: pmpo_suite::SuiteError) -> Self {
+        EnvironmentError::from(error).into()
+    }
 }
 
 impl ActorError {

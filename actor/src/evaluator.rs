@@ -10,12 +10,12 @@ use pmpo_service::grpc;
 use pmpo_service::metrics::unix_seconds;
 use pmpo_service::readiness::Readiness;
 use pmpo_service::security::Credentials;
-use pmpo_suite::Environment;
 use pmpo_types::{Generator, derive_seed, usable_return};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::canonical::ActionScale;
+use crate::environment::Environment;
 use crate::membership::Joined;
 use crate::reports::report_evaluations;
 use crate::run::{POLICY, until};
@@ -65,7 +65,7 @@ impl EvaluationResult {
 /// If there are none to be, or the sizes of policy and environment differ.
 pub fn evaluate(
     policy: &mut PolicyNetwork,
-    environment: &mut Environment,
+    environment: &mut dyn Environment,
     config: &EvaluatorConfig,
 ) -> Result<EvaluationResult, ActorError> {
     assert!(
@@ -92,7 +92,7 @@ struct Part {
 /// Returns of the episodes of a part; fewer where `stop` was cancelled.
 fn returns(
     policy: &mut PolicyNetwork,
-    environment: &mut Environment,
+    environment: &mut dyn Environment,
     Part { episodes, steps }: Part,
     stop: &CancellationToken,
 ) -> Result<Vec<f64>, ActorError> {
@@ -106,7 +106,12 @@ fn returns(
             Err(error) => {
                 divergences += 1;
                 counter!(metrics::DIVERGENT_EPISODES).increment(1);
-                tracing::warn!(error, "an evaluation's episode diverged and is repeated");
+                let task = &environment.spec().task;
+                tracing::warn!(
+                    task,
+                    error,
+                    "an evaluation's episode diverged and is repeated"
+                );
                 if divergences > episodes {
                     return Err(ActorError::Divergence {
                         attempts: divergences,
@@ -128,22 +133,22 @@ fn returns(
 ///
 /// # Panics
 /// If the sizes of policy and environment differ.
-pub fn play(
+pub fn play<E: Environment>(
     policy: &mut PolicyNetwork,
-    environment: &mut Environment,
+    environment: &mut E,
     steps: usize,
-    mut watch: impl FnMut(&mut Environment) -> bool,
+    mut watch: impl FnMut(&mut E) -> bool,
 ) -> Result<f64, ActorError> {
     episode(policy, environment, steps, &mut watch)?
         .map_err(|error| ActorError::Divergence { attempts: 1, error })
 }
 
 /// The return of one episode of at most so many `steps`, or why it is void.
-fn episode(
+fn episode<E: Environment + ?Sized>(
     policy: &mut PolicyNetwork,
-    environment: &mut Environment,
+    environment: &mut E,
     steps: usize,
-    watch: &mut dyn FnMut(&mut Environment) -> bool,
+    watch: &mut dyn FnMut(&mut E) -> bool,
 ) -> Result<Result<f64, String>, ActorError> {
     let mut scale = ActionScale::new(&environment.spec().action);
     let mut action = vec![0.0; environment.spec().action_size()];
@@ -174,7 +179,7 @@ fn episode(
 /// cancelled before the end.
 fn evaluate_in_parallel(
     policy: &PolicyNetwork,
-    environments: &mut [Environment],
+    environments: &mut [Box<dyn Environment>],
     config: &EvaluatorConfig,
     stop: &CancellationToken,
 ) -> Result<Option<EvaluationResult>, ActorError> {
@@ -189,7 +194,7 @@ fn evaluate_in_parallel(
                     steps: config.episode_steps(environment.spec()),
                 };
                 let mut policy = policy.clone();
-                scope.spawn(move || returns(&mut policy, environment, part, stop))
+                scope.spawn(move || returns(&mut policy, environment.as_mut(), part, stop))
             })
             .collect();
         let panicked = |_| Err(ActorError::Panicked("an evaluation's thread".to_owned()));
@@ -235,7 +240,9 @@ pub async fn run(
     let count = config.threads as u64;
     let seeds = (index * count..(index + 1) * count)
         .map(|number| derive_seed(run.seed, Generator::Evaluator, number));
-    let environments = run.environments(seeds.collect()).await?;
+    let environments = run
+        .environments(seeds.collect(), config.environment_timeout())
+        .await?;
     let name = format!("evaluator-{index}");
     tracing::info!(task = run.task, threads = config.threads, "evaluating");
 
@@ -270,7 +277,7 @@ struct Follower<W> {
     name: String,
     config: EvaluatorConfig,
     weights: W,
-    environments: Vec<Environment>,
+    environments: Vec<Box<dyn Environment>>,
     shutdown: CancellationToken,
 }
 
@@ -346,7 +353,7 @@ mod tests {
     use crate::ENDLESS_EPISODE_STEPS;
     use crate::testing::{Script, policy};
 
-    fn environment(seed: u64) -> Environment {
+    fn environment(seed: u64) -> pmpo_suite::Environment {
         pmpo_suite::load("cartpole-balance", seed).unwrap()
     }
 
@@ -385,7 +392,7 @@ mod tests {
     #[test]
     fn threads_share_the_episodes() {
         let mut network = policy(environment(1).spec(), 1, 0).network;
-        let mut environments = [environment(1), environment(2)];
+        let mut environments = [environment(1).into(), environment(2).into()];
         let stop = CancellationToken::new();
         let shared = evaluate_in_parallel(&network, &mut environments, &episodes(3), &stop)
             .unwrap()
@@ -405,7 +412,7 @@ mod tests {
     fn a_task_without_a_time_limit_is_evaluated_for_so_many_steps() {
         let mut environment = pmpo_suite::load("lqr-lqr-2-1", 1).unwrap();
         let mut network = policy(environment.spec(), 1, 0).network;
-        let steps_of = |environment: &mut Environment,
+        let steps_of = |environment: &mut pmpo_suite::Environment,
                         network: &mut PolicyNetwork,
                         config: &EvaluatorConfig| {
             let steps = config.episode_steps(environment.spec());
@@ -443,7 +450,7 @@ mod tests {
             std::thread::sleep(stopping);
             stopped.cancel();
         });
-        let result = evaluate_in_parallel(&network, &mut [environment], &config, &stop);
+        let result = evaluate_in_parallel(&network, &mut [environment.into()], &config, &stop);
         assert_eq!(result.unwrap(), None);
         thread.join().unwrap();
     }
@@ -469,7 +476,7 @@ mod tests {
             name,
             config,
             weights,
-            environments: vec![environment],
+            environments: vec![environment.into()],
             shutdown,
         };
         let mut evaluated = Vec::new();

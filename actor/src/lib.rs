@@ -10,6 +10,7 @@ pub mod bench;
 mod canonical;
 pub mod collector;
 mod config;
+pub mod environment;
 mod environment_loop;
 mod error;
 pub mod evaluator;
@@ -26,6 +27,7 @@ mod testing;
 mod threads;
 pub mod weights;
 
+pub use canonical::{ActionScale, narrow};
 pub use config::{ActorConfig, ENDLESS_EPISODE_STEPS, EvaluatorConfig};
 pub use error::ActorError;
 pub use evaluator::{EvaluationResult, evaluate, play};

@@ -86,7 +86,9 @@ async fn act(
     let seeds = numbers
         .clone()
         .map(|number| derive_seed(run.seed, Generator::Environment, number));
-    let environments = run.environments(seeds.collect()).await?;
+    let environments = run
+        .environments(seeds.collect(), config.environment_timeout())
+        .await?;
     let spec = environments[0].spec().clone();
     // Before any thread runs: an error here leaves nothing behind.
     let writers_end = CancellationToken::new();

@@ -8,11 +8,11 @@ use pmpo_proto::v1::{self, run_client::RunClient};
 use pmpo_proto::{WireError, digest_from_wire};
 use pmpo_service::backoff;
 use pmpo_service::grpc::{self, Channel};
-use pmpo_suite::Environment;
 use pmpo_types::SpecDigest;
 use tokio_util::sync::CancellationToken;
 
 use crate::ActorError;
+use crate::environment::{self, Environment, Request};
 
 /// Steps that a window may have.
 const SPAN: RangeInclusive<usize> = 1..=1000;
@@ -96,17 +96,18 @@ impl RunInfo {
         })
     }
 
-    /// Environments of the run's task, one a seed, loaded off the runtime's workers.
+    /// Environments of the run's task, one a seed, whose steps may take `timeout`; loaded off the runtime's workers.
     pub(crate) async fn environments(
         &self,
         seeds: Vec<u64>,
-    ) -> Result<Vec<Environment>, ActorError> {
+        timeout: Duration,
+    ) -> Result<Vec<Box<dyn Environment>>, ActorError> {
         let run = self.clone();
         let load = move || {
             let (all, mut told) = (seeds.len(), Instant::now());
             let mut environments = Vec::with_capacity(all);
             for seed in seeds {
-                environments.push(run.environment(seed)?);
+                environments.push(run.environment(seed, timeout)?);
                 if told.elapsed() >= LOADING_PERIOD {
                     tracing::info!(loaded = environments.len(), all, "loading environments");
                     told = Instant::now();
@@ -119,9 +120,17 @@ impl RunInfo {
             .unwrap_or_else(|_| Err(ActorError::Panicked("loading the environments".to_owned())))
     }
 
-    fn environment(&self, seed: u64) -> Result<Environment, ActorError> {
-        let environment =
-            pmpo_suite::load(&self.task, seed)?.with_action_repeat(self.action_repeat);
+    fn environment(
+        &self,
+        seed: u64,
+        timeout: Duration,
+    ) -> Result<Box<dyn Environment>, ActorError> {
+        let environment = environment::load(&Request {
+            task: &self.task,
+            action_repeat: self.action_repeat,
+            seed,
+            timeout,
+        })?;
         if environment.spec().digest() == self.spec_digest {
             return Ok(environment);
         }

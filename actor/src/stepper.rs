@@ -6,12 +6,12 @@
 use ::metrics::{Counter, Gauge, counter, gauge};
 use pmpo_policy::clip;
 use pmpo_service::worker_time::WorkerTime;
-use pmpo_suite::{Environment, SuiteError};
 use pmpo_types::{EpisodeReturns, PolicyVersion, TimeStep};
 
 use crate::adder::Step;
 use crate::canonical::{ActionScale, narrow};
 use crate::collector::Collector;
+use crate::environment::{Environment, EnvironmentError};
 use crate::insertion::StepSink;
 use crate::noise::Noise;
 use crate::weights::Policy;
@@ -46,7 +46,7 @@ pub struct Episode {
 
 /// An environment, its actions' noise, and where its experience goes.
 pub struct Stepper<S> {
-    environment: Environment,
+    environment: Box<dyn Environment>,
     collector: Collector<S>,
     noise: Noise,
     /// Control steps of a step.
@@ -71,11 +71,12 @@ pub struct Stepper<S> {
 impl<S: StepSink> Stepper<S> {
     /// Nothing has happened yet. `discount` is gamma.
     pub fn new(
-        environment: Environment,
+        environment: impl Into<Box<dyn Environment>>,
         collector: Collector<S>,
         noise: Noise,
         discount: f64,
     ) -> Self {
+        let environment = environment.into();
         let spec = environment.spec();
         Self {
             repeat: spec.action_repeat as u64,
@@ -235,6 +236,7 @@ impl<S: StepSink> Stepper<S> {
         counter!(metrics::DIVERGENT_EPISODES).increment(1);
         counter!(metrics::DISCARDED_STEPS).increment(dropped as u64);
         tracing::warn!(
+            task = self.environment.spec().task,
             error,
             dropped_steps = dropped,
             "an episode diverged and is void"
@@ -253,15 +255,15 @@ impl<S: StepSink> Stepper<S> {
 /// Reward, discount and whether the episode ended; a reset has none of them: 0, 1 and no.
 pub(crate) type Outcome = (f64, f64, bool);
 
-/// Takes a time step's observation over, or tells why the episode is void: the physics diverged, or
+/// Takes a time step's observation over, or tells why the episode is void: the environment says so, or
 /// a number left the range of `f32`.
 pub(crate) fn valid(
-    step: Result<TimeStep<'_>, SuiteError>,
+    step: Result<TimeStep<'_>, EnvironmentError>,
     observation: &mut Vec<f32>,
-) -> Result<Result<Outcome, String>, SuiteError> {
+) -> Result<Result<Outcome, String>, EnvironmentError> {
     let step = match step {
         Ok(step) => step,
-        Err(SuiteError::Physics(error)) => return Ok(Err(error.to_string())),
+        Err(EnvironmentError::Void(reason)) => return Ok(Err(reason)),
         Err(error) => return Err(error),
     };
     let (reward, discount) = (step.reward.unwrap_or(0.0), step.discount.unwrap_or(1.0));

@@ -3,10 +3,10 @@
 //! accepts must survive being encoded and decoded again.
 
 use pmpo_policy::PolicyNetwork;
-use pmpo_proto::v1::{self, insert_request, sample_request};
+use pmpo_proto::replay::v1::{self, insert_request, sample_request, sample_response};
 use pmpo_proto::{
-    MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, SampledParts, signature_from_wire, signature_to_wire,
-    steps_from_wire, steps_to_wire, writer_id_from_wire,
+    BatchShape, MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, SampledParts, signature_from_wire,
+    signature_to_wire, steps_from_wire, steps_to_wire, writer_id_from_wire,
 };
 use pmpo_replay_core::{Restorer, Table, TableConfig};
 use pmpo_service::announce::Announcement;
@@ -55,11 +55,11 @@ pub fn insert_request(bytes: &[u8]) -> bool {
         Some(insert_request::Request::Open(open)) => {
             writer_id_from_wire(&open.writer_id).is_ok() & accepts_signature(open.signature)
         }
-        Some(insert_request::Request::Items(items)) => {
+        Some(insert_request::Request::Steps(steps)) => {
             let (signature, length) = table();
-            let first = items.first_sequence;
-            let read = |items| steps_from_wire(&signature, length, items, MAX_MESSAGE_BYTES);
-            let Ok(steps) = read(items) else {
+            let first = steps.first_sequence;
+            let read = |steps| steps_from_wire(&signature, length, steps, MAX_MESSAGE_BYTES);
+            let Ok(steps) = read(steps) else {
                 return false;
             };
             let again = read(steps_to_wire(&signature, first, &steps));
@@ -86,11 +86,19 @@ pub fn sample_response(bytes: &[u8]) -> bool {
     let Ok(response) = v1::SampleResponse::decode(bytes) else {
         return false;
     };
-    let (signature, length) = table();
-    let rows = BATCH * length;
-    assert!(rows * signature.item_bytes() <= MAX_BATCH_BYTES);
-    match SampledParts::default().push(&signature, rows, response) {
-        Ok(Some(batch)) => batch.columns.len() == rows,
+    let (signature, sequence_length) = table();
+    let shape = BatchShape {
+        items: BATCH,
+        sequence_length,
+    };
+    assert!(shape.rows() * signature.item_bytes() <= MAX_BATCH_BYTES);
+    let part = match response.response {
+        Some(sample_response::Response::Part(part)) => part,
+        Some(sample_response::Response::Blocked(_)) => return true,
+        None => return false,
+    };
+    match SampledParts::default().push(&signature, shape, part) {
+        Ok(Some(batch)) => batch.columns.len() == shape.rows(),
         Ok(None) | Err(_) => false,
     }
 }

@@ -133,9 +133,12 @@ REPLAY = dashboard(
         ("Contents", [
             graph("Items", "short", "Items held; constant once the table is full.",
                   (f"pmpo_replay_table_items{{{R}}}", "{{instance}} {{table}}"), width=6),
-            graph("Bytes", "bytes", "Of the items in memory, and of the table's log on disk, which stays "
-                  "within twice the table and two segments.",
+            graph("Bytes", "bytes", "Of the items in memory, of what is on its way in and out, which stays "
+                  "within the table's budget, and of the table's log on disk, which stays within twice the "
+                  "table and two segments.",
                   (f"pmpo_replay_table_bytes{{{R}}}", "memory ({{instance}} {{table}})"),
+                  (f"sum by (instance, table) (pmpo_replay_table_transit_bytes{{{R}}})",
+                   "on its way ({{instance}} {{table}})"),
                   (f"pmpo_replay_log_bytes{{{R}}}", "log ({{instance}} {{table}})"), width=6),
             graph("Age when removed", "s", "Mean age of the items that were removed.",
                   (f"rate(pmpo_replay_removed_age_seconds_total{{{R}}}[5m]) "

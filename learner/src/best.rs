@@ -137,6 +137,7 @@ mod tests {
             action_repeat: 1,
             spec_digest: "00".to_owned(),
             policy: serde_json::json!({}),
+            spec: None,
         }
     }
 

@@ -12,6 +12,7 @@ use pmpo_update::{AgentConfig, DeviceChoice, TrainState};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::service::Routes;
 
 use crate::board::{Board, Totals};
 use crate::broadcast::Broadcast;
@@ -26,7 +27,7 @@ pub struct Broadcaster {
     state: TrainState,
     publisher: Publisher,
     version: u64,
-    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    server: JoinHandle<()>,
     stop: DropGuard,
 }
 
@@ -54,11 +55,9 @@ impl Broadcaster {
         let stop = CancellationToken::new();
         let (newest, rows) = (publisher.subscribe(), rows.downgrade());
         let service = Service::new(&options, board, newest, rows, episodes, stop.clone());
-        let listener = listener.into();
-        let server = grpc::server(&listener)
-            .add_service(Broadcast::new(service.clone()))
-            .add_service(RunServer::new(service))
-            .serve_with_incoming_shutdown(grpc::incoming(listener), stop.clone().cancelled_owned());
+        let routes = Routes::new(Broadcast::new(service.clone()));
+        let routes = routes.add_service(RunServer::new(service));
+        let server = grpc::serve(listener.into(), routes, stop.clone());
         Ok(Self {
             state,
             publisher,
@@ -90,10 +89,8 @@ impl Broadcaster {
     /// The server failed.
     pub async fn end(self) -> Result<(), LearnerError> {
         drop((self.publisher, self.stop));
-        match self.server.await {
-            Ok(served) => Ok(served?),
-            Err(_) => Err(LearnerError::Panicked("the server")),
-        }
+        let ended = self.server.await;
+        ended.map_err(|_| LearnerError::Panicked("the server"))
     }
 }
 

@@ -32,7 +32,8 @@ pub(crate) const FOLDER: &str = "checkpoints";
 /// The file of a checkpoint that holds the policy.
 pub const POLICY: &str = "policy.safetensors";
 const STATE: &str = "state.safetensors";
-pub(crate) const META: &str = "meta.json";
+/// The file of a checkpoint that says what it is.
+pub const META: &str = "meta.json";
 const PREFIX: &str = "step-";
 const TEMPORARY: &str = ".writing-";
 const FORMAT: u32 = 3;
@@ -69,6 +70,12 @@ pub fn any(run_dir: &Path) -> bool {
     list(&run_dir.join(FOLDER)).is_ok_and(|found| !found.is_empty())
 }
 
+/// Learner steps of the newest checkpoint in a run's folder, damaged ones included.
+pub fn newest_step(run_dir: &Path) -> Option<u64> {
+    let found = list(&run_dir.join(FOLDER)).ok()?;
+    found.first().map(|(step, _)| *step)
+}
+
 /// What a policy acts in, and as what; enough to act with its snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Subject {
@@ -83,6 +90,9 @@ pub struct Subject {
     pub spec_digest: String,
     /// The policy's network.
     pub policy: Value,
+    /// The environment's observations and actions; checkpoints of before do not say them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<EnvironmentSpec>,
 }
 
 /// What checkpoints of before do not say.
@@ -114,6 +124,7 @@ impl Identity {
             action_repeat: self.spec.action_repeat,
             spec_digest: hex(&self.spec.digest().0),
             policy: json(&self.agent.policy),
+            spec: Some(self.spec.clone()),
         }
     }
 }

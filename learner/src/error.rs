@@ -88,9 +88,6 @@ pub enum LearnerError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The gRPC server failed.
-    #[error("gRPC server: {0}")]
-    Server(#[from] tonic::transport::Error),
     /// The update's threads.
     #[error("update.threads: {0}")]
     Threads(#[source] rayon::ThreadPoolBuildError),

@@ -143,10 +143,18 @@ const HEADER: [&str; 7] = [
 pub fn read(run_dir: &Path) -> Result<Vec<Row>, LearnerError> {
     let path = run_dir.join(FILE);
     let bytes = std::fs::read(&path).map_err(LearnerError::file(&path))?;
-    csv::Reader::from_reader(bytes.as_slice())
+    parse(&path, &bytes)
+}
+
+/// The rows in `bytes`, which were read from `path`.
+///
+/// # Errors
+/// A row is not what it should be; the message names the file and the line.
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Row>, LearnerError> {
+    csv::Reader::from_reader(bytes)
         .deserialize()
         .collect::<Result<Vec<Row>, _>>()
-        .map_err(|error| LearnerError::format(&path, error))
+        .map_err(|error| LearnerError::format(path, error))
 }
 
 /// The rows of a file that can be read.

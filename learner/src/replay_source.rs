@@ -18,6 +18,7 @@ impl BatchSource for ReplaySource {
         let sampled = self.0.next_timeout(timeout)?;
         Ok(sampled.map(|sampled| Drawn {
             origin: sampled.shard,
+            weight: sampled.weight,
             trace: sampled.trace,
             batch: SampledBatch {
                 columns: sampled.columns,

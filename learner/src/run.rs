@@ -261,14 +261,10 @@ async fn serve_and_train(
         stop_serving,
     } = served;
     let grace = Duration::from_secs_f64(trainer.options.learner.shutdown_grace_s);
-    let server = grpc::server(&listener)
-        .add_routes(observed)
+    let routes = observed
         .add_service(Broadcast::new(service.clone()))
-        .add_service(RunServer::new(service))
-        .serve_with_incoming_shutdown(
-            grpc::incoming(listener),
-            stop_serving.clone().cancelled_owned(),
-        );
+        .add_service(RunServer::new(service));
+    let server = grpc::serve(listener, routes, stop_serving.clone());
     let stop_training = trainer.stop.clone();
     let (thread, ended) = train(trainer)?;
     let training = async {
@@ -286,14 +282,12 @@ async fn serve_and_train(
         ended = training => {
             stop_serving.cancel();
             // Connections that outlive the grace period end with the process.
-            if let Ok(Err(error)) = tokio::time::timeout(grace, server).await {
-                tracing::warn!(%error, "server");
-            }
+            drop(tokio::time::timeout(grace, server).await);
             ended
         }
-        served = &mut server => {
+        () = &mut server => {
             stop_training.cancel();
-            Err(served.err().map_or(LearnerError::Panicked("the server"), LearnerError::Server))
+            Err(LearnerError::Panicked("the server"))
         }
     };
     spawn_blocking(|| thread.join())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ::metrics::gauge;
 use pmpo_proto::counters_from_wire;
-use pmpo_proto::v1::{self, replay_client::ReplayClient};
+use pmpo_proto::replay::v1::{self, replay_client::ReplayClient};
 use pmpo_service::grpc::Channel;
 use pmpo_service::readiness::Readiness;
 use pmpo_types::TableCounters;
@@ -71,7 +71,8 @@ async fn ask(
     let mut request = Request::new(v1::ListTablesRequest {});
     request.set_timeout(TIMEOUT);
     let tables = client.list_tables(request).await?.into_inner().tables;
-    let found = tables.into_iter().find(|info| info.name == table);
+    let named = |info: &v1::TableInfo| info.config.as_ref().is_some_and(|c| c.name == table);
+    let found = tables.into_iter().find(named);
     let state = |info: v1::TableInfo| Ok((counters_from_wire(info.counters)?, info.durable));
     found.map(state).transpose()
 }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use zstd::bulk;
 
-use crate::v1::{Compression, Tensor};
+use crate::replay::v1::{Compression, Tensor};
 
 const ZSTD_LEVEL: i32 = 1;
 

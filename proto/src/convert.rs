@@ -5,11 +5,15 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature, SpecDigest};
 
+use crate::WireError;
 use crate::compression::decompress;
-use crate::{WireError, v1};
+use crate::replay::v1;
 
 const MAX_COLUMNS: usize = 64;
-const MAX_ITEM_BYTES: usize = 16 << 20;
+const MAX_NAME_BYTES: usize = 256;
+const MAX_AXES: usize = 16;
+/// Largest step, in bytes.
+const MAX_STEP_BYTES: usize = 16 << 20;
 
 /// The wire's form of a signature.
 pub fn signature_to_wire(signature: &Signature) -> v1::Signature {
@@ -17,6 +21,7 @@ pub fn signature_to_wire(signature: &Signature) -> v1::Signature {
         name: column.name.clone(),
         dtype: dtype_to_wire(column.dtype).into(),
         shape: shape_to_wire(&column.shape),
+        allow_nonfinite: column.allow_nonfinite,
     });
     v1::Signature {
         columns: columns.collect(),
@@ -26,8 +31,8 @@ pub fn signature_to_wire(signature: &Signature) -> v1::Signature {
 /// Reads a signature.
 ///
 /// # Errors
-/// It is absent, has no column or more than 64, a name twice or an empty one, an unknown dtype, or an
-/// item of more than 16 MiB.
+/// It is absent, has no column or more than 64, a name twice, an empty one or one of more than 256 bytes,
+/// more than 16 axes, an unknown dtype, or a step of no byte or more than 16 MiB.
 pub fn signature_from_wire(wire: Option<v1::Signature>) -> Result<Signature, WireError> {
     let wire = wire.ok_or_else(|| WireError::field("signature", "a signature", "nothing"))?;
     if wire.columns.is_empty() || wire.columns.len() > MAX_COLUMNS {
@@ -39,47 +44,56 @@ pub fn signature_from_wire(wire: Option<v1::Signature>) -> Result<Signature, Wir
     }
     let mut names = HashSet::new();
     let mut columns = Vec::with_capacity(wire.columns.len());
-    let mut item_bytes = 0usize;
+    let mut step_bytes = 0usize;
     for (i, column) in wire.columns.into_iter().enumerate() {
         let field = |name: &str| format!("signature.columns[{i}].{name}");
-        if column.name.is_empty() || !names.insert(column.name.clone()) {
-            return Err(WireError::field(
-                field("name"),
-                "a unique name",
-                column.name,
-            ));
+        if !names.insert(column.name.clone()) {
+            let got = format!("`{}` again", column.name);
+            return Err(WireError::field(field("name"), "a unique name", got));
         }
-        let dtype = dtype_from_wire(column.dtype, || field("dtype"))?;
+        let column = column_from_wire(column, field)?;
         let bytes = column
             .shape
             .iter()
-            .try_fold(dtype.size() as u64, |bytes, &axis| bytes.checked_mul(axis))
-            .and_then(|bytes| usize::try_from(bytes).ok())
-            .and_then(|bytes| item_bytes.checked_add(bytes))
-            .filter(|&bytes| bytes <= MAX_ITEM_BYTES);
-        item_bytes = bytes.ok_or_else(|| {
-            WireError::field(
-                field("shape"),
-                format!("an item of at most {MAX_ITEM_BYTES} bytes"),
-                format!("{:?}", column.shape),
-            )
-        })?;
-        // Bounded by MAX_ITEM_BYTES unless another axis is zero; such a column holds nothing.
-        let shape = column.shape.iter().map(|&axis| axis as usize).collect();
-        columns.push(ColumnSpec {
-            name: column.name,
-            dtype,
-            shape,
-        });
+            .try_fold(column.dtype.size(), |bytes, &axis| bytes.checked_mul(axis));
+        let bytes = bytes.and_then(|bytes| step_bytes.checked_add(bytes));
+        step_bytes = bytes
+            .filter(|&bytes| bytes <= MAX_STEP_BYTES)
+            .ok_or_else(|| {
+                let expected = format!("a step of at most {MAX_STEP_BYTES} bytes");
+                WireError::field(field("shape"), expected, format!("{:?}", column.shape))
+            })?;
+        columns.push(column);
     }
-    if item_bytes == 0 {
-        return Err(WireError::field(
-            "signature",
-            "an item of at least one byte",
-            "0 bytes",
-        ));
+    if step_bytes == 0 {
+        let expected = "a step of at least one byte";
+        return Err(WireError::field("signature", expected, "0 bytes"));
     }
     Ok(Signature { columns })
+}
+
+/// Reads one column of a signature; `field` makes paths of its fields.
+fn column_from_wire(
+    wire: v1::ColumnSpec,
+    field: impl Fn(&str) -> String,
+) -> Result<ColumnSpec, WireError> {
+    if wire.name.is_empty() || wire.name.len() > MAX_NAME_BYTES {
+        let expected = format!("1 to {MAX_NAME_BYTES} bytes");
+        return Err(WireError::field(field("name"), expected, wire.name.len()));
+    }
+    if wire.shape.len() > MAX_AXES {
+        let expected = format!("at most {MAX_AXES} axes");
+        return Err(WireError::field(field("shape"), expected, wire.shape.len()));
+    }
+    let dtype = dtype_from_wire(wire.dtype, || field("dtype"))?;
+    // An axis too long for memory makes a step that is: then as long as can be is as good.
+    let axis = |axis: u64| usize::try_from(axis).unwrap_or(usize::MAX);
+    Ok(ColumnSpec {
+        name: wire.name,
+        dtype,
+        shape: wire.shape.into_iter().map(axis).collect(),
+        allow_nonfinite: wire.allow_nonfinite && dtype.is_float(),
+    })
 }
 
 /// The wire's form of a batch; shares the bytes.
@@ -113,7 +127,7 @@ pub fn batch_from_wire(
 ) -> Result<ColumnBatch, WireError> {
     if columns.len() != signature.columns.len() {
         return Err(WireError::field(
-            "items.columns",
+            "steps.columns",
             format!("{} columns", signature.columns.len()),
             columns.len(),
         ));
@@ -122,7 +136,7 @@ pub fn batch_from_wire(
     let mut left = max_bytes;
     let mut data: Vec<Bytes> = Vec::with_capacity(columns.len());
     for (spec, tensor) in signature.columns.iter().zip(columns) {
-        let field = |name: &str| format!("items.column `{}`.{name}", spec.name);
+        let field = |name: &str| format!("steps.column `{}`.{name}", spec.name);
         let dtype = dtype_from_wire(tensor.dtype, || field("dtype"))?;
         if dtype != spec.dtype {
             return Err(WireError::field(
@@ -150,7 +164,7 @@ pub fn batch_from_wire(
         data.push(column);
     }
     let len = usize::try_from(len)
-        .map_err(|_| WireError::field("items.columns", "a length that fits memory", len))?;
+        .map_err(|_| WireError::field("steps.columns", "a length that fits memory", len))?;
     Ok(ColumnBatch::new(signature, len, data)?)
 }
 
@@ -170,21 +184,28 @@ fn shape_to_wire(shape: &[usize]) -> Vec<u64> {
 
 fn dtype_to_wire(dtype: DType) -> v1::DType {
     match dtype {
-        DType::F32 => v1::DType::F32,
+        DType::U8 => v1::DType::U8,
+        DType::I8 => v1::DType::I8,
+        DType::I16 => v1::DType::I16,
+        DType::I32 => v1::DType::I32,
         DType::I64 => v1::DType::I64,
+        DType::U32 => v1::DType::U32,
+        DType::Bool => v1::DType::Bool,
+        DType::F16 => v1::DType::F16,
+        DType::Bf16 => v1::DType::Bf16,
+        DType::F32 => v1::DType::F32,
+        DType::F64 => v1::DType::F64,
     }
 }
 
 fn dtype_from_wire(wire: i32, field: impl FnOnce() -> String) -> Result<DType, WireError> {
-    match v1::DType::try_from(wire) {
-        Ok(v1::DType::F32) => Ok(DType::F32),
-        Ok(v1::DType::I64) => Ok(DType::I64),
-        Ok(v1::DType::Unspecified) | Err(_) => Err(WireError::field(
-            field(),
-            "f32 or i64",
-            format!("dtype {wire}"),
-        )),
-    }
+    let known = DType::ALL
+        .into_iter()
+        .find(|&dtype| i32::from(dtype_to_wire(dtype)) == wire);
+    known.ok_or_else(|| {
+        let names = DType::ALL.map(DType::as_str).join(", ");
+        WireError::field(field(), format!("one of {names}"), format!("dtype {wire}"))
+    })
 }
 
 #[cfg(test)]
@@ -215,15 +236,35 @@ mod tests {
         let back = v1::Signature::decode(&wire[..]).unwrap();
         assert_eq!(signature_from_wire(Some(back)).unwrap(), signature);
 
-        let sent = v1::Items {
+        let sent = v1::Steps {
             first_sequence: 7,
             columns: items(&signature, 5),
-            ..v1::Items::default()
+            ..v1::Steps::default()
         };
-        let received = v1::Items::decode(&sent.encode_to_vec()[..]).unwrap();
+        let received = v1::Steps::decode(&sent.encode_to_vec()[..]).unwrap();
         let batch = batch_from_wire(&signature, received.columns, MAX).unwrap();
         assert_eq!(batch.len(), 5);
         assert_eq!(batch_to_wire(&signature, batch), sent.columns);
+    }
+
+    #[test]
+    fn every_dtype_and_what_floats_may_hold_survive_the_wire() {
+        let columns = DType::ALL.iter().map(|&dtype| ColumnSpec {
+            allow_nonfinite: dtype.is_float(),
+            ..ColumnSpec::new(dtype.as_str(), dtype, &[2])
+        });
+        let signature = Signature {
+            columns: columns.collect(),
+        };
+        let mut wire = signature_to_wire(&signature);
+        assert_eq!(signature_from_wire(Some(wire.clone())).unwrap(), signature);
+        // Of integers it says nothing, and makes no difference.
+        let integers = wire
+            .columns
+            .iter_mut()
+            .filter(|c| c.name.contains(['i', 'u']));
+        integers.for_each(|column| column.allow_nonfinite = true);
+        assert_eq!(signature_from_wire(Some(wire)).unwrap(), signature);
     }
 
     #[test]
@@ -239,27 +280,28 @@ mod tests {
         let cases: [(String, &str); 6] = [
             (
                 refused(&|c| drop(c.pop())),
-                "items.columns: expected 6 columns, got 5",
+                "steps.columns: expected 6 columns, got 5",
             ),
             (
                 refused(&|c| c[1].dtype = v1::DType::I64.into()),
-                "items.column `action`.dtype: expected f32, got i64",
+                "steps.column `action`.dtype: expected f32, got i64",
             ),
             (
                 refused(&|c| c[1].dtype = 99),
-                "items.column `action`.dtype: expected f32 or i64, got dtype 99",
+                "steps.column `action`.dtype: expected one of f32, i64, u8, i8, i16, i32, u32, bool, f16, \
+                 bf16, f64, got dtype 99",
             ),
             (
                 refused(&|c| c[4].shape = vec![2, 4]),
-                "items.column `next_observation`.shape: expected [2, 3], got [2, 4]",
+                "steps.column `next_observation`.shape: expected [2, 3], got [2, 4]",
             ),
             (
                 refused(&|c| c[0].data = Bytes::from_static(b"123")),
-                "items.column `observation`: expected 24 bytes for 2 items, got 3",
+                "steps.column `observation`: expected 24 bytes for 2 items, got 3",
             ),
             (
                 refused(&|c| c[2].data = f32::NAN.to_le_bytes().repeat(2).into()),
-                "items.column `reward`: expected finite values, got NaN in item 0",
+                "steps.column `reward`: expected finite values, got NaN in item 0",
             ),
         ];
         for (message, expected) in cases {
@@ -286,6 +328,7 @@ mod tests {
             name: name.to_owned(),
             dtype,
             shape: shape.to_vec(),
+            allow_nonfinite: false,
         };
         let f32 = v1::DType::F32.into();
         let cases = [
@@ -296,6 +339,8 @@ mod tests {
             vec![column("a", f32, &[0])],
             vec![column("a", f32, &[u64::MAX, 2])],
             vec![column("a", f32, &[1 << 40])],
+            vec![column(&"a".repeat(257), f32, &[])],
+            vec![column("a", f32, &[1; 17])],
         ];
         for columns in cases {
             let wire = v1::Signature { columns };

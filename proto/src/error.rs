@@ -1,8 +1,11 @@
 //! What can be wrong with a message.
 
+use std::collections::HashMap;
+
 use pmpo_types::{ColumnError, ItemError};
 use thiserror::Error;
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 /// A message that does not hold what its type promises.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -18,7 +21,7 @@ pub enum WireError {
         got: String,
     },
     /// Columns do not fit their signature.
-    #[error("items.{0}")]
+    #[error("steps.{0}")]
     Columns(#[from] ColumnError),
     /// Items do not fit their steps.
     #[error(transparent)]
@@ -40,8 +43,22 @@ impl WireError {
     }
 }
 
+/// The domain of the reasons that refusals give in their details.
+pub const ERROR_DOMAIN: &str = "pmpo";
+
 impl From<WireError> for Status {
     fn from(error: WireError) -> Self {
-        Self::invalid_argument(error.to_string())
+        let message = error.to_string();
+        let field = match error {
+            WireError::Field { field, .. } => field,
+            WireError::Columns(_) => "steps.columns".to_owned(),
+            WireError::Items(ItemError::Ends { .. }) => "steps.ends".to_owned(),
+            WireError::Items(ItemError::Priorities { .. }) => "priorities".to_owned(),
+        };
+        let mut details = ErrorDetails::new();
+        details
+            .set_error_info("INVALID_FIELD", ERROR_DOMAIN, HashMap::new())
+            .add_bad_request_violation(field, &message);
+        Self::with_error_details(Code::InvalidArgument, message, details)
     }
 }

@@ -23,6 +23,15 @@ pub struct ReplayConfig {
     /// Streams open at a time; more are refused. A stream takes the memory of a few messages in, or
     /// of two batches out, however slow its peer is.
     pub max_streams: usize,
+    /// Bytes of memory that each table takes beside the items it holds: half for the streams of its writers,
+    /// 128 KiB each, beyond which more are refused; a quarter for their messages from their first byte
+    /// until they are stored, an eighth for batches until they are sent, which wait where there is no room;
+    /// and an eighth for steps kept for the next items of writers, beyond which the writer that has been
+    /// away for longest is forgotten.
+    pub table_budget_bytes: u64,
+    /// Seconds that a writer which has disconnected is remembered: the number of its next step, and the
+    /// steps that its next items may begin with. One that comes back later may store items twice.
+    pub writer_timeout_s: f64,
     /// Seconds between the signs of life that are asked of each peer.
     pub keepalive_interval_s: f64,
     /// Seconds that a peer may take to give one; then its connection and its streams are closed, and what
@@ -100,6 +109,8 @@ impl Default for ReplayConfig {
             command_queue: 1_024,
             open_timeout_s: 10.0,
             max_streams: 4_096,
+            table_budget_bytes: 1 << 30,
+            writer_timeout_s: 3_600.0,
             keepalive_interval_s: 10.0,
             keepalive_timeout_s: 20.0,
             shutdown_grace_s: 2.0,
@@ -112,8 +123,17 @@ impl Default for ReplayConfig {
 }
 
 const MAX_TIMEOUT_S: f64 = 3_600.0;
+/// A year.
+const MAX_WRITER_TIMEOUT_S: f64 = 31_536_000.0;
+/// Some streams, and messages and batches of small steps.
+const MIN_BUDGET_BYTES: u64 = 1 << 20;
 
 impl ReplayConfig {
+    /// How long a writer that has disconnected is remembered.
+    pub(crate) fn writer_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.writer_timeout_s)
+    }
+
     /// How long a stream may take to send its first message.
     pub(crate) fn open_timeout(&self) -> Duration {
         Duration::from_secs_f64(self.open_timeout_s)
@@ -145,6 +165,18 @@ impl ReplayConfig {
                 let expected = format!("more than 0 and at most {MAX_TIMEOUT_S}");
                 return Err(ConfigError::new(field, expected, timeout));
             }
+        }
+        let seconds = self.writer_timeout_s;
+        if !(1.0..=MAX_WRITER_TIMEOUT_S).contains(&seconds) {
+            let expected = format!("1 to {MAX_WRITER_TIMEOUT_S} seconds");
+            return Err(ConfigError::new("writer_timeout_s", expected, seconds));
+        }
+        if self.table_budget_bytes < MIN_BUDGET_BYTES {
+            let (expected, got) = (
+                format!("at least {MIN_BUDGET_BYTES}"),
+                self.table_budget_bytes,
+            );
+            return Err(ConfigError::new("table_budget_bytes", expected, got));
         }
         self.disk.validate()?;
         self.table
@@ -194,6 +226,14 @@ mod tests {
             (
                 refused(|c| c.max_streams = 0),
                 "max_streams: expected at least 1, got 0",
+            ),
+            (
+                refused(|c| c.table_budget_bytes = 1),
+                "table_budget_bytes: expected at least 1048576, got 1",
+            ),
+            (
+                refused(|c| c.writer_timeout_s = 0.0),
+                "writer_timeout_s: expected 1 to 31536000 seconds, got 0",
             ),
             (
                 refused(|c| c.disk.fsync_interval_ms = 0),

@@ -1,16 +1,15 @@
 //! What ends the service, and how a table's refusals reach a client.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use pmpo_proto::v1;
+use pmpo_proto::ERROR_DOMAIN;
 use pmpo_replay_core::Error;
 use pmpo_service::folder_lock::LockError;
 use pmpo_types::ConfigError;
-use prost::Message;
 use thiserror::Error as ThisError;
 use tonic::{Code, Status};
-
-use crate::table::BlockedCalls;
+use tonic_types::{ErrorDetails, StatusExt};
 
 /// Why the service could not start or go on.
 #[derive(Debug, ThisError)]
@@ -46,9 +45,6 @@ pub enum ReplayError {
     /// Another process serves from the data directory.
     #[error("data directory {0}")]
     DataDirLock(#[from] LockError),
-    /// The gRPC server.
-    #[error("serving: {0}")]
-    Serve(#[from] tonic::transport::Error),
 }
 
 impl ReplayError {
@@ -60,49 +56,37 @@ impl ReplayError {
     }
 }
 
+/// A refusal in google.rpc.Status' convention: its details say the reason in a word.
+pub(crate) fn refusal(code: Code, reason: &str, message: impl Into<String>) -> Status {
+    let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, HashMap::new());
+    Status::with_error_details(code, message, details)
+}
+
 /// The one place where a table's errors become gRPC codes. A client tries again after `ABORTED`,
 /// `RESOURCE_EXHAUSTED` and `UNAVAILABLE`, and gives up after the others.
 pub(crate) fn status(error: &Error) -> Status {
-    let message = error.to_string();
-    match error {
-        Error::Signature { .. } | Error::SequenceLength { .. } | Error::NoPriorities(_) => {
-            Status::failed_precondition(message)
-        }
-        Error::BatchSize { .. } | Error::Gap { .. } | Error::Window { .. } => {
-            Status::invalid_argument(message)
-        }
-        Error::UnknownWriter(_) => Status::aborted(message),
-        Error::TooManyWriters(_) => Status::resource_exhausted(message),
+    let (code, reason) = match error {
+        Error::Signature { .. } => (Code::FailedPrecondition, "SIGNATURE_MISMATCH"),
+        Error::SequenceLength { .. } => (Code::FailedPrecondition, "SEQUENCE_LENGTH"),
+        Error::NoPriorities(_) => (Code::FailedPrecondition, "NO_PRIORITIES"),
+        Error::BatchSize { .. } => (Code::InvalidArgument, "BATCH_SIZE"),
+        Error::Gap { .. } => (Code::InvalidArgument, "SEQUENCE_GAP"),
+        Error::Window { .. } => (Code::InvalidArgument, "STEPS_MISSING"),
+        Error::UnknownWriter(_) => (Code::Aborted, "WRITER_REPLACED"),
+        Error::TooManyWriters(_) => (Code::ResourceExhausted, "TOO_MANY_WRITERS"),
         Error::Config(_) | Error::Saved(_) | Error::OtherConfig(_) => {
-            Status::invalid_argument(message)
+            (Code::InvalidArgument, "TABLE_CONFIG")
         }
-    }
-}
-
-/// A call has waited for as long as it wanted: the message says why in words, the details as a message.
-pub(crate) fn deadline(table: &str, blocked: &BlockedCalls) -> Status {
-    let (hold, seconds) = (blocked.hold, blocked.waited.as_secs_f64());
-    let message = format!("table `{table}`: blocked for {seconds:.3} s, {hold}");
-    let details = blocked_to_wire(blocked).encode_to_vec();
-    Status::with_details(Code::DeadlineExceeded, message, details.into())
-}
-
-pub(crate) fn blocked_to_wire(blocked: &BlockedCalls) -> v1::Blocked {
-    let hold = blocked.hold;
-    v1::Blocked {
-        reason: hold.reason.as_str().to_owned(),
-        seconds: blocked.waited.as_secs_f64(),
-        counter: hold.counter.to_owned(),
-        value: hold.value,
-        bound: hold.bound,
-        callers: blocked.callers as u64,
-    }
+    };
+    refusal(code, reason, error.to_string())
 }
 
 pub(crate) fn superseded() -> Status {
-    Status::aborted("writer_id: the writer has opened another stream")
+    let message = "writer_id: the writer has opened another stream";
+    refusal(Code::Aborted, "WRITER_REPLACED", message)
 }
 
 pub(crate) fn shutting_down() -> Status {
-    Status::unavailable("the replay service is shutting down")
+    let message = "the replay service is shutting down";
+    refusal(Code::Unavailable, "STOPPING", message)
 }

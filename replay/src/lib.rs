@@ -11,9 +11,11 @@
 //! table. A stream has a few inserts, or one batch, at the table at a time and reads no further until
 //! an answer has come, so backpressure is HTTP/2's own.
 
+mod budget;
 mod config;
 mod disk;
 mod error;
+mod metered;
 pub mod metrics;
 mod owner;
 mod run_name;
@@ -23,15 +25,18 @@ mod simulation;
 mod streams;
 mod table;
 mod tables;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pmpo_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES, v1::replay_server::ReplayServer};
+use pmpo_proto::replay::v1::replay_server::ReplayServer;
+use pmpo_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
 use pmpo_service::readiness::Readiness;
 use pmpo_service::{grpc, health};
 use tokio_util::sync::CancellationToken;
 
+use metered::MeteredStreams;
 use streams::Border;
 use tables::Tables;
 
@@ -40,7 +45,7 @@ pub use error::ReplayError;
 pub use pmpo_replay_core::selector::SelectorKind;
 pub use pmpo_replay_core::{LimiterKind, TableConfig};
 
-const SERVICES: [&str; 1] = ["pmpo.v1.Replay"];
+const SERVICES: [&str; 1] = ["pmpo.replay.v1.Replay"];
 
 /// What the service waits for before it is ready: without a data directory, for an instant.
 const TABLES: &str = "the tables";
@@ -56,7 +61,7 @@ pub async fn run(
 ) -> Result<(), ReplayError> {
     metrics::describe();
     config.validate()?;
-    let listener = listener.into();
+    let listener: grpc::Listener = listener.into();
     let readiness = Readiness::new(&[TABLES], &shutdown);
     let (open_timeout, max_streams) = (config.open_timeout(), config.max_streams);
     let grace = Duration::from_secs_f64(config.shutdown_grace_s);
@@ -74,21 +79,20 @@ pub async fn run(
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     readiness.met(TABLES);
     let [interval, timeout] = keepalive;
-    let server = grpc::server(&listener)
-        .http2_keepalive_interval(Some(interval))
-        .http2_keepalive_timeout(Some(timeout))
-        .add_routes(health::routes(&readiness, &SERVICES, FILE_DESCRIPTOR_SET).await)
-        .add_service(service)
-        .serve_with_incoming_shutdown(grpc::incoming(listener), shutdown.clone().cancelled_owned());
+    let routes = health::routes(&readiness, &SERVICES, FILE_DESCRIPTOR_SET).await;
+    let server = grpc::serve(
+        listener.with_keepalive(interval, timeout),
+        routes.add_service(MeteredStreams(service)),
+        shutdown.clone(),
+    );
     let overdue = async {
         shutdown.cancelled().await;
         tokio::time::sleep(grace).await;
     };
-    let served = tokio::select! {
-        served = server => served.map_err(ReplayError::from),
-        () = overdue => Ok(()),
-        () = tables.keep_metrics() => Ok(()),
-    };
-    tables.stop().await?;
-    served
+    tokio::select! {
+        () = server => {}
+        () = overdue => {}
+        () = tables.keep_metrics() => {}
+    }
+    tables.stop().await
 }

@@ -6,6 +6,8 @@ use ::metrics::{Unit, counter, describe_counter, describe_gauge};
 pub const TABLE_ITEMS: &str = "pmpo_replay_table_items";
 /// Bytes of the items held.
 pub const TABLE_BYTES: &str = "pmpo_replay_table_bytes";
+/// Bytes taken beside the items held, of `replay.table_budget_bytes`, by `use`: streams, inserts, samples or tails.
+pub const TRANSIT_BYTES: &str = "pmpo_replay_table_transit_bytes";
 /// Items inserted.
 pub const INSERTS: &str = "pmpo_replay_inserts_total";
 /// Items sampled.
@@ -55,6 +57,11 @@ pub const OPEN_STREAMS: &str = "pmpo_replay_open_streams";
 pub fn describe() {
     describe_gauge!(TABLE_ITEMS, Unit::Count, "Items held");
     describe_gauge!(TABLE_BYTES, Unit::Bytes, "Bytes of the items held");
+    describe_gauge!(
+        TRANSIT_BYTES,
+        Unit::Bytes,
+        "Bytes taken beside the items held, by `use`: streams, inserts, samples or tails"
+    );
     describe_counter!(INSERTS, Unit::Count, "Items inserted");
     describe_counter!(SAMPLES, Unit::Count, "Items sampled");
     describe_counter!(

@@ -1,4 +1,4 @@
-//! Which run the tables belong to: the first that opened one by its name, and in a data directory also after a
+//! Which run the tables belong to, to the protocol their owner: the first that opened one by its name, and in a data directory also after a
 //! restart. Items of two runs in one table would be learnt from as if they were of one. Clients that give no
 //! name, tools for one, are nobody's.
 
@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 
 use pmpo_service::files::write_atomically;
 use pmpo_service::{identity, traces};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::ReplayError;
+use crate::error::refusal;
 
 /// The file in a data directory that has the name and, in a line of its own, the uid.
 const FILE: &str = ".run";
@@ -115,13 +116,14 @@ impl RunName {
         };
         let whose = if held.name == run.name {
             format!(
-                "an earlier run of the name `{}`, in another folder",
+                "an earlier owner of the name `{}`, with another id",
                 held.name
             )
         } else {
-            format!("the run `{}`, not to `{}`", held.name, run.name)
+            format!("`{}`, not to `{}`", held.name, run.name)
         };
-        Status::failed_precondition(format!("run: these tables belong to {whose}; {help}"))
+        let message = format!("owner: these tables belong to {whose}; {help}");
+        refusal(Code::FailedPrecondition, "OTHER_OWNER", message)
     }
 }
 
@@ -139,7 +141,7 @@ mod tests {
         memory.check("", "").unwrap();
         let refused = memory.check("b", "").unwrap_err();
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
-        let expected = "run: these tables belong to the run `a`, not to `b`; start another replay";
+        let expected = "owner: these tables belong to `a`, not to `b`; start another replay";
         assert_eq!(refused.message(), expected);
         assert!(memory.claim("b", "").is_err());
 
@@ -171,7 +173,7 @@ mod tests {
         again.claim("a", "1").unwrap();
         let refused = again.check("a", "2").unwrap_err();
         let expected =
-            "run: these tables belong to an earlier run of the name `a`, in another folder; ";
+            "owner: these tables belong to an earlier owner of the name `a`, with another id; ";
         assert!(refused.message().starts_with(expected), "{refused}");
         assert!(again.claim("a", "2").is_err());
     }

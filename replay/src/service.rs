@@ -1,21 +1,23 @@
 //! The gRPC service: gives every stream its task, and answers what needs none.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ::metrics::gauge;
-use pmpo_proto::v1::{self, replay_server};
-use pmpo_proto::{WireError, counters_to_wire, signature_to_wire, writer_id_to_wire};
-use pmpo_replay_core::Changes;
+use pmpo_proto::replay::v1::{self, replay_server};
+use pmpo_proto::{WireError, writer_id_to_wire};
+use pmpo_service::sparse::Sparse;
 use pmpo_types::check_priorities;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::error::{blocked_to_wire, shutting_down};
+use crate::error::{refusal, shutting_down};
+use crate::metered::Account;
 use crate::metrics;
 use crate::streams::{Border, Insert, Sample};
-use crate::table::Description;
+use crate::wire::{changes_from_wire, table_to_wire};
 
 /// Acknowledgements on their way to a writer.
 const INSERT_RESPONSES: usize = 16;
@@ -27,6 +29,7 @@ pub(crate) struct Service {
     /// A permit for each stream that may be open.
     streams: Arc<Semaphore>,
     max_streams: usize,
+    refused: Arc<Sparse>,
     shutdown: CancellationToken,
 }
 
@@ -36,6 +39,7 @@ impl Service {
             border,
             streams: Arc::new(Semaphore::new(max_streams)),
             max_streams,
+            refused: Arc::default(),
             shutdown,
         }
     }
@@ -48,9 +52,9 @@ impl Service {
     ) -> Result<(), Status> {
         let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
             let message = format!("max_streams: {} are open, no more fit", self.max_streams);
-            Status::resource_exhausted(message)
+            refusal(Code::ResourceExhausted, "TOO_MANY_STREAMS", message)
         })?;
-        let shutdown = self.shutdown.clone();
+        let (shutdown, refused) = (self.shutdown.clone(), Arc::clone(&self.refused));
         gauge!(metrics::OPEN_STREAMS).increment(1.0);
         tokio::spawn(async move {
             let served = tokio::select! {
@@ -62,7 +66,7 @@ impl Service {
             drop(permit);
             gauge!(metrics::OPEN_STREAMS).decrement(1.0);
             if let Err(status) = served {
-                note(&status);
+                note(status.code(), &refused);
                 // Nobody is left to tell where this fails.
                 drop(responses.send(Err(status)).await);
             }
@@ -83,17 +87,19 @@ pub(crate) trait Stream<T>: Send + 'static {
     fn leave(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// One line for each stream that was refused for what it sent; lost connections are routine.
-fn note(status: &Status) {
-    let (code, reason) = (status.code(), status.message());
+/// Counts a stream that was refused for what it sent, and says so; lost connections are routine. Why it
+/// was is for its peer to know and to log: the words are in part the peer's own.
+fn note(code: Code, refused: &Sparse) {
     match code {
         Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Aborted => {
-            tracing::debug!(?code, reason, "stream ended");
+            tracing::debug!(?code, "stream ended");
         }
         _ => {
             ::metrics::counter!(metrics::REFUSED_STREAMS, "code" => format!("{code:?}"))
                 .increment(1);
-            tracing::warn!(?code, reason, "stream refused");
+            if let Some(suppressed) = refused.line(Instant::now()) {
+                tracing::warn!(?code, suppressed, "stream refused");
+            }
         }
     }
 }
@@ -108,10 +114,13 @@ impl replay_server::Replay for Service {
         request: Request<Streaming<v1::InsertRequest>>,
     ) -> Result<Response<Self::InsertStream>, Status> {
         let (responses, stream) = mpsc::channel(INSERT_RESPONSES);
-        self.serve(
-            responses,
-            Insert::new(self.border.clone(), request.into_inner()),
-        )?;
+        let account = request.extensions().get::<Account>().cloned();
+        let insert = Insert::new(
+            self.border.clone(),
+            account.unwrap_or_default(),
+            request.into_inner(),
+        );
+        self.serve(responses, insert)?;
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -155,7 +164,7 @@ impl replay_server::Replay for Service {
     ) -> Result<Response<v1::ListTablesResponse>, Status> {
         let mut tables = Vec::with_capacity(self.border.tables.len());
         for table in self.border.tables.values() {
-            tables.push(table_info(table.describe().await?));
+            tables.push(table_to_wire(table.describe().await?));
         }
         Ok(Response::new(v1::ListTablesResponse { tables }))
     }
@@ -176,59 +185,34 @@ impl replay_server::Replay for Service {
         }))
     }
 
+    async fn delete_items(
+        &self,
+        request: Request<v1::DeleteItemsRequest>,
+    ) -> Result<Response<v1::DeleteItemsResponse>, Status> {
+        let v1::DeleteItemsRequest { table, keys } = request.into_inner();
+        let (deleted, missing) = self.border.table(&table)?.delete(keys).await?;
+        Ok(Response::new(v1::DeleteItemsResponse { deleted, missing }))
+    }
+
+    async fn reset_table(
+        &self,
+        request: Request<v1::ResetTableRequest>,
+    ) -> Result<Response<v1::ResetTableResponse>, Status> {
+        let table = self.border.table(&request.into_inner().table)?;
+        let description = table.reset().await?;
+        Ok(Response::new(v1::ResetTableResponse {
+            table: Some(table_to_wire(description)),
+        }))
+    }
+
     async fn configure_table(
         &self,
         request: Request<v1::ConfigureTableRequest>,
     ) -> Result<Response<v1::ConfigureTableResponse>, Status> {
-        let request = request.into_inner();
-        let table = self.border.table(&request.table)?;
-        let size = |field: &str, size: Option<u64>| {
-            size.map(usize::try_from)
-                .transpose()
-                .map_err(|_| WireError::field(field, "a size that fits memory", size.unwrap_or(0)))
-        };
-        let changes = Changes {
-            samples_per_insert: request.samples_per_insert,
-            min_size_to_sample: size("min_size_to_sample", request.min_size_to_sample)?,
-            error_buffer: request.error_buffer,
-            max_size: size("max_size", request.max_size)?,
-            max_bytes: request.max_bytes,
-        };
-        let description = table.configure(changes).await?;
+        let (table, changes) = changes_from_wire(request.into_inner());
+        let description = self.border.table(&table)?.configure(changes).await?;
         Ok(Response::new(v1::ConfigureTableResponse {
-            table: Some(table_info(description)),
+            table: Some(table_to_wire(description)),
         }))
-    }
-}
-
-fn table_info(description: Description) -> v1::TableInfo {
-    let Description {
-        config,
-        signature,
-        counters,
-        bytes,
-        blocked,
-        durable,
-    } = description;
-    v1::TableInfo {
-        error_buffer: config.error_buffer(),
-        signature: signature.as_ref().map(signature_to_wire),
-        max_size: config.max_size as u64,
-        counters: Some(counters_to_wire(counters)),
-        samples_per_insert: config.samples_per_insert,
-        min_size_to_sample: config.min_size_to_sample as u64,
-        max_bytes: config.max_bytes,
-        bytes,
-        sequence_length: config.sequence_length as u32,
-        limiter: config.limiter.as_str().to_owned(),
-        sampler: config.sampler.as_str().to_owned(),
-        remover: config.remover.as_str().to_owned(),
-        max_times_sampled: config.max_times_sampled.into(),
-        priority_exponent: config.priority_exponent,
-        age_decay: config.age_decay,
-        age_floor: config.age_floor,
-        blocked: blocked.iter().map(blocked_to_wire).collect(),
-        durable,
-        name: config.name,
     }
 }

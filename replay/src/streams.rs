@@ -2,24 +2,31 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use pmpo_proto::v1::{self, Compression, insert_request, sample_request};
-use pmpo_proto::{
-    MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, SAMPLE_PART_BYTES, WireError, compress, sampled_to_wire,
-    signature_from_wire, steps_from_wire, trace_to_wire, writer_id_from_wire,
+use pmpo_proto::replay::v1::{
+    self, Compression, insert_request, insert_response, sample_request, sample_response,
 };
-use pmpo_service::traces::{self, Kind};
-use pmpo_types::{SampledBatch, Signature};
+use pmpo_proto::{
+    BatchShape, MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, STOCK_MESSAGE_BYTES, WireError, compress,
+    least_part_bytes, sampled_to_wire, signature_from_wire, steps_from_wire, trace_to_wire,
+    writer_id_from_wire,
+};
+use pmpo_replay_core::Error;
+use pmpo_service::traces::{self, Kind, Span};
+use pmpo_types::Signature;
 use tokio::sync::mpsc::Sender;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
+use crate::budget::{STREAM_BYTES, Share};
+use crate::error::{refusal, status};
+use crate::metered::Account;
 use crate::run_name::RunName;
 use crate::service::Stream;
-use crate::table::{Drawn, ItemKind, TableHandle, WriterSession};
+use crate::table::{Call, Drawn, ItemKind, Progress, TableHandle, WriterSession};
+use crate::wire::blocked_to_wire;
 
 /// Messages of a writer that are on their way into the table at a time: enough that the next are read
 /// while some go to the disk together, and few enough that a writer which the limiter holds back takes
@@ -27,6 +34,10 @@ use crate::table::{Drawn, ItemKind, TableHandle, WriterSession};
 const INSERTS_AT_ONCE: usize = 12;
 const FEW_INSERTS: usize = 4;
 const BYTES_AT_ONCE: usize = 1 << 20;
+
+/// How long a sampler may take to take a batch that it has demanded, and a writer to send a message whole
+/// that it has begun.
+pub(crate) const TAKING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What every stream needs: the tables, whose they are, and how long to wait for the first message.
 #[derive(Clone)]
@@ -44,7 +55,7 @@ impl Border {
             .await
             .unwrap_or_else(|_| {
                 let message = format!("request: expected `open` within {timeout:?}, got nothing");
-                Err(Status::deadline_exceeded(message))
+                Err(refusal(Code::DeadlineExceeded, "OPEN_TIMEOUT", message))
             })
     }
 
@@ -52,7 +63,8 @@ impl Border {
         self.tables.get(name).ok_or_else(|| {
             let names: Vec<String> = self.tables.keys().map(|name| format!("`{name}`")).collect();
             let names = names.join(" or ");
-            Status::not_found(format!("table: expected {names}, got `{name}`"))
+            let message = format!("table: expected {names}, got `{name}`");
+            refusal(Code::NotFound, "TABLE_NOT_FOUND", message)
         })
     }
 }
@@ -62,8 +74,8 @@ fn length_from_wire(sequence_length: u32) -> usize {
     sequence_length.max(1) as usize
 }
 
-fn timeout_from_wire(timeout_ms: u64) -> Option<Duration> {
-    (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms))
+fn period_from_wire(period_ms: u64) -> Option<Duration> {
+    (period_ms > 0).then(|| Duration::from_millis(period_ms))
 }
 
 /// Another kind of message than the conversation is at.
@@ -82,8 +94,12 @@ async fn respond<T>(responses: &Sender<Result<T, Status>>, response: T) -> Resul
 /// A message on its way into the table.
 struct Pending {
     bytes: usize,
-    /// The number of the step that comes next, once the message is stored.
-    answer: Pin<Box<dyn Future<Output = Result<u64, Status>> + Send>>,
+    /// Its memory.
+    _share: Option<Share>,
+    /// Answered with the number of the step that comes next, once the message is stored.
+    call: Call<Result<u64, Error>>,
+    /// Ends when it is stored.
+    _span: Option<Span>,
 }
 
 fn has_room(queue: &VecDeque<Pending>) -> bool {
@@ -91,24 +107,41 @@ fn has_room(queue: &VecDeque<Pending>) -> bool {
     queue.len() < FEW_INSERTS || (queue.len() < INSERTS_AT_ONCE && bytes < BYTES_AT_ONCE)
 }
 
-/// The answer of the first in the queue, if it is there; takes it out.
+/// What becomes of the oldest message; never, if there is none.
+async fn oldest(queue: &mut VecDeque<Pending>) -> Result<Progress<Result<u64, Error>>, Status> {
+    match queue.front_mut() {
+        Some(first) => first.call.progress().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The answer of the oldest message, if it is there; takes it out.
 async fn ready(queue: &mut VecDeque<Pending>) -> Option<Result<u64, Status>> {
     let first = queue.front_mut()?;
-    let answer = poll_fn(|context| Poll::Ready(first.answer.as_mut().poll(context))).await;
+    let answer = poll_fn(|context| Poll::Ready(first.call.poll_answer(context))).await;
     match answer {
         Poll::Ready(answer) => {
             queue.pop_front();
-            Some(answer)
+            Some(answer.and_then(|stored| stored.map_err(|error| status(&error))))
         }
         Poll::Pending => None,
+    }
+}
+
+fn acknowledgement(next_sequence: u64) -> v1::InsertResponse {
+    v1::InsertResponse {
+        response: Some(insert_response::Response::NextSequence(next_sequence)),
     }
 }
 
 /// A writer's stream.
 pub(crate) struct Insert {
     border: Border,
+    account: Account,
     requests: Streaming<v1::InsertRequest>,
     opened: Option<Writer>,
+    /// The memory of the stream beside its messages.
+    _place: Option<Share>,
 }
 
 /// What a writer's stream was opened for.
@@ -118,26 +151,44 @@ struct Writer {
     session: WriterSession,
     signature: Arc<Signature>,
     sequence_length: usize,
-    timeout: Option<Duration>,
+    blocked_after: Option<Duration>,
 }
 
 impl Insert {
-    pub(crate) fn new(border: Border, requests: Streaming<v1::InsertRequest>) -> Self {
+    pub(crate) fn new(
+        border: Border,
+        account: Account,
+        requests: Streaming<v1::InsertRequest>,
+    ) -> Self {
         Self {
             border,
+            account,
             requests,
             opened: None,
+            _place: None,
         }
     }
 
     async fn open(&mut self, request: v1::InsertRequest) -> Result<(Writer, u64), Status> {
         let open = match request.request {
             Some(insert_request::Request::Open(open)) => open,
-            Some(insert_request::Request::Items(_)) => return Err(unexpected("`open`", "`items`")),
+            Some(insert_request::Request::Steps(_)) => return Err(unexpected("`open`", "`steps`")),
             None => return Err(unexpected("`open`", "nothing")),
         };
-        self.border.run.check(&open.run, &open.run_uid)?;
+        self.border.run.check(&open.owner, &open.owner_id)?;
         let table = self.border.table(&open.table)?.clone();
+        self._place = Some(
+            table
+                .budget()
+                .streams
+                .try_take(STREAM_BYTES)
+                .ok_or_else(|| {
+                    let message =
+                        "table_budget_bytes: there is no room for another writer's stream";
+                    refusal(Code::ResourceExhausted, "TABLE_BUDGET", message)
+                })?,
+        );
+        self.account.open(table.budget().inserts.clone());
         let id = writer_id_from_wire(&open.writer_id)?;
         let signature = signature_from_wire(open.signature)?;
         let sequence_length = length_from_wire(open.sequence_length);
@@ -146,7 +197,7 @@ impl Insert {
             table,
             signature: Arc::new(signature.clone()),
             sequence_length,
-            timeout: timeout_from_wire(open.timeout_ms),
+            blocked_after: period_from_wire(open.blocked_after_ms),
         };
         self.opened = Some(writer.clone());
         let kind = ItemKind {
@@ -154,7 +205,7 @@ impl Insert {
             sequence_length,
         };
         let next_sequence = writer.table.open_writer(writer.session, kind).await?;
-        self.border.run.claim(&open.run, &open.run_uid)?;
+        self.border.run.claim(&open.owner, &open.owner_id)?;
         Ok((writer, next_sequence))
     }
 }
@@ -168,36 +219,39 @@ impl Stream<v1::InsertResponse> for Insert {
             return Ok(());
         };
         let (writer, next_sequence) = self.open(first).await?;
-        respond(responses, v1::InsertResponse { next_sequence }).await?;
+        respond(responses, acknowledgement(next_sequence)).await?;
         let mut stored = VecDeque::new();
         // How the client's part ends: it has no more to say, or has said what cannot be.
         let mut ended = None;
         while ended.is_none() || !stored.is_empty() {
             let reads = ended.is_none() && has_room(&stored);
-            let oldest = async {
-                match stored.front_mut() {
-                    Some(stored) => stored.answer.as_mut().await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                next_sequence = oldest => {
-                    stored.pop_front();
-                    let mut next_sequence = next_sequence?;
-                    // One answer acknowledges all that is stored by now.
-                    let mut refused = Ok(());
-                    while refused.is_ok() && let Some(answer) = ready(&mut stored).await {
-                        match answer {
-                            Ok(later) => next_sequence = later,
-                            Err(status) => refused = Err(status),
-                        }
+                progress = oldest(&mut stored) => match progress? {
+                    Progress::Blocked(blocked) => {
+                        let blocked = blocked_to_wire(writer.table.name(), &blocked);
+                        let response = Some(insert_response::Response::Blocked(blocked));
+                        respond(responses, v1::InsertResponse { response }).await?;
                     }
-                    respond(responses, v1::InsertResponse { next_sequence }).await?;
-                    refused?;
-                }
+                    Progress::Done(answer) => {
+                        stored.pop_front();
+                        let mut next_sequence = answer.map_err(|error| status(&error))?;
+                        // One answer acknowledges all that is stored by now.
+                        let mut refused = Ok(());
+                        while refused.is_ok() && let Some(answer) = ready(&mut stored).await {
+                            match answer {
+                                Ok(later) => next_sequence = later,
+                                Err(status) => refused = Err(status),
+                            }
+                        }
+                        respond(responses, acknowledgement(next_sequence)).await?;
+                        refused?;
+                    }
+                },
                 request = self.requests.message(), if reads => {
                     let handed_over = match request {
-                        Ok(Some(request)) => writer.insert(request).await.map(Some),
+                        Ok(Some(request)) => {
+                            writer.insert(request, self.account.share()).await.map(Some)
+                        }
                         Ok(None) => Ok(None),
                         Err(status) => Err(status),
                     };
@@ -220,18 +274,22 @@ impl Stream<v1::InsertResponse> for Insert {
 }
 
 impl Writer {
-    /// Checks the items of a message and hands them over.
-    async fn insert(&self, request: v1::InsertRequest) -> Result<Pending, Status> {
-        let items = match request.request {
-            Some(insert_request::Request::Items(items)) => items,
-            Some(insert_request::Request::Open(_)) => return Err(unexpected("`items`", "`open`")),
-            None => return Err(unexpected("`items`", "nothing")),
+    /// Checks the steps of a message and hands them over.
+    async fn insert(
+        &self,
+        request: v1::InsertRequest,
+        share: Option<Share>,
+    ) -> Result<Pending, Status> {
+        let steps = match request.request {
+            Some(insert_request::Request::Steps(steps)) => steps,
+            Some(insert_request::Request::Open(_)) => return Err(unexpected("`steps`", "`open`")),
+            None => return Err(unexpected("`steps`", "nothing")),
         };
-        let first_sequence = items.first_sequence;
+        let first_sequence = steps.first_sequence;
         let batch = steps_from_wire(
             &self.signature,
             self.sequence_length,
-            items,
+            steps,
             MAX_MESSAGE_BYTES,
         )?;
         let bytes = batch.steps().len() * self.signature.item_bytes();
@@ -242,17 +300,16 @@ impl Writer {
             Some(span) => batch.with_trace(Some(span.context())),
             None => batch,
         };
-        let stored = self
+        let call = self
             .table
-            .insert(self.session, first_sequence, batch, self.timeout)
+            .insert(self.session, first_sequence, batch, self.blocked_after)
             .await?;
-        let answer = async move {
-            let next_sequence = stored.await;
-            drop(span);
-            next_sequence
-        };
-        let answer = Box::pin(answer);
-        Ok(Pending { bytes, answer })
+        Ok(Pending {
+            bytes,
+            _share: share,
+            call,
+            _span: span,
+        })
     }
 }
 
@@ -268,9 +325,10 @@ pub(crate) struct Sample {
 struct Sampler {
     table: TableHandle,
     signature: Arc<Signature>,
-    batch_size: usize,
-    timeout: Option<Duration>,
+    shape: BatchShape,
+    blocked_after: Option<Duration>,
     compression: Compression,
+    part_bytes: usize,
 }
 
 impl Sample {
@@ -290,7 +348,7 @@ impl Sample {
             }
             None => return Err(unexpected("`open`", "nothing")),
         };
-        self.border.run.check(&open.run, &open.run_uid)?;
+        self.border.run.check(&open.owner, &open.owner_id)?;
         let table = self.border.table(&open.table)?.clone();
         let signature = signature_from_wire(open.signature)?;
         let compression = Compression::try_from(open.compression).map_err(|unknown| {
@@ -301,18 +359,25 @@ impl Sample {
             open.batch_size as usize,
             length_from_wire(open.sequence_length),
         );
+        let part_bytes = part_bytes_from_wire(open.max_part_bytes, &signature)?;
         let item_bytes = signature.item_bytes().saturating_mul(sequence_length);
-        let most = MAX_BATCH_BYTES / item_bytes;
+        let room = table.budget().samples.bytes();
+        let bytes = MAX_BATCH_BYTES.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let most = bytes / item_bytes;
         if batch_size > most {
-            let expected = format!("at most {most}, as many as fit {MAX_BATCH_BYTES} bytes");
+            let expected = format!("at most {most}, as many as fit {bytes} bytes");
             return Err(WireError::field("batch_size", expected, batch_size).into());
         }
         let sampler = Sampler {
             table,
             signature: Arc::new(signature.clone()),
-            batch_size,
-            timeout: timeout_from_wire(open.timeout_ms),
+            shape: BatchShape {
+                items: batch_size,
+                sequence_length,
+            },
+            blocked_after: period_from_wire(open.blocked_after_ms),
             compression,
+            part_bytes,
         };
         self.opened = Some(sampler.clone());
         let kind = ItemKind {
@@ -320,13 +385,14 @@ impl Sample {
             sequence_length,
         };
         sampler.table.open_sampler(batch_size, kind).await?;
-        self.border.run.claim(&open.run, &open.run_uid)?;
+        self.border.run.claim(&open.owner, &open.owner_id)?;
         Ok(sampler)
     }
 }
 
 impl Stream<v1::SampleResponse> for Sample {
-    /// Reads demand while a batch is being drawn, so the batch in hand is kept across messages.
+    /// Reads demand while a batch is being drawn, so the batch in hand is kept across messages. A client
+    /// that has no more to say gets what it has demanded.
     async fn serve(
         &mut self,
         responses: &Sender<Result<v1::SampleResponse, Status>>,
@@ -336,39 +402,50 @@ impl Stream<v1::SampleResponse> for Sample {
         };
         let sampler = self.open(first).await?;
         let mut demand = 0u64;
-        let mut drawing: Option<Pin<Box<dyn Future<Output = _> + Send>>> = None;
+        let mut listening = true;
+        let mut drawing: Option<(Call<Result<Drawn, Error>>, Share)> = None;
+        // Of the batch before, until its last part is on its way.
+        let mut sent: Option<Share> = None;
         loop {
             if demand > 0 && drawing.is_none() {
                 demand -= 1;
-                let (table, timeout) = (sampler.table.clone(), sampler.timeout);
-                let batch_size = sampler.batch_size;
-                drawing = Some(Box::pin(
-                    async move { table.sample(batch_size, timeout).await },
-                ));
+                let share = match sampler.room() {
+                    Some(share) => share,
+                    None => {
+                        on_its_way(responses).await;
+                        sent = None;
+                        sampler.wait_for_room().await?
+                    }
+                };
+                drawing = Some((sampler.draw().await?, share));
+            }
+            if !listening && drawing.is_none() {
+                return Ok(());
             }
             let drawn = async {
                 match &mut drawing {
-                    Some(drawing) => drawing.await,
+                    Some((call, _)) => call.progress().await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                request = self.requests.message() => match request? {
+                request = self.requests.message(), if listening => match request? {
                     Some(request) => demand = demand.saturating_add(demanded(request)?),
-                    None => return Ok(()),
+                    None => listening = false,
                 },
-                batch = drawn => {
-                    drawing = None;
-                    let Drawn { batch, traces } = batch?;
-                    let span = traces::joined("sample batch", Kind::Producer, &traces);
-                    let mut parts = sampler.parts(batch).await?;
-                    if let (Some(span), Some(last)) = (&span, parts.last_mut()) {
-                        last.traceparent = trace_to_wire(Some(span.context()));
+                () = on_its_way(responses), if sent.is_some() => sent = None,
+                progress = drawn => match progress? {
+                    Progress::Blocked(blocked) => {
+                        let blocked = blocked_to_wire(sampler.table.name(), &blocked);
+                        respond(responses, response(sample_response::Response::Blocked(blocked))).await?;
                     }
-                    for part in parts {
-                        respond(responses, part).await?;
+                    Progress::Done(drawn) => {
+                        let drawn = drawn.map_err(|error| status(&error))?;
+                        let sending = tokio::time::timeout(TAKING_TIMEOUT, sampler.send(drawn, responses));
+                        sending.await.unwrap_or_else(|_| Err(too_slow("a batch was not taken")))?;
+                        sent = drawing.take().map(|(_, share)| share);
                     }
-                }
+                },
             }
         }
     }
@@ -381,9 +458,55 @@ impl Stream<v1::SampleResponse> for Sample {
 }
 
 impl Sampler {
-    /// The parts in which a batch leaves, compressed as was asked for away from the runtime's workers.
-    async fn parts(&self, batch: SampledBatch) -> Result<Vec<v1::SampleResponse>, Status> {
-        let mut parts = sampled_to_wire(&self.signature, batch, SAMPLE_PART_BYTES);
+    /// Bytes of a batch.
+    fn bytes(&self) -> u64 {
+        (self.shape.items * self.shape.sequence_length * self.signature.item_bytes()) as u64
+    }
+
+    /// Memory for a batch, if there is some.
+    fn room(&self) -> Option<Share> {
+        self.table.budget().samples.try_take(self.bytes())
+    }
+
+    /// Memory for a batch, once there is some.
+    async fn wait_for_room(&self) -> Result<Share, Status> {
+        let pool = self.table.budget().samples.clone();
+        let share = pool.take(self.bytes()).await;
+        share.ok_or_else(|| Status::internal("a batch beyond the budget"))
+    }
+
+    /// Asks for a batch.
+    async fn draw(&self) -> Result<Call<Result<Drawn, Error>>, Status> {
+        let (items, blocked_after) = (self.shape.items, self.blocked_after);
+        self.table
+            .sample(items, &self.signature, blocked_after)
+            .await
+    }
+
+    /// Sends a batch in its parts.
+    async fn send(
+        &self,
+        drawn: Drawn,
+        responses: &Sender<Result<v1::SampleResponse, Status>>,
+    ) -> Result<(), Status> {
+        let Drawn { batch, traces } = drawn;
+        let span = traces::joined("sample batch", Kind::Producer, &traces);
+        let parts = sampled_to_wire(&self.signature, self.shape, batch, self.part_bytes);
+        let mut parts = self.compressed(parts).await?;
+        if let (Some(span), Some(last)) = (&span, parts.last_mut()) {
+            last.traceparent = trace_to_wire(Some(span.context()));
+        }
+        for part in parts {
+            respond(responses, response(sample_response::Response::Part(part))).await?;
+        }
+        Ok(())
+    }
+
+    /// The parts compressed as was asked for, away from the runtime's workers.
+    async fn compressed(
+        &self,
+        mut parts: Vec<v1::BatchPart>,
+    ) -> Result<Vec<v1::BatchPart>, Status> {
         let compression = self.compression;
         if compression == Compression::None {
             return Ok(parts);
@@ -398,6 +521,37 @@ impl Sampler {
             .await
             .map_err(|_| Status::internal("compressing a batch"))
     }
+}
+
+/// Waits until nothing is left of what was to be sent but what HTTP/2 has taken, or the client is gone.
+async fn on_its_way<T>(responses: &Sender<Result<T, Status>>) {
+    drop(responses.reserve().await);
+}
+
+/// A peer holds memory of the table and does not do its part.
+pub(crate) fn too_slow(what: &str) -> Status {
+    let message = format!("{what} within {TAKING_TIMEOUT:?}");
+    refusal(Code::DeadlineExceeded, "TOO_SLOW", message)
+}
+
+fn response(response: sample_response::Response) -> v1::SampleResponse {
+    v1::SampleResponse {
+        response: Some(response),
+    }
+}
+
+/// The largest message that a sampler takes, which must hold a step.
+fn part_bytes_from_wire(max_part_bytes: u32, signature: &Signature) -> Result<usize, Status> {
+    let part_bytes = match max_part_bytes {
+        0 => STOCK_MESSAGE_BYTES,
+        stated => stated as usize,
+    };
+    let least = least_part_bytes(signature);
+    if (least..=MAX_MESSAGE_BYTES).contains(&part_bytes) {
+        return Ok(part_bytes);
+    }
+    let expected = format!("{least}, which hold a step, to {MAX_MESSAGE_BYTES}");
+    Err(WireError::field("max_part_bytes", expected, part_bytes).into())
 }
 
 fn demanded(request: v1::SampleRequest) -> Result<u64, Status> {

@@ -1,19 +1,23 @@
 //! A cheap handle to a table: commands, and the answers to wait for.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use pmpo_replay_core::{Changes, Error, Hold, Table, TableConfig};
 use pmpo_types::{SampledBatch, Signature, StepBatch, TableCounters, TraceContext, WriterId};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
+use crate::budget::Budget;
 use crate::disk::Disk;
-use crate::error::{deadline, shutting_down, status, superseded};
-use crate::owner::Owner;
+use crate::error::{shutting_down, status, superseded};
+use crate::owner::{Bounds, Owner};
 
 /// One connection of a writer. A later session of the same writer supersedes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +46,8 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Result<(), Error>>,
     },
     Sample(PendingSample),
-    /// The call has waited long enough: forget it and say why, unless it has been served.
-    GiveUp {
+    /// Why the call waits, unless it has been served.
+    Why {
         call: u64,
         reply: oneshot::Sender<Option<BlockedCalls>>,
     },
@@ -52,6 +56,12 @@ pub(crate) enum Command {
         priorities: Vec<f64>,
         reply: oneshot::Sender<Result<(u64, u64), Error>>,
     },
+    Delete {
+        keys: Vec<u64>,
+        reply: oneshot::Sender<Result<(u64, u64), Error>>,
+    },
+    /// Answered with the table as it is then.
+    Reset(oneshot::Sender<Description>),
     Configure {
         changes: Changes,
         reply: oneshot::Sender<Result<Description, Error>>,
@@ -64,6 +74,16 @@ pub(crate) enum Command {
         queued_commands: usize,
     },
     Stop,
+}
+
+impl Command {
+    /// Bytes of steps that come with it.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Insert(insert) => insert.batch.steps().columns().iter().map(Bytes::len).sum(),
+            _ => 0,
+        }
+    }
 }
 
 /// Answered with the number of the next step once all of the batch is stored.
@@ -80,7 +100,9 @@ pub(crate) struct PendingSample {
     pub(crate) call: u64,
     pub(crate) since: Instant,
     pub(crate) batch_size: usize,
-    pub(crate) reply: oneshot::Sender<Drawn>,
+    /// Of the steps that the sampler takes.
+    pub(crate) signature: Arc<Signature>,
+    pub(crate) reply: oneshot::Sender<Result<Drawn, Error>>,
 }
 
 /// What the table is and holds, and who waits.
@@ -116,15 +138,18 @@ pub(crate) fn spawn(
     table: Table,
     disk: Option<Disk>,
     command_queue: usize,
+    bounds: Bounds,
 ) -> io::Result<(TableHandle, JoinHandle<io::Result<()>>)> {
+    let budget = bounds.budget.clone();
     let name: Arc<str> = table.config().name.as_str().into();
     let (commands, queue) = mpsc::channel(command_queue);
     let thread = std::thread::Builder::new()
         .name(format!("table-{name}"))
-        .spawn(move || Owner::new(table, disk).run(queue))?;
+        .spawn(move || Owner::new(table, disk, bounds).run(queue))?;
     Ok((
         TableHandle {
             name,
+            budget,
             commands,
             calls: Arc::default(),
         },
@@ -136,12 +161,22 @@ pub(crate) fn spawn(
 #[derive(Clone)]
 pub(crate) struct TableHandle {
     name: Arc<str>,
+    budget: Budget,
     commands: mpsc::Sender<Command>,
     /// Numbers of sessions and calls.
     calls: Arc<AtomicU64>,
 }
 
 impl TableHandle {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The memory that what is on its way into the table and out of it takes.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     fn number(&self) -> u64 {
         self.calls.fetch_add(1, Ordering::Relaxed)
     }
@@ -168,33 +203,27 @@ impl TableHandle {
         self.ask(command).await?.map_err(|error| status(&error))
     }
 
-    /// Hands over a batch, behind those handed over before. The future it answers ends once the rate
-    /// limiter has let in all of the batch, or `timeout` is up.
+    /// Hands over a batch, behind those handed over before. It is answered once the rate limiter has
+    /// let in all of the batch.
     pub(crate) async fn insert(
         &self,
         session: WriterSession,
         first_sequence: u64,
         batch: StepBatch,
-        timeout: Option<Duration>,
-    ) -> Result<impl Future<Output = Result<u64, Status>> + Send + use<>, Status> {
-        let (reply, mut answer) = oneshot::channel();
-        let call = self.number();
+        blocked_after: Option<Duration>,
+    ) -> Result<Call<Result<u64, Error>>, Status> {
+        let (reply, answer) = oneshot::channel();
+        let call = self.call(answer, blocked_after);
         let pending = PendingInsert {
-            call,
-            since: Instant::now(),
+            call: call.number,
+            since: call.since,
             session,
             first_sequence,
             batch,
             reply,
         };
         self.send(Command::Insert(pending)).await?;
-        let table = self.clone();
-        Ok(async move {
-            let answer = table.patiently(call, &mut answer, timeout).await?;
-            answer
-                .map_err(|_| superseded())?
-                .map_err(|error| status(&error))
-        })
+        Ok(call)
     }
 
     pub(crate) async fn open_sampler(
@@ -210,23 +239,24 @@ impl TableHandle {
         self.ask(command).await?.map_err(|error| status(&error))
     }
 
-    /// A batch, once the rate limiter lets it out, unless `timeout` is up before.
+    /// Asks for a batch, which is the answer once the rate limiter lets it out.
     pub(crate) async fn sample(
         &self,
         batch_size: usize,
-        timeout: Option<Duration>,
-    ) -> Result<Drawn, Status> {
-        let (reply, mut answer) = oneshot::channel();
-        let call = self.number();
+        signature: &Arc<Signature>,
+        blocked_after: Option<Duration>,
+    ) -> Result<Call<Result<Drawn, Error>>, Status> {
+        let (reply, answer) = oneshot::channel();
+        let call = self.call(answer, blocked_after);
         let pending = PendingSample {
-            call,
-            since: Instant::now(),
+            call: call.number,
+            since: call.since,
             batch_size,
+            signature: Arc::clone(signature),
             reply,
         };
         self.send(Command::Sample(pending)).await?;
-        let answer = self.patiently(call, &mut answer, timeout).await?;
-        answer.map_err(|_| shutting_down())
+        Ok(call)
     }
 
     pub(crate) async fn update_priorities(
@@ -240,6 +270,15 @@ impl TableHandle {
             reply,
         };
         self.ask(command).await?.map_err(|error| status(&error))
+    }
+
+    pub(crate) async fn delete(&self, keys: Vec<u64>) -> Result<(u64, u64), Status> {
+        let command = |reply| Command::Delete { keys, reply };
+        self.ask(command).await?.map_err(|error| status(&error))
+    }
+
+    pub(crate) async fn reset(&self) -> Result<Description, Status> {
+        self.ask(Command::Reset).await
     }
 
     pub(crate) async fn configure(&self, changes: Changes) -> Result<Description, Status> {
@@ -288,22 +327,16 @@ impl TableHandle {
         }
     }
 
-    /// Waits for an answer; once `timeout` is up, for why there is none.
-    async fn patiently<T>(
-        &self,
-        call: u64,
-        answer: &mut oneshot::Receiver<T>,
-        timeout: Option<Duration>,
-    ) -> Result<Result<T, oneshot::error::RecvError>, Status> {
-        let Some(timeout) = timeout else {
-            return Ok(answer.await);
-        };
-        if let Ok(answer) = tokio::time::timeout(timeout, &mut *answer).await {
-            return Ok(answer);
-        }
-        match self.ask(|reply| Command::GiveUp { call, reply }).await? {
-            Some(blocked) => Err(deadline(&self.name, &blocked)),
-            None => Ok(answer.await),
+    fn call<T>(&self, answer: oneshot::Receiver<T>, blocked_after: Option<Duration>) -> Call<T> {
+        let since = Instant::now();
+        Call {
+            table: self.clone(),
+            number: self.number(),
+            since,
+            answer,
+            blocked_after,
+            // What is beyond the clock is never.
+            told_at: blocked_after.and_then(|period| since.checked_add(period)),
         }
     }
 
@@ -321,5 +354,64 @@ impl TableHandle {
             .send(command)
             .await
             .map_err(|_| shutting_down())
+    }
+}
+
+/// What has become of a call.
+pub(crate) enum Progress<T> {
+    Done(T),
+    Blocked(BlockedCalls),
+}
+
+/// A call that waits for its answer.
+pub(crate) struct Call<T> {
+    table: TableHandle,
+    number: u64,
+    since: Instant,
+    answer: oneshot::Receiver<T>,
+    /// How long it waits before it is told why, again and again.
+    blocked_after: Option<Duration>,
+    /// When it is told next.
+    told_at: Option<Instant>,
+}
+
+impl<T> Call<T> {
+    /// The answer or, each time it has been waited for long enough, why there is none. May be dropped
+    /// and called again.
+    ///
+    /// # Errors
+    /// The table has dropped the call, or has stopped.
+    pub(crate) async fn progress(&mut self) -> Result<Progress<T>, Status> {
+        while let Some(told_at) = self.told_at {
+            if let Ok(answer) = tokio::time::timeout_at(told_at.into(), &mut self.answer).await {
+                return answer.map(Progress::Done).map_err(|_| self.dropped());
+            }
+            let call = self.number;
+            let why = self.table.ask(|reply| Command::Why { call, reply }).await;
+            let now = Instant::now();
+            self.told_at = self
+                .blocked_after
+                .and_then(|period| now.checked_add(period));
+            if let Some(blocked) = why? {
+                return Ok(Progress::Blocked(blocked));
+            }
+        }
+        let answer = (&mut self.answer).await;
+        answer.map(Progress::Done).map_err(|_| self.dropped())
+    }
+
+    /// The answer, if it is there.
+    pub(crate) fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<T, Status>> {
+        let answer = Pin::new(&mut self.answer).poll(context);
+        answer.map_err(|_| self.dropped())
+    }
+
+    /// Why nobody answers: the table has stopped, or the call's session is no longer its writer's.
+    fn dropped(&self) -> Status {
+        if self.table.commands.is_closed() {
+            shutting_down()
+        } else {
+            superseded()
+        }
     }
 }

@@ -18,6 +18,7 @@ use crate::disk::files::SystemFiles;
 use crate::disk::{lock, recover};
 use crate::error::ReplayError;
 use crate::metrics;
+use crate::owner::Bounds;
 use crate::run_name::RunName;
 use crate::table::{TableHandle, spawn};
 
@@ -72,7 +73,7 @@ impl Tables {
                 disk.spawn_syncer()?;
             }
             let name = table.config().name.clone();
-            let (handle, thread) = spawn(table, disk, config.command_queue)?;
+            let (handle, thread) = spawn(table, disk, config.command_queue, Bounds::from(config))?;
             tables.handles.insert(name.clone(), handle);
             tables.threads.push((name, thread));
         }

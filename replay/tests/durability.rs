@@ -143,8 +143,9 @@ fn the_disk_holds_no_more_than_the_table_in_proportion() {
         }
         writer.flush(PATIENCE).unwrap();
         assert_eq!(service.table().bytes, 2_000 * 20);
-        // Twice the table, two segments, and what a segment may be too large by; once it is synced.
-        let bound = 2 * 2_000 * 36 + 4 * (16 << 10);
+        // Twice the table with what an item takes beside its step, two segments, and what a segment may be
+        // too large by; once it is synced.
+        let bound = 2 * 2_000 * (20 + 32) + 4 * (16 << 10);
         let bytes = || -> u64 {
             let sizes = segments(folder.path())
                 .into_iter()
@@ -313,7 +314,7 @@ fn killed_again_and_again_it_loses_and_doubles_nothing() {
 }
 
 fn inserts(runtime: &Runtime, address: &str) -> u64 {
-    use pmpo_proto::v1::{ListTablesRequest, replay_client::ReplayClient};
+    use pmpo_proto::replay::v1::{ListTablesRequest, replay_client::ReplayClient};
     let _context = runtime.enter();
     let channel = pmpo_service::grpc::connect_lazy(address, &Default::default()).unwrap();
     let mut client = ReplayClient::new(channel);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use common::{PATIENCE, Service, batch, roomy, sampler, signature, writer};
-use pmpo_proto::v1::{self, insert_request};
+use common::{PATIENCE, Service, acknowledged, batch, roomy, sampler, signature, writer};
+use pmpo_proto::replay::v1::{self, insert_request};
 use pmpo_proto::{batch_to_wire, signature_to_wire};
 use pmpo_replay::ReplayConfig;
 use rand::{RngExt, SeedableRng};
@@ -151,13 +151,13 @@ fn a_second_stream_of_a_writer_supersedes_the_first() {
     };
     let items = |first: i64| {
         let columns = batch_to_wire(&signature(), batch(first..first + 2));
-        let items = v1::Items {
+        let items = v1::Steps {
             first_sequence: first as u64,
             columns,
-            ..v1::Items::default()
+            ..v1::Steps::default()
         };
         v1::InsertRequest {
-            request: Some(insert_request::Request::Items(items)),
+            request: Some(insert_request::Request::Steps(items)),
         }
     };
     service.runtime.block_on(async {
@@ -171,10 +171,10 @@ fn a_second_stream_of_a_writer_supersedes_the_first() {
             let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
             let mut responses = client.insert(stream).await.unwrap().into_inner();
             let opened = responses.message().await.unwrap().unwrap();
-            assert_eq!(opened.next_sequence, expected);
+            assert_eq!(acknowledged(opened), expected);
             requests.send(items(expected as i64)).await.unwrap();
             let stored = responses.message().await.unwrap().unwrap();
-            assert_eq!(stored.next_sequence, expected + 2);
+            assert_eq!(acknowledged(stored), expected + 2);
             streams.push((requests, responses));
         }
         let (requests, responses) = &mut streams[0];
@@ -182,7 +182,8 @@ fn a_second_stream_of_a_writer_supersedes_the_first() {
         assert_eq!(responses.message().await.unwrap_err().code(), Code::Aborted);
         let (requests, responses) = &mut streams[1];
         requests.send(items(4)).await.unwrap();
-        assert_eq!(responses.message().await.unwrap().unwrap().next_sequence, 6);
+        let stored = responses.message().await.unwrap().unwrap();
+        assert_eq!(acknowledged(stored), 6);
     });
     assert_eq!(service.counters().1, 6);
 }

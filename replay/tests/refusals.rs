@@ -7,13 +7,15 @@ use std::net::TcpStream;
 
 use bytes::Bytes;
 use common::{PATIENCE, Service, batch, roomy, signature, writer};
-use pmpo_proto::v1::{self, insert_request, sample_request};
+use pmpo_proto::replay::v1::{self, insert_request, sample_request};
 use pmpo_proto::{batch_to_wire, signature_to_wire};
 use pmpo_replay::{ReplayConfig, TableConfig};
+use prost::Message;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 fn open(change: impl FnOnce(&mut v1::OpenWriter)) -> v1::InsertRequest {
     let mut open = v1::OpenWriter {
@@ -28,16 +30,16 @@ fn open(change: impl FnOnce(&mut v1::OpenWriter)) -> v1::InsertRequest {
     }
 }
 
-fn items(change: impl FnOnce(&mut v1::Items)) -> v1::InsertRequest {
+fn items(change: impl FnOnce(&mut v1::Steps)) -> v1::InsertRequest {
     let columns = batch_to_wire(&signature(), batch(0..2));
-    let mut items = v1::Items {
+    let mut items = v1::Steps {
         first_sequence: 0,
         columns,
-        ..v1::Items::default()
+        ..v1::Steps::default()
     };
     change(&mut items);
     v1::InsertRequest {
-        request: Some(insert_request::Request::Items(items)),
+        request: Some(insert_request::Request::Steps(items)),
     }
 }
 
@@ -115,12 +117,12 @@ fn bad_inserts_are_refused_by_name_and_leave_nothing() {
         (
             vec![items(|_| ())],
             Code::InvalidArgument,
-            "request: expected `open`, got `items`",
+            "request: expected `open`, got `steps`",
         ),
         (
             two_opens,
             Code::InvalidArgument,
-            "request: expected `items`, got `open`",
+            "request: expected `steps`, got `open`",
         ),
         (
             vec![nothing.clone()],
@@ -130,34 +132,34 @@ fn bad_inserts_are_refused_by_name_and_leave_nothing() {
         (
             vec![open(|_| ()), nothing],
             Code::InvalidArgument,
-            "request: expected `items`, got nothing",
+            "request: expected `steps`, got nothing",
         ),
         (
             vec![open(|_| ()), items(|items| drop(items.columns.pop()))],
             Code::InvalidArgument,
-            "items.columns: expected 2 columns, got 1",
+            "steps.columns: expected 2 columns, got 1",
         ),
         (
             column(1, |tensor| tensor.dtype = v1::DType::I64.into()),
             Code::InvalidArgument,
-            "items.column `thirds`.dtype: expected f32, got i64",
+            "steps.column `thirds`.dtype: expected f32, got i64",
         ),
         (
             column(1, |tensor| tensor.shape = vec![2, 4]),
             Code::InvalidArgument,
-            "items.column `thirds`.shape: expected [2, 3], got [2, 4]",
+            "steps.column `thirds`.shape: expected [2, 3], got [2, 4]",
         ),
         (
             column(0, |tensor| tensor.data = Bytes::from_static(b"1234567")),
             Code::InvalidArgument,
-            "items.column `id`: expected 16 bytes for 2 items, got 7",
+            "steps.column `id`: expected 16 bytes for 2 items, got 7",
         ),
         (
             column(1, |tensor| {
                 tensor.data = f32::NAN.to_le_bytes().repeat(6).into()
             }),
             Code::InvalidArgument,
-            "items.column `thirds`: expected finite values, got NaN in item 0",
+            "steps.column `thirds`: expected finite values, got NaN in item 0",
         ),
         (
             column(1, |tensor| {
@@ -166,7 +168,7 @@ fn bad_inserts_are_refused_by_name_and_leave_nothing() {
                 tensor.data = data.into();
             }),
             Code::InvalidArgument,
-            "items.column `thirds`: expected finite values, got -inf in item 1",
+            "steps.column `thirds`: expected finite values, got -inf in item 1",
         ),
         (
             vec![open(|_| ()), items(|items| items.first_sequence = 3)],
@@ -178,20 +180,24 @@ fn bad_inserts_are_refused_by_name_and_leave_nothing() {
             Code::InvalidArgument,
             "first_sequence: expected at most 0, got 18446744073709551615",
         ),
-        (
-            vec![open(|open| {
-                open.signature.as_mut().unwrap().columns[0].name = "ID".to_owned()
-            })],
-            Code::FailedPrecondition,
-            "signature.columns[0]: expected `id` i64 [] as in the table, got `ID` i64 []",
-        ),
     ];
     for (requests, code, message) in cases {
         let status = insert(&service, requests);
         assert_eq!((status.code(), status.message()), (code, message));
+        assert_has_details(&status);
     }
     assert_eq!(service.counters(), (0, 0, 0));
     assert_still_serves(&service);
+    // Now the table has a signature.
+    let renamed = open(|open| {
+        open.signature.as_mut().unwrap().columns[0].name = "ID".to_owned();
+    });
+    let status = insert(&service, vec![renamed]);
+    let message = "signature.columns[0]: expected `id` i64 [] as in the table, got `ID` i64 []";
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::FailedPrecondition, message)
+    );
 }
 
 #[test]
@@ -233,6 +239,16 @@ fn bad_samplers_are_refused_by_name() {
             "signature.columns: expected 1 to 64 columns, got 0",
         ),
         (
+            vec![open_sampler(|open| open.max_part_bytes = 100)],
+            Code::InvalidArgument,
+            "max_part_bytes: expected 399, which hold a step, to 67108864, got 100",
+        ),
+        (
+            vec![open_sampler(|open| open.max_part_bytes = u32::MAX)],
+            Code::InvalidArgument,
+            "max_part_bytes: expected 399, which hold a step, to 67108864, got 4294967295",
+        ),
+        (
             vec![open_sampler(|_| ()), open_sampler(|_| ())],
             Code::InvalidArgument,
             "request: expected `demand`, got `open`",
@@ -241,6 +257,7 @@ fn bad_samplers_are_refused_by_name() {
     for (requests, code, message) in cases {
         let status = sample(&service, requests);
         assert_eq!((status.code(), status.message()), (code, message));
+        assert_has_details(&status);
     }
     assert_still_serves(&service);
 }
@@ -318,6 +335,24 @@ fn a_service_with_a_silent_connection_stops() {
     assert_still_serves(&service);
     service.stop().unwrap();
     drop(silent);
+}
+
+/// A google.rpc.Status with the same code and message, a reason, and the field where one is to blame.
+fn assert_has_details(status: &Status) {
+    let details = tonic_types::pb::Status::decode(status.details()).unwrap();
+    assert_eq!(
+        (details.code, &details.message[..]),
+        (i32::from(status.code()), status.message())
+    );
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap();
+    assert_eq!(info.domain, "pmpo");
+    let protocol = include_str!("../../proto/proto/pmpo/replay/v1/replay.proto");
+    assert!(protocol.contains(&info.reason), "{}", info.reason);
+    if info.reason == "INVALID_FIELD" {
+        let violation = &details.bad_request().unwrap().field_violations[0];
+        assert_eq!(violation.description, status.message());
+    }
 }
 
 fn assert_still_serves(service: &Service) {

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{MOMENT, PATIENCE, Service, batch, roomy, sampler, signature, tight, writer};
+use pmpo_proto::replay::v1::{self, sample_request};
 use pmpo_proto::signature_to_wire;
-use pmpo_proto::v1::{self, sample_request};
 use pmpo_replay_client::{ClientError, Sampler, SamplerConfig, Writer, WriterConfig};
 use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature};
 use tokio_util::sync::CancellationToken;
@@ -214,11 +214,7 @@ fn a_batch_of_another_signature_is_not_even_taken() {
 
 /// A mebibyte an item.
 fn images() -> Signature {
-    let column = ColumnSpec {
-        name: "image".to_owned(),
-        dtype: DType::F32,
-        shape: vec![1 << 18],
-    };
+    let column = ColumnSpec::new("image", DType::F32, &[1 << 18]);
     Signature {
         columns: vec![column],
     }

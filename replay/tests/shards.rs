@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{PATIENCE, Service, batch, ids, roomy, sampler_of, tight, writer, writer_to};
-use pmpo_proto::v1::{self, insert_request, replay_server};
-use pmpo_replay::ReplayConfig;
+use pmpo_proto::replay::v1::{self, insert_request, replay_server};
+use pmpo_replay::{ReplayConfig, TableConfig};
 use pmpo_replay_client::{ClientError, Sampler, preference};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -76,7 +76,7 @@ fn a_writer_goes_elsewhere_while_its_shard_is_away_and_comes_back() {
 }
 
 /// Takes items in and never says so.
-struct Silent(mpsc::UnboundedSender<v1::Items>);
+struct Silent(mpsc::UnboundedSender<v1::Steps>);
 
 #[tonic::async_trait]
 impl replay_server::Replay for Silent {
@@ -91,10 +91,14 @@ impl replay_server::Replay for Silent {
         let (responses, stream) = mpsc::unbounded_channel();
         let taken = self.0.clone();
         tokio::spawn(async move {
-            responses.send(Ok(v1::InsertResponse::default())).unwrap();
+            let opened = v1::insert_response::Response::NextSequence(0);
+            let opened = v1::InsertResponse {
+                response: Some(opened),
+            };
+            responses.send(Ok(opened)).unwrap();
             while let Ok(Some(request)) = requests.message().await {
-                if let Some(insert_request::Request::Items(items)) = request.request {
-                    taken.send(items).unwrap();
+                if let Some(insert_request::Request::Steps(steps)) = request.request {
+                    taken.send(steps).unwrap();
                 }
             }
             drop(responses);
@@ -127,6 +131,20 @@ impl replay_server::Replay for Silent {
         &self,
         _: Request<v1::ListWritersRequest>,
     ) -> Result<Response<v1::ListWritersResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn delete_items(
+        &self,
+        _: Request<v1::DeleteItemsRequest>,
+    ) -> Result<Response<v1::DeleteItemsResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn reset_table(
+        &self,
+        _: Request<v1::ResetTableRequest>,
+    ) -> Result<Response<v1::ResetTableResponse>, Status> {
         Err(Status::unimplemented("not needed"))
     }
 
@@ -245,4 +263,65 @@ fn a_shard_that_waits_for_inserts_does_not_hold_up_the_others() {
         counts[sampler.next().unwrap().shard] += 1;
     }
     assert_eq!(counts, [2, 198], "two batches of 4 are 8 samples");
+}
+
+/// Pushes an item every eight milliseconds, or whenever the limiter admits one, until it is stopped.
+fn pace(address: &str, runtime: &Runtime, shutdown: &CancellationToken) {
+    const PERIOD: Duration = Duration::from_millis(8);
+    let mut writer = writer(runtime, address, 50, shutdown);
+    let mut due = Instant::now();
+    for id in 0.. {
+        if writer.push(batch(id..id + 1)).is_err() {
+            return;
+        }
+        // Who was held back does not catch up.
+        due = due.max(Instant::now().checked_sub(PERIOD).unwrap()) + PERIOD;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Three actors on two shards of one size: each shard gives what its limiter admits, so neither holds up
+/// the other's actors; and what is therefore drawn twice as often counts half.
+#[test]
+fn an_uneven_pair_runs_at_the_sum_of_both_rates() {
+    let table = || TableConfig {
+        max_size: 200,
+        samples_per_insert: 4.0,
+        min_size_to_sample: 50,
+        error_buffer: Some(40.0),
+        ..TableConfig::default()
+    };
+    let (two, one) = (Service::start(table()), Service::start(table()));
+    let runtime = Runtime::new().unwrap();
+    let shutdown = CancellationToken::new();
+    let (inserts, weights) = std::thread::scope(|scope| {
+        for service in [&two, &two, &one] {
+            let (runtime, shutdown) = (&runtime, &shutdown);
+            scope.spawn(move || pace(&service.address, runtime, shutdown));
+        }
+        let mut sampler = sampler_of(&runtime, &addresses(&[&two, &one]), 10, &shutdown);
+        // Until the tables are full, and then for as long again.
+        let mut run = |time: Duration| {
+            let (start, mut weights) = (Instant::now(), [0.0; 2]);
+            while start.elapsed() < time {
+                let batch = sampler.next().unwrap();
+                weights[batch.shard] = batch.weight;
+            }
+            weights
+        };
+        run(Duration::from_secs(4));
+        let inserts = || [&two, &one].map(|service| service.counters().1);
+        let before = inserts();
+        let weights = run(Duration::from_secs(4));
+        let after = inserts();
+        shutdown.cancel();
+        (
+            [0, 1].map(|shard| (after[shard] - before[shard]) as f64),
+            weights,
+        )
+    });
+    let [two, one] = inserts;
+    assert!((1.6..=2.4).contains(&(two / one)), "{inserts:?}");
+    assert_eq!(weights[1], 1.0);
+    assert!((0.4..=0.6).contains(&weights[0]), "{weights:?}");
 }

@@ -4,12 +4,14 @@
 mod common;
 
 use bytes::Bytes;
-use common::{PATIENCE, Service, batch, roomy, signature, tight, writer};
-use pmpo_proto::v1::{self, Compression, insert_request, sample_request};
-use pmpo_proto::{SampledParts, signature_to_wire, steps_to_wire};
+use common::{PATIENCE, Service, acknowledged, batch, roomy, signature, tight, writer};
+use pmpo_proto::replay::v1::{
+    self, BlockedReason, Compression, insert_request, insert_response, sample_request,
+    sample_response,
+};
+use pmpo_proto::{BatchShape, SampledParts, signature_to_wire, steps_to_wire};
 use pmpo_replay::{LimiterKind, ReplayConfig, SelectorKind, TableConfig};
 use pmpo_types::{SampledBatch, StepBatch};
-use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +41,7 @@ fn open_writer(table: &str, sequence_length: u32) -> insert_request::Request {
         writer_id: Bytes::from_static(&[3; 16]),
         signature: Some(signature_to_wire(&signature())),
         sequence_length,
-        timeout_ms: 50,
+        blocked_after_ms: 50,
         ..Default::default()
     })
 }
@@ -50,13 +52,13 @@ fn open_sampler(table: &str, sequence_length: u32, batch_size: u32) -> v1::OpenS
         batch_size,
         signature: Some(signature_to_wire(&signature())),
         sequence_length,
-        timeout_ms: 50,
+        blocked_after_ms: 50,
         compression: Compression::None.into(),
         ..Default::default()
     }
 }
 
-/// The last number acknowledged, and how the stream ended.
+/// The last number acknowledged, and how the stream ended, which a writer that is held back leaves.
 fn insert(service: &Service, requests: Vec<insert_request::Request>) -> (u64, Status) {
     let requests = requests.into_iter().map(|request| v1::InsertRequest {
         request: Some(request),
@@ -72,7 +74,7 @@ fn insert(service: &Service, requests: Vec<insert_request::Request>) -> (u64, St
         let mut next_sequence = 0;
         loop {
             match responses.message().await {
-                Ok(Some(response)) => next_sequence = response.next_sequence,
+                Ok(Some(response)) => next_sequence = acknowledged(response),
                 Ok(None) => return (next_sequence, Status::ok("ended")),
                 Err(status) => return (next_sequence, status),
             }
@@ -84,8 +86,11 @@ fn insert(service: &Service, requests: Vec<insert_request::Request>) -> (u64, St
 fn sample(
     service: &Service,
     open: v1::OpenSampler,
-) -> Result<(SampledBatch, Vec<v1::SampleResponse>), Status> {
-    let rows = (open.batch_size * open.sequence_length.max(1)) as usize;
+) -> Result<(SampledBatch, Vec<v1::BatchPart>), Status> {
+    let shape = BatchShape {
+        items: open.batch_size as usize,
+        sequence_length: open.sequence_length.max(1) as usize,
+    };
     let mut client = service.client();
     service.runtime.block_on(async {
         let (requests, stream) = mpsc::channel(2);
@@ -101,9 +106,12 @@ fn sample(
             .await?
             .into_inner();
         let (mut whole, mut parts) = (SampledParts::default(), Vec::new());
-        while let Some(part) = responses.message().await? {
+        while let Some(response) = responses.message().await? {
+            let Some(sample_response::Response::Part(part)) = response.response else {
+                panic!("expected a part, got {response:?}");
+            };
             parts.push(part.clone());
-            if let Some(batch) = whole.push(&signature(), rows, part).unwrap() {
+            if let Some(batch) = whole.push(&signature(), shape, part).unwrap() {
                 return Ok((batch, parts));
             }
         }
@@ -114,7 +122,7 @@ fn sample(
 fn sequences(first: i64, ends: &[u32], priorities: &[f64]) -> insert_request::Request {
     let steps = batch(first..first + 5);
     let items = StepBatch::new(3, steps, ends.to_vec(), priorities.to_vec()).unwrap();
-    insert_request::Request::Items(steps_to_wire(&signature(), first as u64, &items))
+    insert_request::Request::Steps(steps_to_wire(&signature(), first as u64, &items))
 }
 
 #[test]
@@ -145,6 +153,9 @@ fn tables_are_apart_and_priorities_choose_among_overlapping_sequences() {
     assert_eq!((updated, missing), (1, 1));
     let (drawn, _) = sample(&service, open_sampler("sequences", 3, 1)).unwrap();
     assert_eq!(common::ids(&drawn.columns), [3, 4, 5], "of priority 3");
+    assert_eq!(drawn.items.priorities, [3.0]);
+    let (drawn, _) = sample(&service, open_sampler("replay", 1, 1)).unwrap();
+    assert!(drawn.items.priorities.is_empty(), "nobody looks at them");
 
     let tables = service
         .runtime
@@ -152,7 +163,7 @@ fn tables_are_apart_and_priorities_choose_among_overlapping_sequences() {
     let tables = tables.unwrap().into_inner().tables;
     let seen: Vec<_> = tables
         .iter()
-        .map(|t| (&t.name[..], t.bytes, t.durable))
+        .map(|t| (&t.config.as_ref().unwrap().name[..], t.bytes, t.durable))
         .collect();
     assert_eq!(
         seen,
@@ -164,12 +175,12 @@ fn tables_are_apart_and_priorities_choose_among_overlapping_sequences() {
 #[test]
 fn bad_items_and_priorities_are_refused_by_name_and_leave_nothing() {
     let service = two_tables();
-    let of = |change: fn(&mut v1::Items)| {
-        let insert_request::Request::Items(mut items) = sequences(0, &[2, 3], &[1.0, 2.0]) else {
+    let of = |change: fn(&mut v1::Steps)| {
+        let insert_request::Request::Steps(mut items) = sequences(0, &[2, 3], &[1.0, 2.0]) else {
             unreachable!()
         };
         change(&mut items);
-        insert_request::Request::Items(items)
+        insert_request::Request::Steps(items)
     };
     let range = "priorities: expected numbers from 0 to 1e30, got";
     let cases = [
@@ -191,11 +202,11 @@ fn bad_items_and_priorities_are_refused_by_name_and_leave_nothing() {
         ),
         (
             of(|i| i.ends[1] = 5),
-            "items.ends: expected less than 5 steps, got 5".to_owned(),
+            "steps.ends: expected less than 5 steps, got 5".to_owned(),
         ),
         (
             of(|i| i.ends[0] = 1),
-            "items.ends: expected at least 3 steps up to the end of an item, got 2 at position 1"
+            "steps.ends: expected at least 3 steps up to the end of an item, got 2 at position 1"
                 .to_owned(),
         ),
     ];
@@ -256,7 +267,7 @@ fn a_step_of_more_than_a_message_is_refused_before_it_is_sent() {
     };
     open.signature = Some(signature_to_wire(&huge));
     let (_, status) = insert(&service, vec![insert_request::Request::Open(open)]);
-    let message = "signature.columns[1].shape: expected an item of at most 16777216 bytes, got \
+    let message = "signature.columns[1].shape: expected a step of at most 16777216 bytes, got \
                    [16777216]";
     assert_eq!(
         (status.code(), status.message()),
@@ -265,37 +276,106 @@ fn a_step_of_more_than_a_message_is_refused_before_it_is_sent() {
     assert_eq!(service.counters(), (0, 0, 0));
 }
 
+/// What a stream that stays open says next, within a while.
+async fn next<T>(responses: &mut tonic::Streaming<T>) -> T {
+    let next = tokio::time::timeout(PATIENCE, responses.message()).await;
+    next.expect("an answer")
+        .unwrap()
+        .expect("the stream stays open")
+}
+
 #[test]
-fn who_waits_too_long_is_told_why_since_when_and_by_which_counter() {
+fn a_sampler_that_waits_is_told_why_on_a_stream_that_stays_open() {
+    let service = Service::start(tight());
+    let shutdown = CancellationToken::new();
+    let mut writer = writer(&service.runtime, &service.address, 100, &shutdown);
+    let mut client = service.client();
+    let requests = [
+        sample_request::Request::Open(open_sampler("replay", 1, 4)),
+        sample_request::Request::Demand(v1::Demand { batches: 2 }),
+    ];
+    let requests = requests.map(|request| v1::SampleRequest {
+        request: Some(request),
+    });
+    // The client has no more to say: what it has demanded comes all the same, and then the end.
+    let mut responses = service.runtime.block_on(async {
+        let responses = client.sample(tokio_stream::iter(requests)).await;
+        let mut responses = responses.unwrap().into_inner();
+        for _ in 0..2 {
+            let Some(sample_response::Response::Blocked(blocked)) =
+                next(&mut responses).await.response
+            else {
+                panic!("expected why there is no batch");
+            };
+            assert_eq!(
+                (blocked.reason(), &blocked.counter[..]),
+                (BlockedReason::MinSize, "size")
+            );
+            assert_eq!((blocked.value, blocked.bound), (0.0, 10.0));
+            assert!(blocked.seconds >= 0.05, "{}", blocked.seconds);
+        }
+        responses
+    });
+    writer.push(batch(0..12)).unwrap();
+    writer.flush(PATIENCE).unwrap();
+    service.runtime.block_on(async {
+        let mut batches = 0;
+        while let Some(response) = responses.message().await.unwrap() {
+            let part = matches!(response.response, Some(sample_response::Response::Part(_)));
+            batches += usize::from(part);
+        }
+        assert_eq!(batches, 2);
+    });
+    assert_eq!(service.counters(), (12, 12, 8));
+}
+
+#[test]
+fn a_writer_that_waits_is_told_why_and_goes_on_where_it_was() {
     let service = Service::start(tight());
     let steps = StepBatch::transitions(batch(0..20));
-    let items = insert_request::Request::Items(steps_to_wire(&signature(), 0, &steps));
-    let status = sample(&service, open_sampler("replay", 1, 4)).unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded);
-    let blocked = v1::Blocked::decode(status.details()).unwrap();
-    assert_eq!(
-        (
-            &blocked.reason[..],
-            &blocked.counter[..],
-            blocked.value,
-            blocked.bound
-        ),
-        ("min_size", "size", 0.0, 10.0)
-    );
-    assert!(blocked.seconds >= 0.05, "{}", blocked.seconds);
-
-    let (_, status) = insert(&service, vec![open_writer("replay", 1), items]);
-    assert_eq!(status.code(), Code::DeadlineExceeded);
-    let reason = "waiting for samples: inserts * samples_per_insert - samples is 28, at most 26 is \
-                  needed";
-    assert!(
-        status.message().starts_with("table `replay`: blocked for "),
-        "{status}"
-    );
-    assert!(status.message().ends_with(reason), "{status}");
-    assert_eq!(service.counters(), (14, 14, 0), "what fitted stays stored");
-    let (next_sequence, _) = insert(&service, vec![open_writer("replay", 1)]);
-    assert_eq!(next_sequence, 14, "and the writer learns of it");
+    let steps = insert_request::Request::Steps(steps_to_wire(&signature(), 0, &steps));
+    let requests = [open_writer("replay", 1), steps].map(|request| v1::InsertRequest {
+        request: Some(request),
+    });
+    let mut client = service.client();
+    let mut responses = service.runtime.block_on(async {
+        let responses = client.insert(tokio_stream::iter(requests)).await;
+        let mut responses = responses.unwrap().into_inner();
+        assert_eq!(acknowledged(next(&mut responses).await), 0);
+        for _ in 0..2 {
+            let Some(insert_response::Response::Blocked(blocked)) =
+                next(&mut responses).await.response
+            else {
+                panic!("expected why nothing is stored");
+            };
+            assert_eq!(blocked.reason(), BlockedReason::Samples);
+            let reason = "waiting for samples: inserts * samples_per_insert - samples is 28, at \
+                          most 26 is needed";
+            let message = &blocked.message;
+            assert!(
+                message.starts_with("table `replay`: blocked for "),
+                "{message}"
+            );
+            assert!(message.ends_with(reason), "{message}");
+        }
+        responses
+    });
+    assert_eq!(service.counters(), (14, 14, 0), "what fits is stored");
+    let (_, parts) = sample(&service, open_sampler("replay", 1, 8)).unwrap();
+    assert_eq!(parts.len(), 1);
+    sample(&service, open_sampler("replay", 1, 8)).unwrap();
+    // It has half-closed, so that the stream ends once all is stored.
+    let stored = service.runtime.block_on(async {
+        let mut stored = Vec::new();
+        while let Some(response) = responses.message().await.unwrap() {
+            if let Some(insert_response::Response::NextSequence(next)) = response.response {
+                stored.push(next);
+            }
+        }
+        stored
+    });
+    assert_eq!(stored, [20]);
+    assert_eq!(service.counters(), (20, 20, 16));
 }
 
 #[test]
@@ -312,12 +392,12 @@ fn tables_list_who_waits_and_bounds_that_change_let_them_go() {
     };
     assert_eq!(
         (
-            &blocked.reason[..],
+            blocked.reason(),
             blocked.callers,
             blocked.value,
             blocked.bound
         ),
-        ("samples", 1, 28.0, 26.0)
+        (BlockedReason::Samples, 1, 28.0, 26.0)
     );
     let configure = |request: v1::ConfigureTableRequest| {
         let mut client = service.client();
@@ -343,7 +423,8 @@ fn tables_list_who_waits_and_bounds_that_change_let_them_go() {
         ..Default::default()
     });
     let table = configured.unwrap().into_inner().table.unwrap();
-    assert_eq!((table.max_size, table.error_buffer), (12, 40.0));
+    let config = table.config.unwrap();
+    assert_eq!((config.max_size(), config.error_buffer()), (12, 40.0));
     writer.flush(PATIENCE).unwrap();
     assert_eq!(service.counters(), (12, 20, 0));
     assert!(service.table().blocked.is_empty());
@@ -353,7 +434,7 @@ fn tables_list_who_waits_and_bounds_that_change_let_them_go() {
 fn columns_are_compressed_on_request() {
     let service = Service::start(roomy());
     let steps = StepBatch::transitions(batch(0..200));
-    let items = insert_request::Request::Items(steps_to_wire(&signature(), 0, &steps));
+    let items = insert_request::Request::Steps(steps_to_wire(&signature(), 0, &steps));
     assert_eq!(
         insert(&service, vec![open_writer("replay", 1), items]).0,
         200

@@ -15,14 +15,20 @@ pub enum SuiteError {
         near_misses: Vec<&'static str>,
     },
     /// The Control Suite's model files are not where they are expected.
-    #[error("the Control Suite's models are missing (looked in {}); run `make setup`", paths(.searched))]
+    #[error(
+        "the Control Suite's models are missing (looked in {}); run `make setup`, or beside the Python package: \
+         pip install dm_control==1.0.50",
+        paths(.searched)
+    )]
     MissingAssets {
         /// The folders that were searched.
         searched: Vec<PathBuf>,
     },
     /// The MuJoCo library is not there.
     #[error(
-        "MuJoCo's library is missing ({message}); run `make setup`, or name its folder in LD_LIBRARY_PATH"
+        "MuJoCo's library is missing ({message}); run `make setup`, name its folder in PMPO_MUJOCO, or \
+         beside the Python package: pip install mujoco=={} dm_control==1.0.50",
+        crate::physics::MUJOCO_VERSION
     )]
     MissingMujoco {
         /// What the system said.

@@ -8,6 +8,7 @@
 //! library is wanted at the start again, which `deploy/pmpo/tests/dist.rs` sees.
 
 use std::ffi::c_void;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -144,12 +145,18 @@ extern "C" fn absent() {
     std::process::abort();
 }
 
-/// Opens the library of the expected version, once. The system looks for it along the binary's run path,
-/// `LD_LIBRARY_PATH` and its own folders.
+/// Environment variable that names the folder of the library.
+const FOLDER_VARIABLE: &str = "PMPO_MUJOCO";
+
+/// Opens the library of the expected version, once: the one in the folder that `PMPO_MUJOCO` names, if it is
+/// there, else wherever the system finds it along the binary's run path, `LD_LIBRARY_PATH` and its own folders.
 pub(crate) fn open() -> Result<(), SuiteError> {
     static OPENED: OnceLock<Result<(), String>> = OnceLock::new();
     let opened = OPENED.get_or_init(|| {
-        let file = format!("libmujoco.so.{MUJOCO_VERSION}");
+        let name = format!("libmujoco.so.{MUJOCO_VERSION}");
+        let named =
+            std::env::var_os(FOLDER_VARIABLE).map(|folder| PathBuf::from(folder).join(&name));
+        let file = named.filter(|file| file.is_file()).unwrap_or(name.into());
         // SAFETY: the library's initialisers set up its own data alone.
         let library = unsafe { Library::open(Some(&file), RTLD_NOW | RTLD_LOCAL) };
         fill(library.map_err(|error| error.to_string())?)

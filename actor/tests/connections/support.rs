@@ -5,7 +5,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use pmpo_policy::{NamedTensor, NetworkConfig, TorsoConfig, snapshot};
-use pmpo_proto::v1::{self, insert_request::Request as Insertion};
+use pmpo_proto::replay::v1::{
+    self as replay, insert_request::Request as Insertion, insert_response::Response as Answer,
+};
+use pmpo_proto::v1;
 use pmpo_types::EnvironmentSpec;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -189,15 +192,15 @@ impl v1::run_server::Run for Learner {
 }
 
 /// Serves `Replay.Insert`, and passes on what was inserted.
-pub(crate) struct Replay(mpsc::UnboundedSender<v1::Items>);
+pub(crate) struct Replay(mpsc::UnboundedSender<replay::Steps>);
 
 impl Replay {
     /// Starts serving; returns the address and the items.
-    pub(crate) async fn serve() -> (String, mpsc::UnboundedReceiver<v1::Items>) {
+    pub(crate) async fn serve() -> (String, mpsc::UnboundedReceiver<replay::Steps>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let service = v1::replay_server::ReplayServer::new(Self(sender));
+        let service = replay::replay_server::ReplayServer::new(Self(sender));
         let server = Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         (address, receiver)
@@ -205,13 +208,13 @@ impl Replay {
 }
 
 #[tonic::async_trait]
-impl v1::replay_server::Replay for Replay {
-    type InsertStream = UnboundedReceiverStream<Result<v1::InsertResponse, Status>>;
-    type SampleStream = UnboundedReceiverStream<Result<v1::SampleResponse, Status>>;
+impl replay::replay_server::Replay for Replay {
+    type InsertStream = UnboundedReceiverStream<Result<replay::InsertResponse, Status>>;
+    type SampleStream = UnboundedReceiverStream<Result<replay::SampleResponse, Status>>;
 
     async fn insert(
         &self,
-        request: Request<Streaming<v1::InsertRequest>>,
+        request: Request<Streaming<replay::InsertRequest>>,
     ) -> Result<Response<Self::InsertStream>, Status> {
         let mut requests = request.into_inner();
         let (responses, stream) = mpsc::unbounded_channel();
@@ -219,12 +222,14 @@ impl v1::replay_server::Replay for Replay {
         tokio::spawn(async move {
             let mut next_sequence = 0;
             while let Ok(Some(request)) = requests.message().await {
-                if let Some(Insertion::Items(items)) = request.request {
-                    next_sequence = items.first_sequence + items.columns[0].shape[0];
-                    inserted.send(items).unwrap();
+                if let Some(Insertion::Steps(steps)) = request.request {
+                    next_sequence = steps.first_sequence + steps.columns[0].shape[0];
+                    inserted.send(steps).unwrap();
                 }
                 if responses
-                    .send(Ok(v1::InsertResponse { next_sequence }))
+                    .send(Ok(replay::InsertResponse {
+                        response: Some(Answer::NextSequence(next_sequence)),
+                    }))
                     .is_err()
                 {
                     break;
@@ -236,36 +241,50 @@ impl v1::replay_server::Replay for Replay {
 
     async fn sample(
         &self,
-        _: Request<Streaming<v1::SampleRequest>>,
+        _: Request<Streaming<replay::SampleRequest>>,
     ) -> Result<Response<Self::SampleStream>, Status> {
         Err(Status::unimplemented("not needed"))
     }
 
     async fn list_tables(
         &self,
-        _: Request<v1::ListTablesRequest>,
-    ) -> Result<Response<v1::ListTablesResponse>, Status> {
+        _: Request<replay::ListTablesRequest>,
+    ) -> Result<Response<replay::ListTablesResponse>, Status> {
         Err(Status::unimplemented("not needed"))
     }
 
     async fn update_priorities(
         &self,
-        _: Request<v1::UpdatePrioritiesRequest>,
-    ) -> Result<Response<v1::UpdatePrioritiesResponse>, Status> {
+        _: Request<replay::UpdatePrioritiesRequest>,
+    ) -> Result<Response<replay::UpdatePrioritiesResponse>, Status> {
         Err(Status::unimplemented("not needed"))
     }
 
     async fn list_writers(
         &self,
-        _: Request<v1::ListWritersRequest>,
-    ) -> Result<Response<v1::ListWritersResponse>, Status> {
+        _: Request<replay::ListWritersRequest>,
+    ) -> Result<Response<replay::ListWritersResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn delete_items(
+        &self,
+        _: Request<replay::DeleteItemsRequest>,
+    ) -> Result<Response<replay::DeleteItemsResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn reset_table(
+        &self,
+        _: Request<replay::ResetTableRequest>,
+    ) -> Result<Response<replay::ResetTableResponse>, Status> {
         Err(Status::unimplemented("not needed"))
     }
 
     async fn configure_table(
         &self,
-        _: Request<v1::ConfigureTableRequest>,
-    ) -> Result<Response<v1::ConfigureTableResponse>, Status> {
+        _: Request<replay::ConfigureTableRequest>,
+    ) -> Result<Response<replay::ConfigureTableResponse>, Status> {
         Err(Status::unimplemented("not needed"))
     }
 }

@@ -160,6 +160,31 @@ pub fn decode(snapshot: &[u8]) -> Result<PolicyWeights, SnapshotError> {
     })
 }
 
+/// What a snapshot says of itself under `key`, beside its network.
+///
+/// # Errors
+/// The bytes are no safetensors file.
+pub fn entry(snapshot: &[u8], key: &str) -> Result<Option<String>, SnapshotError> {
+    let (_, metadata) = SafeTensors::read_metadata(snapshot)?;
+    let entries = metadata.metadata().as_ref();
+    Ok(entries.and_then(|entries| entries.get(key)).cloned())
+}
+
+/// The snapshot, saying these things of itself, too, under these keys.
+///
+/// # Errors
+/// The bytes are no safetensors file.
+pub fn with_entries(
+    snapshot: &[u8],
+    entries: impl IntoIterator<Item = (String, String)>,
+) -> Result<Bytes, SnapshotError> {
+    let (_, metadata) = SafeTensors::read_metadata(snapshot)?;
+    let mut all = metadata.metadata().clone().unwrap_or_default();
+    all.extend(entries);
+    let file = SafeTensors::deserialize(snapshot)?;
+    Ok(safetensors::serialize(file.tensors(), Some(all))?.into())
+}
+
 /// Tensors by name.
 pub(crate) struct Tensors<'a>(HashMap<&'a str, &'a NamedTensor>);
 

@@ -5,35 +5,45 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{Request, Response, Uri};
+use metrics::gauge;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
-use tonic::transport::{Endpoint, Server};
+use tonic::service::Routes;
+use tonic::transport::Endpoint;
 use tonic::{Code, Status, TimeoutExpired};
 use tower::Service;
-use tower::layer::util::{Identity, Stack};
 
-use crate::security::{self, Credentials, Guard, Incoming, SecurityError};
-use crate::tcp;
+use crate::security::{
+    self, Credentials, Door, Guard, Limits, Reason, Refusals, SecurityError, Server,
+};
+use crate::{process, tcp};
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a peer may leave what it is sent unread or unconfirmed; a silent one keepalive gives as long.
+pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a call between our processes may take that waits for nothing but its answer.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// What a peer may send ahead of a server's reading, on each stream: times thousands of writers that a rate
+/// limiter holds back it is memory, and between our machines it is not what bounds a stream.
+pub const SERVER_WINDOW_BYTES: u32 = 1 << 16;
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// The largest frame of HTTP/2 that a client takes: a snapshot or a batch is one or a few, read in as many
 /// calls of the system, where it would be dozens of the default, 16 KiB.
 const CLIENT_FRAME_BYTES: u32 = 1 << 18;
 /// That of a server, where a stranger may leave one unfinished on each connection; what writers send is
 /// taken as fast as with larger ones.
-const SERVER_FRAME_BYTES: u32 = 1 << 16;
+pub const SERVER_FRAME_BYTES: u32 = 1 << 16;
 
 /// An address that is not `host:port`.
 #[derive(Debug, Error)]
@@ -145,10 +155,16 @@ pub fn timed<T>(message: T) -> tonic::Request<T> {
     request
 }
 
+/// Descriptors that are left to a server for other than its connections.
+const OTHER_FILES: u64 = 256;
+
 /// A listening socket and who may come in through it.
 pub struct Listener {
     socket: TcpListener,
-    guard: Guard,
+    credentials: Credentials,
+    /// Whether only this machine's peers may come in.
+    local: bool,
+    keepalive: [Duration; 2],
 }
 
 impl Listener {
@@ -165,8 +181,11 @@ impl Listener {
         let socket = TcpListener::bind(address)
             .await
             .map_err(|source| SecurityError::Bind { address, source })?;
-        let guard = Guard::new(credentials.clone());
-        Ok(Self { socket, guard })
+        Ok(Self {
+            credentials: credentials.clone(),
+            local: false,
+            ..socket.into()
+        })
     }
 
     /// Where it listens.
@@ -176,31 +195,77 @@ impl Listener {
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
-}
 
-impl From<TcpListener> for Listener {
-    /// Lets everyone in: for a socket that only this machine reaches.
-    fn from(socket: TcpListener) -> Self {
-        let guard = Guard::new(Credentials::default());
-        Self { socket, guard }
+    /// Asks a peer for a sign of life after `interval` without one, and lets it go, with its streams, if
+    /// it gives none, or does not take what it is sent, within `timeout`.
+    pub fn with_keepalive(self, interval: Duration, timeout: Duration) -> Self {
+        Self {
+            keepalive: [interval, timeout],
+            ..self
+        }
     }
 }
 
-/// A server with our defaults for the connections of `listener`, to add services to.
-pub fn server(listener: &Listener) -> Server<Stack<Guard, Identity>> {
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(Some(listener.guard.max_streams_per_connection()))
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(SERVER_FRAME_BYTES)
-        .layer(listener.guard.clone())
+impl From<TcpListener> for Listener {
+    /// Lets in everyone on this machine, over loopback, and nobody else.
+    fn from(socket: TcpListener) -> Self {
+        Self {
+            socket,
+            credentials: Credentials::default(),
+            local: true,
+            keepalive: [KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT],
+        }
+    }
 }
 
-/// The connections of `listener`, for its [`server`].
-pub fn incoming(listener: Listener) -> Incoming {
-    Incoming::new(listener.socket, listener.guard)
+/// Serves `routes` until `shutdown`, and then until the last call has ended; whoever cannot wait for that
+/// drops it, which ends all connections.
+pub async fn serve(listener: Listener, routes: Routes, shutdown: CancellationToken) {
+    security::metrics::describe();
+    Reason::show_all();
+    let Listener {
+        socket,
+        credentials,
+        local,
+        keepalive,
+    } = listener;
+    let config = credentials.config();
+    let refusals = Arc::new(Refusals::default());
+    let door = Door {
+        local,
+        limits: Limits::new(
+            possible_connections(config.max_connections),
+            config.max_connections_per_peer,
+            gauge!(security::metrics::CONNECTIONS),
+        ),
+        refusals: Arc::clone(&refusals),
+        patience: config.first_call_timeout(),
+    };
+    let guard = Arc::new(Guard::new(credentials.clone(), refusals));
+    let server = Server::new(guard, routes, keepalive, shutdown.clone());
+    let serving = door.serve(socket, &shutdown, |socket, visit| {
+        server.clone().converse(socket, visit)
+    });
+    tokio::select! {
+        () = serving => {}
+        () = credentials.keep() => {}
+    }
+}
+
+/// So many connections, or as many as there are descriptors for.
+fn possible_connections(configured: usize) -> usize {
+    let open_files = process::max_open_files().unwrap_or(u64::MAX);
+    let possible = open_files.saturating_sub(OTHER_FILES).max(1);
+    let possible = usize::try_from(possible).unwrap_or(usize::MAX);
+    if configured > possible {
+        tracing::warn!(
+            configured,
+            possible,
+            open_files,
+            "security.max_connections: the limit of open files allows fewer"
+        );
+    }
+    configured.min(possible)
 }
 
 #[cfg(test)]

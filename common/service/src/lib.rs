@@ -15,6 +15,7 @@ pub mod process;
 pub mod readiness;
 pub mod security;
 pub mod shutdown;
+pub mod sparse;
 mod tcp;
 pub mod telemetry;
 pub mod traces;

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -11,6 +12,8 @@ use hyper_util::rt::TokioIo;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tower::Service;
+
+use crate::grpc::USER_TIMEOUT;
 
 /// The receive buffer of a connection within this machine; the system gives what it allows of it.
 ///
@@ -20,9 +23,13 @@ use tower::Service;
 /// path's, stays.
 const LOOPBACK_BUFFER_BYTES: usize = 1 << 20;
 
-/// Readies an open connection for our streams.
-pub(crate) fn tune(socket: &TcpStream) -> io::Result<()> {
+/// Readies an open connection for our streams; one whose peer takes nothing, or confirms nothing, of
+/// what it is sent for `user_timeout` is lost.
+pub(crate) fn tune(socket: &TcpStream, user_timeout: Duration) -> io::Result<()> {
     socket.set_nodelay(true)?;
+    let milliseconds = u32::try_from(user_timeout.as_millis()).unwrap_or(u32::MAX);
+    // 0 would stand for the system's own, some minutes.
+    sockopt::set_tcp_user_timeout(socket, milliseconds.max(1))?;
     if socket.peer_addr()?.ip().to_canonical().is_loopback() {
         sockopt::set_socket_recv_buffer_size(socket, LOOPBACK_BUFFER_BYTES)?;
     }
@@ -58,7 +65,7 @@ impl Service<Uri> for Connector {
         let connecting = self.0.call(address);
         Box::pin(async move {
             let connected = connecting.await?;
-            tune(connected.inner())?;
+            tune(connected.inner(), USER_TIMEOUT)?;
             Ok(connected)
         })
     }

@@ -10,33 +10,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Element type of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DType {
-    /// IEEE 754 binary32; must be finite.
-    F32,
-    /// Signed 64-bit integer.
-    I64,
-}
-
-impl DType {
-    /// Bytes an element takes.
-    pub fn size(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::I64 => 8,
-        }
-    }
-
-    /// Lower-case name, as in messages to users.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::I64 => "i64",
-        }
-    }
-}
+use crate::DType;
+use crate::dtype::first_nonfinite;
 
 /// One column of an item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,9 +22,22 @@ pub struct ColumnSpec {
     pub dtype: DType,
     /// Shape of one item's value, without the batch axis; empty for a scalar.
     pub shape: Vec<usize>,
+    /// Whether NaN and infinities may stand in it. False where the dtype has none.
+    #[serde(default)]
+    pub allow_nonfinite: bool,
 }
 
 impl ColumnSpec {
+    /// A column of finite values.
+    pub fn new(name: &str, dtype: DType, shape: &[usize]) -> Self {
+        Self {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            allow_nonfinite: false,
+        }
+    }
+
     /// Elements one item's value has.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
@@ -72,89 +60,6 @@ impl Signature {
     /// Bytes one item takes over all columns.
     pub fn item_bytes(&self) -> usize {
         self.columns.iter().map(ColumnSpec::item_bytes).sum()
-    }
-}
-
-fn column(name: &str, dtype: DType, shape: &[usize]) -> ColumnSpec {
-    ColumnSpec {
-        name: name.to_owned(),
-        dtype,
-        shape: shape.to_vec(),
-    }
-}
-
-/// The n-step transition, the item that actors insert and the learner samples.
-pub mod transition {
-    use super::{DType, Signature, column};
-
-    /// Index of `observation`, f32 `[observation_size]`.
-    pub const OBSERVATION: usize = 0;
-    /// Index of `action`, f32 `[action_size]`, in [-1, 1] per dimension (canonical).
-    pub const ACTION: usize = 1;
-    /// Index of `reward`, f32: the n-step discounted sum of rewards.
-    pub const REWARD: usize = 2;
-    /// Index of `discount`, f32: the product of the environment's discounts and gamma^n, which
-    /// multiplies the value of `next_observation`.
-    pub const DISCOUNT: usize = 3;
-    /// Index of `next_observation`, f32 `[observation_size]`.
-    pub const NEXT_OBSERVATION: usize = 4;
-    /// Index of `policy_version`, i64: the version that chose `action`.
-    pub const POLICY_VERSION: usize = 5;
-
-    /// The signature of transitions between vectors of these sizes.
-    pub fn signature(observation_size: usize, action_size: usize) -> Signature {
-        Signature {
-            columns: vec![
-                column("observation", DType::F32, &[observation_size]),
-                column("action", DType::F32, &[action_size]),
-                column("reward", DType::F32, &[]),
-                column("discount", DType::F32, &[]),
-                column("next_observation", DType::F32, &[observation_size]),
-                column("policy_version", DType::I64, &[]),
-            ],
-        }
-    }
-}
-
-/// One step of an environment: the row that actors write. Items are windows of such rows.
-///
-/// Everything is as the environment gave it: discounting over steps, and any scaling of rewards, is the
-/// learner's, so that a changed setting is right for what is stored. An episode of `N` steps is `N` rows
-/// and one or more after them whose `step_type` is LAST: those hold the state the episode ended in, and
-/// no action was taken there.
-pub mod step {
-    use super::{DType, Signature, column};
-
-    /// Index of `observation`, f32 `[observation_size]`: the state the step was taken in.
-    pub const OBSERVATION: usize = 0;
-    /// Index of `action`, f32 `[action_size]`: canonical, as the policy drew it, before clipping.
-    pub const ACTION: usize = 1;
-    /// Index of `reward`, f32.
-    pub const REWARD: usize = 2;
-    /// Index of `discount`, f32: the environment's discount, 0 at a termination.
-    pub const DISCOUNT: usize = 3;
-    /// Index of `log_prob`, f32: the logarithm of the density or probability that the acting policy
-    /// gave `action`.
-    pub const LOG_PROB: usize = 4;
-    /// Index of `policy_version`, i64: the version that chose `action`.
-    pub const POLICY_VERSION: usize = 5;
-    /// Index of `step_type`, i64: a [`StepType`](crate::StepType) by its number, of the state the step
-    /// was taken in.
-    pub const STEP_TYPE: usize = 6;
-
-    /// The signature of steps with vectors of these sizes.
-    pub fn signature(observation_size: usize, action_size: usize) -> Signature {
-        Signature {
-            columns: vec![
-                column("observation", DType::F32, &[observation_size]),
-                column("action", DType::F32, &[action_size]),
-                column("reward", DType::F32, &[]),
-                column("discount", DType::F32, &[]),
-                column("log_prob", DType::F32, &[]),
-                column("policy_version", DType::I64, &[]),
-                column("step_type", DType::I64, &[]),
-            ],
-        }
     }
 }
 
@@ -181,7 +86,7 @@ pub enum ColumnError {
         /// Items in the batch.
         len: usize,
     },
-    /// A floating-point column holds NaN or an infinity.
+    /// A floating-point column that may not holds NaN or an infinity.
     #[error("column `{column}`: expected finite values, got {value} in item {item}")]
     NotFinite {
         /// The column's name.
@@ -190,6 +95,16 @@ pub enum ColumnError {
         item: usize,
         /// The offending value.
         value: String,
+    },
+    /// A column of booleans holds a byte that is none.
+    #[error("column `{column}`: expected bytes of 0 or 1, got {value} in item {item}")]
+    NotBool {
+        /// The column's name.
+        column: String,
+        /// Position of the item in the batch.
+        item: usize,
+        /// The offending byte.
+        value: u8,
     },
 }
 
@@ -201,11 +116,27 @@ pub struct ColumnBatch {
 }
 
 impl ColumnBatch {
-    /// Checks lengths and finiteness against `signature` and takes the columns.
+    /// Checks lengths and values against `signature` and takes the columns.
     ///
     /// # Errors
     /// [`ColumnError`] names the column, and what was expected.
     pub fn new(
+        signature: &Signature,
+        len: usize,
+        columns: Vec<Bytes>,
+    ) -> Result<Self, ColumnError> {
+        let batch = Self::of_known_values(signature, len, columns)?;
+        for (spec, data) in signature.columns.iter().zip(&batch.columns) {
+            check_values(spec, data)?;
+        }
+        Ok(batch)
+    }
+
+    /// Checks lengths against `signature` and takes the columns, whose values were checked before.
+    ///
+    /// # Errors
+    /// [`ColumnError`] names the column, and what was expected.
+    pub fn of_known_values(
         signature: &Signature,
         len: usize,
         columns: Vec<Bytes>,
@@ -225,9 +156,6 @@ impl ColumnBatch {
                     got: data.len(),
                     len,
                 });
-            }
-            if spec.dtype == DType::F32 {
-                check_finite(spec, data)?;
             }
         }
         Ok(Self { len, columns })
@@ -283,34 +211,36 @@ impl ColumnBatch {
     }
 }
 
-const EXPONENT_BITS: u32 = 0x7f80_0000;
-
-fn check_finite(spec: &ColumnSpec, data: &[u8]) -> Result<(), ColumnError> {
-    let value = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("chunks of four"));
-    // Infinities and NaN are the values whose exponent bits are all set. Integer arithmetic without
-    // an early exit vectorises; a sum of floats would not, since its order matters.
-    let any = data.chunks_exact(4).fold(false, |any, bytes| {
-        any | (value(bytes).to_bits() & EXPONENT_BITS == EXPONENT_BITS)
-    });
-    if !any {
+/// Refuses values that the column may not hold.
+fn check_values(spec: &ColumnSpec, data: &[u8]) -> Result<(), ColumnError> {
+    let item = |position: usize| position / spec.elements().max(1);
+    if spec.dtype == DType::Bool {
+        let bad = data.iter().enumerate().find(|&(_, &byte)| byte > 1);
+        return bad.map_or(Ok(()), |(position, &value)| {
+            Err(ColumnError::NotBool {
+                column: spec.name.clone(),
+                item: item(position),
+                value,
+            })
+        });
+    }
+    if spec.allow_nonfinite || !spec.dtype.is_float() {
         return Ok(());
     }
-    let (position, bad) = data
-        .chunks_exact(4)
-        .map(value)
-        .enumerate()
-        .find(|(_, value)| !value.is_finite())
-        .expect("an element's exponent bits are all set");
+    let Some((position, value)) = first_nonfinite(spec.dtype, data) else {
+        return Ok(());
+    };
     Err(ColumnError::NotFinite {
         column: spec.name.clone(),
-        item: position / spec.elements().max(1),
-        value: bad.to_string(),
+        item: item(position),
+        value: value.to_string(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transition;
 
     fn batch(len: usize, reward: f32) -> Result<ColumnBatch, ColumnError> {
         let signature = transition::signature(2, 1);
@@ -335,6 +265,89 @@ mod tests {
             );
         }
         assert_eq!(batch(3, 1.0).unwrap().len(), 3);
+    }
+
+    /// Which bit patterns are finite: IEEE 754-2019, section 3.4; of bfloat16, those of the binary32 whose
+    /// upper half they are.
+    #[test]
+    fn what_is_not_finite_is_stored_where_the_column_allows_it() {
+        /// An element, and its name.
+        type Bad<'a> = (&'a [u8], &'a str);
+        let cases: [(DType, &[u8], &[Bad]); 4] = [
+            (
+                DType::F16,
+                &[0xff, 0x7b],
+                &[
+                    (&[0x00, 0x7c], "inf"),
+                    (&[0x01, 0x7e], "NaN"),
+                    (&[0x00, 0xfc], "-inf"),
+                ],
+            ),
+            (
+                DType::Bf16,
+                &[0x7f, 0x7f],
+                &[
+                    (&[0x80, 0x7f], "inf"),
+                    (&[0xc0, 0x7f], "NaN"),
+                    (&[0x80, 0xff], "-inf"),
+                ],
+            ),
+            (
+                DType::F32,
+                &f32::MAX.to_le_bytes(),
+                &[
+                    (&f32::NAN.to_le_bytes(), "NaN"),
+                    (&f32::NEG_INFINITY.to_le_bytes(), "-inf"),
+                ],
+            ),
+            (
+                DType::F64,
+                &f64::MAX.to_le_bytes(),
+                &[
+                    (&f64::NAN.to_le_bytes(), "NaN"),
+                    (&f64::INFINITY.to_le_bytes(), "inf"),
+                ],
+            ),
+        ];
+        for (dtype, largest, bad) in cases {
+            let mut spec = ColumnSpec::new("x", dtype, &[2]);
+            let checked = |spec: &ColumnSpec, last: &[u8]| {
+                let signature = Signature {
+                    columns: vec![spec.clone()],
+                };
+                let data = [largest, largest, largest, last].concat();
+                ColumnBatch::new(&signature, 2, vec![data.into()])
+            };
+            assert!(checked(&spec, largest).is_ok(), "{dtype:?}");
+            for (bytes, name) in bad {
+                let error = checked(&spec, bytes).unwrap_err().to_string();
+                let expected = format!("column `x`: expected finite values, got {name} in item 1");
+                assert_eq!(error, expected, "{dtype:?}");
+            }
+            spec.allow_nonfinite = true;
+            assert!(bad.iter().all(|(bytes, _)| checked(&spec, bytes).is_ok()));
+        }
+    }
+
+    #[test]
+    fn a_boolean_is_0_or_1_and_integers_are_anything() {
+        for dtype in DType::ALL.into_iter().filter(|dtype| !dtype.is_float()) {
+            let signature = Signature {
+                columns: vec![ColumnSpec::new("x", dtype, &[])],
+            };
+            let batch = |byte: u8| {
+                let data = [vec![0; dtype.size()], vec![byte; dtype.size()]].concat();
+                ColumnBatch::new(&signature, 2, vec![data.into()])
+            };
+            assert!(batch(1).is_ok());
+            let full = batch(0xff).map_err(|error| error.to_string());
+            if dtype == DType::Bool {
+                let expected = "column `x`: expected bytes of 0 or 1, got 255 in item 1";
+                assert_eq!(full, Err(expected.to_owned()));
+            } else {
+                assert!(full.is_ok(), "{dtype:?}");
+            }
+        }
     }
 
     #[test]

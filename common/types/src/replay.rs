@@ -21,7 +21,7 @@ pub struct TableCounters {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ItemError {
     /// Ends that name no steps, or not in order.
-    #[error("items.ends: expected {expected}, got {got}")]
+    #[error("steps.ends: expected {expected}, got {got}")]
     Ends {
         /// What would have been accepted.
         expected: String,
@@ -221,6 +221,8 @@ pub struct SampledItems {
     pub keys: Vec<u64>,
     /// Probability of drawing the item, when it was drawn.
     pub probabilities: Vec<f64>,
+    /// Priority of the item, when it was drawn; empty where no selector of the table looks at any.
+    pub priorities: Vec<f64>,
     /// Times the item has been drawn, this time included.
     pub times_sampled: Vec<u32>,
 }
@@ -242,11 +244,7 @@ mod tests {
     use crate::{ColumnSpec, DType, Signature};
 
     fn steps(len: usize) -> ColumnBatch {
-        let column = ColumnSpec {
-            name: "id".to_owned(),
-            dtype: DType::I64,
-            shape: vec![],
-        };
+        let column = ColumnSpec::new("id", DType::I64, &[]);
         let signature = Signature {
             columns: vec![column],
         };
@@ -292,15 +290,15 @@ mod tests {
         let cases = [
             (
                 refused(1, &[0], &[]),
-                "items.ends: expected none where sequence_length is 1, got 0".to_owned(),
+                "steps.ends: expected none where sequence_length is 1, got 0".to_owned(),
             ),
             (
                 refused(2, &[1, 1], &[]),
-                "items.ends: expected ascending positions, got [1, 1]".to_owned(),
+                "steps.ends: expected ascending positions, got [1, 1]".to_owned(),
             ),
             (
                 refused(2, &[1, 4], &[]),
-                "items.ends: expected less than 4 steps, got 4".to_owned(),
+                "steps.ends: expected less than 4 steps, got 4".to_owned(),
             ),
             (
                 refused(2, &[1, 3], &[1.0]),

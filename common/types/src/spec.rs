@@ -1,9 +1,10 @@
 //! What an environment promises about its observations and actions. Follows `dm_env.specs`.
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// One named field of the flat observation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservationField {
     /// The task's own name of the field, for example `orientations`.
     pub name: String,
@@ -12,16 +13,39 @@ pub struct ObservationField {
 }
 
 /// Bounds of the action, element by element.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ActionSpec {
     /// Lower bounds, `[action_size]`; may be infinite.
+    #[serde(with = "exact")]
     pub minimum: Vec<f64>,
     /// Upper bounds, `[action_size]`; may be infinite.
+    #[serde(with = "exact")]
     pub maximum: Vec<f64>,
 }
 
+/// Numbers as texts, which are read back to the bit and may be infinite; a JSON's numbers are neither.
+mod exact {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(values: &[f64], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(values.iter().map(f64::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f64>, D::Error> {
+        let number = |text: String| {
+            let refused = |_| D::Error::custom(format!("expected a number as text, got {text:?}"));
+            text.parse().map_err(refused)
+        };
+        Vec::<String>::deserialize(from)?
+            .into_iter()
+            .map(number)
+            .collect()
+    }
+}
+
 /// Specification of one task.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EnvironmentSpec {
     /// `domain-task`, with dashes for underscores.
     pub task: String,

@@ -11,9 +11,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use pmpo_service::telemetry::LogFormat;
 
-use crate::commands::{BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastPart, Choice};
+use crate::commands::{BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastPart, ExportArgs};
 use crate::config::Preset;
+use crate::policies::Choice;
 use crate::sweep::SweepArgs;
+use crate::watch::WatchArgs;
 pub(crate) use replay::{BenchItem, BenchRole, ReplayBenchArgs, ReplayClientArgs, TablesArgs};
 pub(crate) use run::{Index, RunArgs};
 pub(crate) use security::{CertsArgs, SecurityArgs};
@@ -56,6 +58,8 @@ pub(crate) enum Command {
     Evaluator(EvaluatorArgs),
     /// Evaluate a policy of a run with its mode.
     Eval(EvalArgs),
+    /// Write a policy of a run for other programs: ONNX, PyTorch or safetensors.
+    Export(ExportArgs),
     /// Draw an episode of a run's policy as a GIF or as PNG frames.
     Render(RenderArgs),
     /// Draw the learning curves of one or more runs.
@@ -67,6 +71,8 @@ pub(crate) enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Serve a page on this machine that shows runs, whether they go on or have ended.
+    Watch(WatchArgs),
     /// Step one episode with given actions and write what the environment returned.
     Trace {
         /// Task, as `domain-task`.

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::agreement;
 use crate::cli::{ConfigArgs, SecurityArgs};
+use crate::environments;
 use crate::failure::Usage;
+use crate::watch;
 
 /// Every setting of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -68,13 +70,17 @@ impl Preset {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RunConfig {
-    /// Task, as `domain-task`.
+    /// Task, as `domain-task`, or an environment in Python: `gymnasium:ID`, `dm_control:domain-task` or
+    /// `python:module:function`.
     pub(crate) task: String,
     /// Control steps for which an action is carried out. What counts steps of the policy (discount, n-step,
     /// the table's items and ratio) counts fewer then; environment steps are control steps always.
     pub(crate) action_repeat: usize,
     /// Every generator of the run is seeded from this.
     pub(crate) seed: u64,
+    /// Interpreter that runs an environment in Python; not set: the one that runs this command, or
+    /// python3.
+    pub(crate) python: Option<String>,
     /// Actor processes that `train` starts.
     pub(crate) actors: u64,
     /// Replay processes that `train` starts; the table's bounds hold for each.
@@ -91,6 +97,12 @@ pub(crate) struct RunConfig {
     pub(crate) stop_at_return: Option<f64>,
     /// Seconds that `train` gives each role to end after SIGTERM before it kills it.
     pub(crate) shutdown_grace_s: f64,
+    /// Where the page to watch the run is served, as `HOST:PORT`: port 0 lets the system choose, and nothing
+    /// means no page. Whoever reaches it may read this run and those beside it.
+    pub(crate) dashboard_listen: String,
+    /// Whether TensorBoard's event files are written into the run's folder. What the page shows beside the
+    /// curve is read from them.
+    pub(crate) tensorboard: bool,
 }
 
 /// Most control steps for one action.
@@ -102,6 +114,7 @@ impl Default for RunConfig {
             task: "cartpole-swingup".to_owned(),
             action_repeat: 1,
             seed: 0,
+            python: None,
             actors: 1,
             replay_shards: 1,
             device: "cpu".to_owned(),
@@ -110,12 +123,19 @@ impl Default for RunConfig {
             max_minutes: None,
             stop_at_return: None,
             shutdown_grace_s: 20.0,
+            dashboard_listen: watch::LISTEN.to_owned(),
+            tensorboard: true,
         }
     }
 }
 
-/// Where keys were before the update had sections of its own.
+/// Where keys were before; those that are gone are nowhere now.
 const MOVED: &[Move] = &[
+    (
+        "security.max_requests_per_second_per_peer",
+        &["security.max_requests_per_second_per_connection"],
+    ),
+    ("security.handshake_timeout_s", &[]),
     (
         "policy.hidden_sizes",
         &["policy.torso.hidden_sizes", "critic.torso.hidden_sizes"],
@@ -254,9 +274,8 @@ impl Config {
     fn resolve_discount(&mut self) -> Result<()> {
         if let Discount::Rule(_) = self.update.discount {
             self.run.validate().context("run").map_err(Usage::new)?;
-            let task = pmpo_suite::load(&self.run.task, self.run.seed).map_err(Usage::new)?;
-            let task = task.with_action_repeat(self.run.action_repeat);
-            let resolved = self.update.discount.resolved(task.spec());
+            let described = environments::describe(&self.run)?;
+            let resolved = self.update.discount.resolved(&described.spec);
             self.update.discount = resolved.map_err(Usage::new)?;
         }
         Ok(())
@@ -311,7 +330,7 @@ impl Config {
         Some((format!("replay.tables[{i}]"), table))
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         self.run.validate().context("run")?;
         self.agent().validate()?;
         self.learner.validate(&self.update).context("learner")?;
@@ -369,6 +388,7 @@ impl RunConfig {
             (0.0..=3600.0).contains(&grace),
             "shutdown_grace_s: expected 0 to 3600 seconds, got {grace}"
         );
+        watch::check(&self.dashboard_listen).context("dashboard_listen")?;
         let stop = self.stop_at_return.unwrap_or(0.0);
         anyhow::ensure!(
             stop.is_finite(),

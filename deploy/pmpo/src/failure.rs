@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::process::{ExitCode, ExitStatus};
+use std::process::ExitStatus;
 
 use crate::output::complain;
 use pmpo_actor::ActorError;
@@ -71,7 +71,7 @@ pub(crate) fn storage(path: &Path) -> impl Fn(io::Error) -> anyhow::Error {
 }
 
 /// One line on standard error, in the log's format, and the exit code.
-pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> u8 {
     let line = one_line(error);
     match format {
         LogFormat::Text => complain!("pmpo: {line}"),
@@ -81,7 +81,7 @@ pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
             tracing::error!("{line}");
         }
     }
-    ExitCode::from(code(error))
+    code(error)
 }
 
 const FAILED: u8 = 1;

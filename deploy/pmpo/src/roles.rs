@@ -3,24 +3,27 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use pmpo_learner::LearnerOptions;
 use pmpo_service::announce::Announcement;
 use pmpo_service::grpc::Listener;
 use pmpo_service::security::{Credentials, Role, SecurityError};
-use pmpo_service::telemetry::{self, LogFormat};
+use pmpo_service::telemetry::{self, LogFormat, PrometheusHandle};
 use pmpo_service::{identity, shutdown, traces};
 use pmpo_types::derive_seed;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{ActorArgs, EvaluatorArgs, LearnerArgs, ReplayArgs, ServiceArgs};
-use crate::commands;
-use crate::config::{Config, Source};
+use crate::config::{Config, RunConfig, Source};
+use crate::environments;
 use crate::failure::{self, Usage};
 use crate::output::tell;
+use crate::record::Source as Samples;
 use crate::run_folder::{self, Asked, RunFolder};
+use crate::watch::Watch;
 
 /// Serves the replay tables until a signal.
 pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
@@ -35,6 +38,7 @@ pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
         index: Some(args.index),
         args: &args.service,
         format,
+        watched: None,
     };
     process.run(
         Some((args.listen, &credentials)),
@@ -60,18 +64,18 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
     };
     let mut assignments = args.run.assignments();
     assignments.extend(args.service.security.assignments());
-    let config = Config::for_learner(Source {
+    let mut config = Config::for_learner(Source {
         preset: args.run.config.preset,
         file,
         assignments: &assignments,
     })?;
     let credentials = config.credentials(Role::Learner)?;
-    let environment = commands::load_environment(&config.run, 0)?;
+    let spec = environments::fit(&mut config)?;
     let asked = Asked {
         config: &config,
         run_dir: &run_dir,
         resume,
-        spec: environment.spec(),
+        spec: &spec,
     };
     // `pmpo train` has taken the folder, and this process shares its lock.
     let _ours = match args.service.parent {
@@ -83,7 +87,7 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
         run_uid: run_folder::uid(&run_dir)?,
         task: config.run.task.clone(),
         seed: config.run.seed,
-        spec: environment.spec().clone(),
+        spec: spec.clone(),
         limits: config.run.limits(),
         device: config.run.device()?,
         agent: config.agent(),
@@ -94,11 +98,18 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
         resume,
     };
     identity::set_run(&options.run_id, &options.run_uid);
+    let watched = options.run_dir.clone();
     let process = Process {
         role: "learner",
         index: Some(0),
         args: &args.service,
         format,
+        // `pmpo train` sees to it for those that it starts.
+        watched: args
+            .service
+            .parent
+            .is_none()
+            .then_some((&config.run, watched.as_path())),
     };
     process.run(
         Some((args.listen, &credentials)),
@@ -130,6 +141,7 @@ pub(crate) fn actor(args: &ActorArgs, format: LogFormat) -> Result<()> {
         index: args.index.given(),
         args: &args.service,
         format,
+        watched: None,
     };
     process.run(None, async |_, shutdown| {
         pmpo_actor::run(config.actor, addresses, args.index.given(), shutdown).await?;
@@ -146,6 +158,7 @@ pub(crate) fn evaluator(args: &EvaluatorArgs, format: LogFormat) -> Result<()> {
         index: args.index.given(),
         args: &args.service,
         format,
+        watched: None,
     };
     process.run(None, async |_, shutdown| {
         let (learner, index) = (&args.learner, args.index.given());
@@ -162,6 +175,8 @@ struct Process<'a> {
     index: Option<u64>,
     args: &'a ServiceArgs,
     format: LogFormat,
+    /// The run whose page and record are this process's to keep.
+    watched: Option<(&'a RunConfig, &'a Path)>,
 }
 
 impl Process<'_> {
@@ -193,15 +208,27 @@ impl Process<'_> {
             self.announce(listener.as_ref(), &metrics)?;
             // Until the role has ended: `/readyz` says so meanwhile, and the last counts can be read.
             let ended = CancellationToken::new();
+            let watch = self.watch(&handle);
             let serving = telemetry::serve_metrics(metrics, handle, ended.clone());
             let serving = tokio::spawn(serving);
             let result = service(listener, shutdown.clone()).await;
             shutdown.cancel();
+            drop(watch);
             ended.cancel();
             traces::stop();
-            serving.await?.context("metrics")?;
+            serving.await?;
             result
         })
+    }
+
+    fn watch(&self, metrics: &PrometheusHandle) -> Option<Watch> {
+        let (run, run_dir) = self.watched?;
+        let watch = Watch::of_run(run, run_dir, Samples::Learner(metrics.clone()));
+        match &watch.url {
+            Ok(url) => tracing::info!(url, "page"),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "no page"),
+        }
+        Some(watch)
     }
 
     fn announce(&self, listener: Option<&Listener>, metrics: &TcpListener) -> Result<()> {

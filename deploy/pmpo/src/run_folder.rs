@@ -177,5 +177,7 @@ pub(crate) fn new_run_dir(config: &Config) -> PathBuf {
         .chars()
         .filter(|c| !matches!(c, ':' | '-' | '.'))
         .collect();
-    Path::new("runs").join(format!("{}-seed{}-{now}", config.run.task, config.run.seed))
+    // Names of environments in Python have characters that those of folders had better not have.
+    let task = config.run.task.replace(['/', ':'], "-");
+    Path::new("runs").join(format!("{task}-seed{}-{now}", config.run.seed))
 }

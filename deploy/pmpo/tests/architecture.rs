@@ -72,7 +72,8 @@ fn pure_crates_build_on_each_other_alone() {
 #[test]
 fn services_never_depend_on_each_other_and_only_deploy_sees_all() {
     for (name, needs) in dependencies() {
-        if name == "pmpo" {
+        // The package for Python is the command with another door.
+        if name == "pmpo" || name == "pmpo-python" {
             continue;
         }
         let services: Vec<_> = SERVICES.iter().filter(|s| needs.contains(**s)).collect();

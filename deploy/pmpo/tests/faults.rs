@@ -85,7 +85,7 @@ fn members_are_noticed_when_they_freeze_die_and_return() {
     assert!(health(&l, &[]).status.success());
 
     for (server, service) in [
-        (&r, "pmpo.v1.Replay"),
+        (&r, "pmpo.replay.v1.Replay"),
         (&l, "pmpo.v1.Weights"),
         (&l, "pmpo.v1.Run"),
     ] {
@@ -95,7 +95,7 @@ fn members_are_noticed_when_they_freeze_die_and_return() {
         }
         // And nothing that is served elsewhere.
         let elsewhere = |name: &String| {
-            name.starts_with("pmpo.") && (name == "pmpo.v1.Replay") != (server == &r)
+            name.starts_with("pmpo.") && (name == "pmpo.replay.v1.Replay") != (server == &r)
         };
         assert!(!services.iter().any(elsewhere), "{server}: {services:?}");
     }

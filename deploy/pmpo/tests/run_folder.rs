@@ -255,7 +255,7 @@ fn a_replays_tables_belong_to_the_run_that_opened_them_first() {
         assert!(last.contains(whose), "{last}");
         assert!(last.contains("start another replay"), "{last}");
     };
-    let another = "belong to the run `a`, not to `";
+    let another = "belong to `a`, not to `";
     refused_with(served.address().to_string(), "b", another);
     assert_eq!(first.stop(), Some(0));
     assert_eq!(served.stop(), Some(0));
@@ -263,6 +263,6 @@ fn a_replays_tables_belong_to_the_run_that_opened_them_first() {
     let served = replay();
     refused_with(served.address().to_string(), "c", another);
     // Nor a run of its name, in another folder.
-    let namesake = "belong to an earlier run of the name `a`, in another folder";
+    let namesake = "belong to an earlier owner of the name `a`, with another id";
     refused_with(served.address().to_string(), "elsewhere/a", namesake);
 }

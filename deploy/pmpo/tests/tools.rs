@@ -2,13 +2,17 @@
 
 mod common;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use common::Process;
 
+const PMPO: &str = env!("CARGO_BIN_EXE_pmpo");
+
 fn pmpo(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pmpo"));
+    let mut command = Command::new(PMPO);
     command
         .args(arguments)
         .current_dir(folder)
@@ -17,7 +21,7 @@ fn pmpo(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 fn last_line_as_json(folder: &Path, arguments: &[&str]) -> serde_json::Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_pmpo"))
+    let output = Command::new(PMPO)
         .args(arguments)
         .current_dir(folder)
         .output()
@@ -89,7 +93,7 @@ fn config_print_refuses_what_a_run_would() {
 #[test]
 fn an_empty_table_has_no_samples_per_insert() {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pmpo"));
+    let mut command = Command::new(PMPO);
     command.args(["replay", "--listen", "localhost:0"]);
     let replay = Process::start(command, folder.path(), "replay");
     let address = replay.address().to_string();
@@ -123,29 +127,57 @@ fn a_trace_says_which_actions_came_after_the_end() {
     assert!(stderr.contains("the last 7 actions"), "{stderr}");
 }
 
-/// Whoever starts it again by its exit code takes a full disk for what it is.
+/// A command that may not write to a folder of mode 555, whoever runs the tests: root without the
+/// capabilities that let it write everywhere.
+fn without_permission(folder: &Path, arguments: &str) -> Command {
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--inh-caps=-all", "--bounding-set=-dac_override"]);
+        command.arg(PMPO);
+        command
+    } else {
+        Command::new(PMPO)
+    };
+    command.args(arguments.split(' ')).current_dir(folder);
+    command
+}
+
+/// Whoever starts it again by its exit code takes a disk that cannot be written for what it is.
 #[test]
 fn what_cannot_be_written_has_the_code_of_storage() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("a.csv"), "0.0\n").unwrap();
-    let run = folder.path().join("run");
-    std::fs::create_dir(&run).unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("a.csv"), "0.0\n").unwrap();
+    std::fs::create_dir(path("run")).unwrap();
     let header = "wall_s,env_steps,learner_steps,policy_version,eval_return_mean,eval_return_std,train_return_mean\n";
-    std::fs::write(run.join("progress.csv"), header).unwrap();
-    let trace = [
-        "trace",
-        "cartpole-swingup",
-        "--seed",
-        "1",
-        "--actions",
-        "a.csv",
-        "--out",
-        "no/t.csv",
-    ];
-    for arguments in [&trace[..], &["plot", "run", "--out", "no/p.svg"]] {
-        let output = pmpo(folder.path(), arguments);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(5), "{arguments:?}: {stderr}");
-        assert!(stderr.contains("no/"), "{stderr}");
+    std::fs::write(path("run/progress.csv"), header).unwrap();
+    let sweep = "[[configuration]]\nname = \"a\"\n[defaults]\nlearner_steps = 1\nseeds = [1]\n";
+    std::fs::write(path("sweep.toml"), sweep).unwrap();
+    std::fs::create_dir(path("mine")).unwrap();
+    std::fs::set_permissions(path("mine"), Permissions::from_mode(0o555)).unwrap();
+    for arguments in [
+        "train cartpole-swingup --run-dir OUT/run",
+        "train cartpole-swingup --lockstep --run-dir OUT/run",
+        "learner cartpole-swingup --listen 127.0.0.1:0 --run-dir OUT/run",
+        "replay --listen 127.0.0.1:0 --data-dir OUT/data",
+        "sweep sweep.toml --out OUT/sweep",
+        "certs --out OUT/certs",
+        "trace cartpole-swingup --seed 1 --actions a.csv --out OUT/t.csv",
+        "plot run --out OUT/p.svg",
+        "bandit sphere --dim 2 --seeds 1 --iterations 3 --out OUT/b.svg",
+    ] {
+        for (out, cause) in [("mine", "Permission denied"), ("a.csv", "directory")] {
+            let arguments = arguments.replace("OUT", out);
+            let output = without_permission(folder.path(), &arguments)
+                .output()
+                .unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(5), "{arguments}: {stderr}");
+            let line = stderr.lines().last().unwrap_or_default();
+            assert!(line.contains(&format!("{out}/")), "{arguments}: {line}");
+            assert!(line.contains(cause), "{arguments}: {line}");
+        }
     }
+    assert_eq!(std::fs::read_dir(path("mine")).unwrap().count(), 0);
+    assert_eq!(std::fs::read(path("a.csv")).unwrap(), b"0.0\n");
 }

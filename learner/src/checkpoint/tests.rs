@@ -68,7 +68,7 @@ fn advance(state: &mut TrainState, steps: usize) {
     let window = state.config().window();
     let windows = random_windows([3, 2], 16, window, 7);
     for _ in 0..steps {
-        let batch = state.prepare(&windows);
+        let batch = state.prepare(&windows, 1.0);
         state.update(&batch);
     }
 }

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use pmpo_learner::{LearnerConfig, LearnerOptions, Limits};
 use pmpo_policy::TorsoConfig;
-use pmpo_proto::v1::{self, replay_server, sample_request::Request as Asked};
+use pmpo_proto::replay::v1::{
+    self, replay_server, sample_request::Request as Asked, sample_response::Response as Answer,
+};
 use pmpo_proto::{batch_to_wire, counters_to_wire};
 use pmpo_service::grpc;
 use pmpo_service::security::Credentials;
@@ -20,6 +22,8 @@ use pmpo_update::{AgentConfig, DeviceChoice};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const OBSERVATION: usize = 3;
@@ -52,10 +56,9 @@ impl FakeTable {
     pub(crate) async fn serve(self: &Arc<Self>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let listener = listener.into();
         let service = replay_server::ReplayServer::new(Service(Arc::clone(self)));
-        let server = grpc::server(&listener).add_service(service);
-        tokio::spawn(server.serve_with_incoming(grpc::incoming(listener)));
+        let (routes, ever) = (Routes::new(service), CancellationToken::new());
+        tokio::spawn(grpc::serve(listener.into(), routes, ever));
         address
     }
 
@@ -85,16 +88,25 @@ impl FakeTable {
                 match spec.dtype {
                     // Version 0, in the middle of episodes.
                     DType::I64 => 1i64.to_le_bytes().repeat(rows).into(),
-                    DType::F32 => (0..spec.elements() * rows)
+                    _ => (0..spec.elements() * rows)
                         .flat_map(|i| value(i).to_le_bytes())
                         .collect(),
                 }
             });
         let columns = ColumnBatch::new(&signature, rows, columns.collect()).unwrap();
-        v1::SampleResponse {
+        let part = v1::BatchPart {
             columns: batch_to_wire(&signature, columns),
+            items: Some(v1::SampledItems {
+                keys: vec![0; BATCH],
+                probabilities: vec![1.0; BATCH],
+                priorities: Vec::new(),
+                times_sampled: vec![1; BATCH],
+            }),
             counters: Some(counters_to_wire(self.counters())),
-            ..v1::SampleResponse::default()
+            ..v1::BatchPart::default()
+        };
+        v1::SampleResponse {
+            response: Some(Answer::Part(part)),
         }
     }
 }
@@ -142,7 +154,10 @@ impl replay_server::Replay for Service {
         _: Request<v1::ListTablesRequest>,
     ) -> Result<Response<v1::ListTablesResponse>, Status> {
         let info = v1::TableInfo {
-            name: "replay".to_owned(),
+            config: Some(v1::TableConfig {
+                name: "replay".to_owned(),
+                ..v1::TableConfig::default()
+            }),
             counters: Some(counters_to_wire(self.0.counters())),
             ..v1::TableInfo::default()
         };
@@ -160,6 +175,20 @@ impl replay_server::Replay for Service {
         &self,
         _: Request<v1::ListWritersRequest>,
     ) -> Result<Response<v1::ListWritersResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn delete_items(
+        &self,
+        _: Request<v1::DeleteItemsRequest>,
+    ) -> Result<Response<v1::DeleteItemsResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn reset_table(
+        &self,
+        _: Request<v1::ResetTableRequest>,
+    ) -> Result<Response<v1::ResetTableResponse>, Status> {
         Err(Status::unimplemented("not needed"))
     }
 

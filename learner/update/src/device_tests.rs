@@ -76,7 +76,7 @@ fn windows(config: &AgentConfig, step: u64) -> SampledBatch {
 
 fn advance(state: &mut TrainState, config: &AgentConfig, steps: std::ops::Range<u64>) {
     for step in steps {
-        let batch = state.prepare(&windows(config, step));
+        let batch = state.prepare(&windows(config, step), 1.0);
         state.update(&batch);
     }
 }
@@ -112,7 +112,7 @@ fn run(config: &AgentConfig, device: &Device) -> (Vec<Vec<(&'static str, f32)>>,
     let before = weights(&state);
     let statistics: Vec<_> = (0..STEPS)
         .map(|step| {
-            let batch = state.prepare(&windows(config, step));
+            let batch = state.prepare(&windows(config, step), 1.0);
             state.update(&batch)
         })
         .collect();

@@ -51,7 +51,7 @@ impl Learning {
         source: &mut S,
     ) -> Result<Acted, S::Error> {
         self.deliver(source)?;
-        let batch = self.state.prepare(&drawn.batch);
+        let batch = self.state.prepare(&drawn.batch, drawn.weight);
         let mut statistics = self.state.update(&batch);
         if let Some(errors) = statistics.take_errors() {
             self.priorities.push(drawn, errors);

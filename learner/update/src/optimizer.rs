@@ -209,6 +209,9 @@ impl VectorAdam {
 #[cfg(test)]
 mod tests {
     use pmpo_kernels::fused::composed_adam_step;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+    use rand_distr::{Distribution, StandardNormal};
 
     use super::*;
 
@@ -256,10 +259,10 @@ mod tests {
     #[test]
     fn the_fused_step_is_the_composed_one() {
         let device = Device::flex();
-        device.seed(3);
-        let random = || {
-            let distribution = burn::tensor::Distribution::Normal(0.0, 1.0);
-            Tensor::<1>::random([70_001], distribution, &device)
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut random = || {
+            let values: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(70_001).collect();
+            Tensor::<1>::from_floats(values.as_slice(), &device)
         };
         let start = random();
         let zeros = || Tensor::<1>::zeros([70_001], &device);

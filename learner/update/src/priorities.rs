@@ -65,12 +65,12 @@ impl Priorities {
 /// The weights of a batch's items in the critic's losses; none where experience is not drawn by priority.
 ///
 /// `(N P(i))^-beta`, divided by the batch's largest (Schaul et al. 2016, section 3.4); `beta` 0 corrects
-/// nothing, 1 corrects wholly. Over shards of a table `N` is the sum of their sizes and `P(i)` the share
-/// of the shard, its size over `N`, times the probability of the item in the shard; so `N P(i)` is the
-/// shard's size times that probability, and no other shard needs to be known.
+/// nothing, 1 corrects wholly. `N` and `P(i)` are those of the batch's origin; what that one counts beside
+/// others, `origin_weight`, has the same exponent.
 pub(crate) fn importance_weights(
     priorities: &Priorities,
     sampled: &SampledBatch,
+    origin_weight: f64,
 ) -> Option<Vec<f32>> {
     let Priorities::TdError(config) = priorities else {
         return None;
@@ -81,7 +81,8 @@ pub(crate) fn importance_weights(
         .map(|&probability| (size * probability).powf(-config.importance_exponent))
         .collect();
     let largest = weights.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-    Some(weights.iter().map(|w| (w / largest) as f32).collect())
+    let scale = origin_weight.powf(config.importance_exponent) / largest;
+    Some(weights.iter().map(|w| (w * scale) as f32).collect())
 }
 
 impl TdErrorPriorities {
@@ -148,7 +149,39 @@ impl PriorityUpdates {
 
 #[cfg(test)]
 mod tests {
+    use pmpo_types::{ColumnBatch, ColumnSpec, DType, SampledItems, Signature, TableCounters};
+
     use super::*;
+
+    /// `(N P(i))^-beta / max`, Schaul et al. 2016, section 3.4; and a batch of which there are too many.
+    #[test]
+    fn weights_undo_the_priorities_and_uneven_shares() {
+        let signature = Signature {
+            columns: vec![ColumnSpec::new("id", DType::I64, &[])],
+        };
+        let sampled = SampledBatch {
+            columns: ColumnBatch::new(&signature, 3, vec![vec![0; 24].into()]).unwrap(),
+            counters: TableCounters {
+                size: 10,
+                ..TableCounters::default()
+            },
+            items: SampledItems {
+                probabilities: vec![0.1, 0.4, 0.025],
+                ..SampledItems::default()
+            },
+        };
+        let weights = |importance_exponent, origin_weight| {
+            let priorities = Priorities::TdError(TdErrorPriorities {
+                importance_exponent,
+                ..TdErrorPriorities::default()
+            });
+            importance_weights(&priorities, &sampled, origin_weight).unwrap()
+        };
+        assert_eq!(weights(0.0, 0.25), [1.0, 1.0, 1.0]);
+        assert_eq!(weights(1.0, 1.0), [0.25, 0.0625, 1.0]);
+        assert_eq!(weights(0.5, 1.0), [0.5, 0.25, 1.0]);
+        assert_eq!(weights(0.5, 0.25), [0.25, 0.125, 0.5]);
+    }
 
     #[test]
     fn a_transition_has_its_error_and_a_sequence_most_of_its_largest() {

@@ -27,8 +27,8 @@ pub fn random_windows(
                 Bytes::from(mid.repeat(count))
             }
             (DType::I64, _) => Bytes::from(vec![0; count * 8]),
-            (DType::F32, "discount") => (0..count).flat_map(|_| 0.95f32.to_le_bytes()).collect(),
-            (DType::F32, _) => StandardNormal
+            (_, "discount") => (0..count).flat_map(|_| 0.95f32.to_le_bytes()).collect(),
+            _ => StandardNormal
                 .sample_iter(&mut rng)
                 .take(count)
                 .flat_map(|value: f32| value.to_le_bytes())
@@ -45,6 +45,7 @@ pub fn random_windows(
         items: SampledItems {
             keys: (0..items as u64).collect(),
             probabilities: vec![1.0 / items as f64; items],
+            priorities: Vec::new(),
             times_sampled: vec![1; items],
         },
     }

@@ -12,6 +12,9 @@ pub struct Drawn {
     pub batch: SampledBatch,
     /// Which of several tables or shards it comes from; the items' keys are that one's.
     pub origin: usize,
+    /// What its items count beside those of other origins, in (0, 1]: less where batches come from this one
+    /// more often than its size would have it.
+    pub weight: f64,
     /// The trace of one of its items, which whoever learns from the batch continues.
     pub trace: Option<TraceContext>,
 }

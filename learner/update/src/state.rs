@@ -104,13 +104,13 @@ impl TrainState {
         self.reward_scale.observe(episode);
     }
 
-    /// Makes of sampled windows what a step takes. Draws the step's random numbers, so a batch is for the
+    /// Makes of sampled windows what a step takes; `weight` is [`Drawn::weight`](crate::Drawn). Draws the step's random numbers, so a batch is for the
     /// next step and no other.
     ///
     /// # Panics
     /// If the columns are not whole windows of `pmpo_types::step`, which every station before this one
     /// has checked.
-    pub fn prepare(&mut self, sampled: &SampledBatch) -> Batch {
+    pub fn prepare(&mut self, sampled: &SampledBatch, weight: f64) -> Batch {
         let config = &self.config;
         let windows = Windows::new(&sampled.columns, config.window().rows());
         let (gamma, scale) = (config.discount.gamma(), self.reward_scale.factor() as f32);
@@ -132,7 +132,7 @@ impl TrainState {
             weights: critic_weights(
                 &rows,
                 windows.items(),
-                importance_weights(&config.priorities, sampled),
+                importance_weights(&config.priorities, sampled, weight),
             ),
             state_weights: state_weights(&rows),
             sequence_length,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pmpo_proto::v1;
+use pmpo_proto::replay::v1;
 use pmpo_service::security::Credentials;
 use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,8 @@ pub struct WriterConfig {
     pub max_in_flight_items: usize,
     /// The same bound in bytes; one step may be larger.
     pub max_in_flight_bytes: usize,
-    /// Seconds that the rate limiter may hold a message back before the server has to say why; the
-    /// writer then tries again.
+    /// Seconds that the rate limiter may hold a message back before the server has to say why, and from
+    /// then on again and again; the message keeps its place.
     pub blocked_timeout_s: f64,
     /// Steps of an item. No key of its own: whoever makes the items knows.
     #[serde(skip, default = "one")]
@@ -96,8 +96,8 @@ pub struct SamplerConfig {
     pub prefetch_batches: usize,
     /// How the columns come over the network.
     pub compression: Compression,
-    /// Seconds that the rate limiter may hold a batch back before the server has to say why; the
-    /// sampler then asks again.
+    /// Seconds that the rate limiter may hold a batch back before the server has to say why, and from
+    /// then on again and again.
     pub blocked_timeout_s: f64,
     /// Steps of an item. No key of its own: whoever uses the items knows.
     #[serde(skip, default = "one")]

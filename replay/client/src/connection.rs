@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ::metrics::counter;
 use backon::{BackoffBuilder, ExponentialBackoff};
-use pmpo_proto::{MAX_MESSAGE_BYTES, v1::replay_client::ReplayClient};
+use pmpo_proto::MAX_MESSAGE_BYTES;
+use pmpo_proto::replay::v1::replay_client::ReplayClient;
 use pmpo_service::backoff;
 use pmpo_service::grpc::{self, Channel};
 use pmpo_service::security::Credentials;
@@ -44,10 +45,6 @@ pub(crate) trait Session: Send {
 
     /// The stream was lost or not made, and will be tried again.
     fn failed(&mut self);
-
-    /// The rate limiter has held a call back for the time it was given, for this reason; the call will
-    /// be made again.
-    fn blocked(&mut self, reason: &str);
 }
 
 /// How long a server may take to answer that it has accepted a stream.
@@ -140,13 +137,8 @@ impl Connection {
             if is_permanent(status.code()) {
                 return ClientError::refused(&status);
             }
-            let delay = if status.code() == Code::DeadlineExceeded {
-                session.blocked(status.message());
-                self.blocked(&status)
-            } else {
-                session.failed();
-                self.failed(&status)
-            };
+            session.failed();
+            let delay = self.failed(&status);
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = shutdown.cancelled() => return ClientError::Shutdown,
@@ -165,12 +157,11 @@ impl Connection {
         self.delays = backoff::exponential().build();
     }
 
-    /// A server that makes wait is there.
-    fn blocked(&mut self, status: &Status) -> Duration {
+    /// The server has said why it makes wait.
+    pub(crate) fn blocked(&self, reason: &str) {
         counter!(metrics::BLOCKED_CALLS).increment(1);
-        let (user, address, reason) = (self.user, &self.address, status.message());
+        let (user, address) = (self.user, &self.address);
         tracing::info!(user, address, reason, "the replay service makes wait");
-        self.delays.next().expect("the backoff has no end")
     }
 
     fn failed(&mut self, status: &Status) -> Duration {

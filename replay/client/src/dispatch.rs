@@ -158,11 +158,7 @@ mod tests {
     use crate::route::FAILOVER_AFTER;
 
     fn steps(ids: std::ops::Range<i64>, length: usize, ends: &[u32]) -> StepBatch {
-        let column = ColumnSpec {
-            name: "id".to_owned(),
-            dtype: DType::I64,
-            shape: vec![],
-        };
+        let column = ColumnSpec::new("id", DType::I64, &[]);
         let signature = Signature {
             columns: vec![column],
         };

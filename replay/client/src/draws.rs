@@ -1,4 +1,8 @@
 //! What a sampler's thread and its tasks share: the batches drawn ahead, and whose is next.
+//!
+//! The shards take turns in proportion to their sizes. One whose turn it is and that has nothing at hand
+//! is waited for, unless its rate limiter holds it back: then it gives what its limiter admits, whenever
+//! that is, and the others go on meanwhile. So no shard sets the pace of another.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -8,10 +12,15 @@ use ::metrics::gauge;
 use tokio::sync::Semaphore;
 
 use crate::balance::Balance;
+use crate::shares::Shares;
 use crate::{ClientError, SampledBatch, metrics};
 
-/// How long the shard whose turn it is may have nothing to give before the others go on without it.
+/// How long the shard whose turn it is may have nothing to give before it counts as held back.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Reports for which a shard counts as held back after one that said so: its sampler may just have been
+/// served when it is asked.
+const HELD_REPORTS: u8 = 4;
 
 /// The batches drawn ahead.
 pub(crate) struct Draws {
@@ -24,6 +33,7 @@ pub(crate) struct Draws {
 struct State {
     shards: Vec<Shard>,
     balance: Balance,
+    shares: Shares,
     /// Whose turn it is, and since when.
     turn: Option<(usize, Instant)>,
     ended: Option<ClientError>,
@@ -37,8 +47,9 @@ struct Shard {
     /// Items it held by its newest answer.
     size: u64,
     open: bool,
-    /// It had nothing to give when it was its turn, and has given nothing since.
-    stalled: bool,
+    /// While above 0 it is held back, by its own word: it was so many reports ago, or it has kept the others
+    /// waiting since.
+    held: u8,
     /// Why it had nothing, in its own words.
     blocked: Option<String>,
 }
@@ -48,7 +59,7 @@ impl Shard {
     fn weight(&self) -> u64 {
         if !self.batches.is_empty() {
             self.size.max(1)
-        } else if self.stalled || !self.open {
+        } else if self.held > 0 || !self.open {
             0
         } else {
             self.size
@@ -59,7 +70,7 @@ impl Shard {
 /// What the thread is to do.
 pub(crate) enum Turn {
     /// Take this.
-    Batch(SampledBatch),
+    Batch(Box<SampledBatch>),
     /// Wait for a change, or until then.
     Wait(Option<Instant>),
 }
@@ -69,6 +80,7 @@ impl Draws {
         let state = State {
             shards: (0..shards).map(|_| Shard::default()).collect(),
             balance: Balance::new(shards),
+            shares: Shares::new(shards),
             turn: None,
             ended: None,
             abandoned: false,
@@ -96,13 +108,16 @@ impl Draws {
             return Err(error.clone());
         }
         let (taken, until) = state.next(now);
-        let Some((shard, batch)) = taken else {
+        let Some((shard, mut batch)) = taken else {
             return Ok(Turn::Wait(until));
         };
+        state.shares.taken(shard);
+        let sizes: Vec<u64> = state.shards.iter().map(|shard| shard.size).collect();
+        batch.weight = state.shares.weight(shard, &sizes);
         drop(state);
         gauge!(metrics::PREFETCHED_BATCHES).decrement(1.0);
         self.free[shard].add_permits(1);
-        Ok(Turn::Batch(batch))
+        Ok(Turn::Batch(Box::new(batch)))
     }
 
     /// Waits for a change.
@@ -126,9 +141,17 @@ impl Draws {
         self.changed.notify_all();
     }
 
-    /// A shard has said how many items it holds.
-    pub(crate) fn size(&self, shard: usize, size: u64) {
-        self.lock().shards[shard].size = size;
+    /// A shard has said how many items it holds, and whether its limiter holds samples back.
+    pub(crate) fn report(&self, shard: usize, size: u64, held: bool) {
+        let mut state = self.lock();
+        let entry = &mut state.shards[shard];
+        entry.size = size;
+        entry.held = match held {
+            true => HELD_REPORTS,
+            false => entry.held.saturating_sub(1),
+        };
+        drop(state);
+        self.changed.notify_all();
     }
 
     /// A shard has said why it gives nothing.
@@ -156,7 +179,6 @@ impl Draws {
         let entry = &mut state.shards[shard];
         entry.size = batch.counters.size;
         entry.open = true;
-        entry.stalled = false;
         entry.blocked = None;
         entry.batches.push_back(batch);
         drop(state);
@@ -187,7 +209,9 @@ impl Draws {
 impl State {
     fn ready(&self) -> bool {
         match self.turn {
-            Some((shard, _)) => !self.shards[shard].batches.is_empty(),
+            Some((shard, _)) => {
+                self.shards[shard].held > 0 || !self.shards[shard].batches.is_empty()
+            }
             None => self.shards.iter().any(|shard| shard.weight() > 0),
         }
     }
@@ -211,10 +235,10 @@ impl State {
                 return (Some((shard, batch)), None);
             }
             let until = since + PATIENCE;
-            if entry.open && now < until {
+            if entry.open && entry.held == 0 && now < until {
                 return (None, Some(until));
             }
-            entry.stalled = true;
+            entry.held = HELD_REPORTS;
             self.turn = None;
         }
     }

@@ -5,7 +5,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use ::metrics::{counter, gauge};
-use pmpo_proto::v1::{self, insert_request, replay_client::ReplayClient};
+use pmpo_proto::replay::v1::{
+    self, insert_request, insert_response::Response, replay_client::ReplayClient,
+};
 use pmpo_proto::{signature_to_wire, steps_to_wire, writer_id_to_wire};
 use pmpo_service::grpc::Channel;
 use pmpo_service::identity;
@@ -76,9 +78,9 @@ impl Lanes {
                 writer_id: writer_id_to_wire(id),
                 signature: Some(signature_to_wire(signature)),
                 sequence_length: config.sequence_length as u32,
-                timeout_ms: config.blocked_timeout().as_millis() as u64,
-                run: run.run,
-                run_uid: run.run_uid,
+                blocked_after_ms: config.blocked_timeout().as_millis() as u64,
+                owner: run.run,
+                owner_id: run.run_uid,
             },
             signature: signature.clone(),
             runtime: runtime.clone(),
@@ -251,10 +253,6 @@ impl Session for Lane {
         let (shard, now) = (self.shard, Instant::now());
         self.lanes.health(|dispatch| dispatch.failed(shard, now));
     }
-
-    fn blocked(&mut self, reason: &str) {
-        self.lanes.lock().blocked = Some(reason.to_owned());
-    }
 }
 
 impl Lane {
@@ -276,7 +274,11 @@ impl Lane {
         let Some(first) = first else {
             return Ok(());
         };
-        self.resume(first.next_sequence)?;
+        let Some(Response::NextSequence(next_sequence)) = first.response else {
+            let expected = "response: expected `next_sequence` after `open`";
+            return Err(SessionEnd::Protocol(expected.to_owned()));
+        };
+        self.resume(next_sequence)?;
         connection.opened();
         let shard = self.shard;
         self.lanes.health(|dispatch| dispatch.opened(shard));
@@ -287,16 +289,24 @@ impl Lane {
             let unsent = self.lanes.lock().dispatch.outbox(shard).has_unsent();
             tokio::select! {
                 response = responses.message() => match response? {
-                    Some(response) => {
-                        self.acknowledge(response.next_sequence)?;
-                        while spans.pop_front_if(|sent: &mut Sent| sent.below <= response.next_sequence).is_some() {}
-                    }
+                    Some(v1::InsertResponse { response: Some(response) }) => match response {
+                        Response::NextSequence(next_sequence) => {
+                            self.acknowledge(next_sequence)?;
+                            while spans.pop_front_if(|sent: &mut Sent| sent.below <= next_sequence).is_some() {}
+                        }
+                        Response::Blocked(blocked) => {
+                            connection.blocked(&blocked.message);
+                            self.lanes.lock().blocked = Some(blocked.message);
+                        }
+                    },
+                    // An answer of a later version.
+                    Some(_) => {}
                     None => return Ok(()),
                 },
                 // Closed with the connection; the responses then say why.
                 Ok(permit) = requests.reserve(), if unsent => {
-                    if let Some(items) = self.next_items(&mut spans) {
-                        permit.send(items);
+                    if let Some(steps) = self.next_steps(&mut spans) {
+                        permit.send(steps);
                     }
                 }
                 () = self.lanes.pushed[shard].notified(), if !unsent => {}
@@ -332,7 +342,7 @@ impl Lane {
         Ok(())
     }
 
-    fn next_items(&self, spans: &mut VecDeque<Sent>) -> Option<v1::InsertRequest> {
+    fn next_steps(&self, spans: &mut VecDeque<Sent>) -> Option<v1::InsertRequest> {
         let (first_sequence, mut batch) =
             self.lanes.lock().dispatch.outbox(self.shard).send_next()?;
         let trace = batch.trace();
@@ -343,9 +353,9 @@ impl Lane {
             batch = batch.with_trace(Some(span.context()));
             spans.push_back(Sent { below, _span: span });
         }
-        let items = steps_to_wire(&self.lanes.signature, first_sequence, &batch);
+        let steps = steps_to_wire(&self.lanes.signature, first_sequence, &batch);
         Some(v1::InsertRequest {
-            request: Some(insert_request::Request::Items(items)),
+            request: Some(insert_request::Request::Steps(steps)),
         })
     }
 }

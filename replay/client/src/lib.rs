@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod outbox;
 mod route;
 mod sampler;
+mod shares;
 mod streams;
 mod writer;
 

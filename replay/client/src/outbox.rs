@@ -198,11 +198,7 @@ mod tests {
     use super::*;
 
     fn signature() -> Signature {
-        let column = ColumnSpec {
-            name: "id".to_owned(),
-            dtype: DType::I64,
-            shape: vec![],
-        };
+        let column = ColumnSpec::new("id", DType::I64, &[]);
         Signature {
             columns: vec![column],
         }

@@ -1,4 +1,5 @@
-//! Draws batches ahead of their use, from all shards in proportion to their sizes.
+//! Draws batches ahead of their use, from all shards: as each one's limiter admits, and where none holds
+//! back, in proportion to their sizes.
 //!
 //! Each shard has a bounded queue here. Every free place in it is a credit: a task turns it into
 //! demand, the shard answers with at most that many batches, and taking a batch frees its place. So
@@ -6,10 +7,11 @@
 //! older than they need be.
 //!
 //! Whose batch is next is decided here when one is asked for, by the sizes in the shards' newest
-//! answers: with uniform shards every item is then as likely as any other, and an item's probability
-//! in the whole is the shard's share times the one the shard states. A shard that is away is left out
-//! until it is back; so is, until its next batch, one that has nothing to give for [`PATIENCE`], such
-//! as a shard whose writers have all gone and whose rate limiter waits for them.
+//! answers: with uniform shards that are not held back every item is then as likely as any other. A shard
+//! whose limiter holds samples back is not waited for and gives what it has when it has it, so that two
+//! shards with unequal writers run at the sum of both rates; its items count for how often it is drawn
+//! from ([`SampledBatch::weight`]). A shard that is away is left out until it is back, and one that has
+//! nothing to give for [`PATIENCE`] is taken for held back until it says otherwise.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +29,8 @@ use crate::{ClientError, SampledBatch, SamplerConfig, metrics};
 
 /// Updates of priorities that may wait for a shard; one more is dropped.
 const PRIORITY_UPDATES: usize = 64;
+
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Streams of batches out of one table's shards.
 pub struct Sampler {
@@ -101,11 +105,12 @@ impl Sampler {
     /// # Errors
     /// As [`next`](Self::next).
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<SampledBatch>, ClientError> {
-        let deadline = Instant::now() + timeout;
+        // A century is as good as for ever.
+        let deadline = Instant::now() + timeout.min(FOR_EVER);
         // Batches drawn before the shutdown are not worth a delay of it.
         while !self.shutdown.is_cancelled() {
             match self.draws.turn(Instant::now())? {
-                Turn::Batch(batch) => return Ok(Some(batch)),
+                Turn::Batch(batch) => return Ok(Some(*batch)),
                 Turn::Wait(until) => {
                     if Instant::now() >= deadline {
                         return Ok(None);

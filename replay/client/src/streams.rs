@@ -5,8 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::metrics::counter;
-use pmpo_proto::v1::{self, replay_client::ReplayClient, sample_request};
-use pmpo_proto::{SampledParts, counters_from_wire, signature_to_wire, trace_from_wire};
+use pmpo_proto::replay::v1::{
+    self, replay_client::ReplayClient, sample_request, sample_response::Response,
+};
+use pmpo_proto::{
+    BatchShape, STOCK_MESSAGE_BYTES, SampledParts, counters_from_wire, least_part_bytes,
+    signature_to_wire, trace_from_wire,
+};
 use pmpo_service::grpc::Channel;
 use pmpo_service::identity;
 use pmpo_types::Signature;
@@ -22,15 +27,15 @@ use crate::connection::{
 use crate::draws::Draws;
 use crate::{ClientError, SampledBatch, SamplerConfig, metrics};
 
-/// How often a shard among several is asked for its size, also while it gives no batches.
-const SIZE_PERIOD: Duration = Duration::from_secs(1);
+/// How often a shard among several is asked how it is, also while it gives no batches.
+const REPORT_PERIOD: Duration = Duration::from_millis(500);
 
 pub(crate) struct SamplerSession {
     client: ReplayClient<Channel>,
     open: v1::OpenSampler,
     signature: Signature,
-    /// Rows of a batch.
-    rows: usize,
+    /// Of a batch.
+    shape: BatchShape,
     /// Places in the queue, all told.
     places: usize,
     draws: Arc<Draws>,
@@ -55,16 +60,21 @@ impl SamplerSession {
             batch_size: config.batch_size as u32,
             signature: Some(signature_to_wire(signature)),
             sequence_length: config.sequence_length as u32,
-            timeout_ms: config.blocked_timeout().as_millis() as u64,
+            blocked_after_ms: config.blocked_timeout().as_millis() as u64,
             compression: config.compression.to_wire().into(),
-            run: run.run,
-            run_uid: run.run_uid,
+            owner: run.run,
+            owner_id: run.run_uid,
+            // Large enough to cost little, small enough to be cheap to hold; a step has to fit.
+            max_part_bytes: STOCK_MESSAGE_BYTES.max(least_part_bytes(signature)) as u32,
         };
         Self {
             client,
             open,
             signature: signature.clone(),
-            rows: config.batch_size * config.sequence_length,
+            shape: BatchShape {
+                items: config.batch_size,
+                sequence_length: config.sequence_length,
+            },
             places: config.prefetch_batches,
             draws,
             shard,
@@ -94,7 +104,7 @@ impl SamplerSession {
             .into_inner();
         let (draws, shard) = (Arc::clone(&self.draws), self.shard);
         draws.open(shard, true);
-        let mut sizes = std::pin::pin!(watch_size(
+        let mut reports = std::pin::pin!(watch(
             self.client.clone(),
             self.open.table.clone(),
             Arc::clone(&draws),
@@ -105,7 +115,17 @@ impl SamplerSession {
                 response = responses.message() => match response? {
                     Some(response) => {
                         connection.opened();
-                        self.deliver(response).map_err(SessionEnd::Protocol)?;
+                        match response.response {
+                            Some(Response::Part(part)) => {
+                                self.deliver(part).map_err(SessionEnd::Protocol)?;
+                            }
+                            Some(Response::Blocked(blocked)) => {
+                                connection.blocked(&blocked.message);
+                                draws.blocked(shard, &blocked.message);
+                            }
+                            // An answer of a later version.
+                            None => {}
+                        }
                     }
                     None => return Ok(()),
                 },
@@ -113,16 +133,16 @@ impl SamplerSession {
                     self.asked += 1;
                     send(demand(1));
                 }
-                () = &mut sizes, if draws.shards() > 1 => {}
+                () = &mut reports, if draws.shards() > 1 => {}
             }
         }
     }
 
-    fn deliver(&mut self, response: v1::SampleResponse) -> Result<(), String> {
-        let trace = trace_from_wire(&response.traceparent);
+    fn deliver(&mut self, part: v1::BatchPart) -> Result<(), String> {
+        let trace = trace_from_wire(&part.traceparent);
         let batch = self
             .parts
-            .push(&self.signature, self.rows, response)
+            .push(&self.signature, self.shape, part)
             .map_err(|error| error.to_string())?;
         let Some(batch) = batch else { return Ok(()) };
         self.asked = self
@@ -146,20 +166,11 @@ impl Session for SamplerSession {
     fn failed(&mut self) {
         self.draws.open(self.shard, false);
     }
-
-    fn blocked(&mut self, reason: &str) {
-        self.draws.blocked(self.shard, reason);
-    }
 }
 
-/// Keeps the size of a shard up to date while it answers; never returns.
-async fn watch_size(
-    mut client: ReplayClient<Channel>,
-    table: String,
-    draws: Arc<Draws>,
-    shard: usize,
-) {
-    let mut ticks = tokio::time::interval(SIZE_PERIOD);
+/// Keeps up to date what is known of a shard while it answers; never returns.
+async fn watch(mut client: ReplayClient<Channel>, table: String, draws: Arc<Draws>, shard: usize) {
+    let mut ticks = tokio::time::interval(REPORT_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -168,9 +179,18 @@ async fn watch_size(
         match client.list_tables(request).await {
             Ok(response) => {
                 let tables = response.into_inner().tables;
-                let found = tables.into_iter().find(|info| info.name == table);
-                if let Some(Ok(counters)) = found.map(|info| counters_from_wire(info.counters)) {
-                    draws.size(shard, counters.size);
+                let named =
+                    |info: &v1::TableInfo| info.config.as_ref().is_some_and(|c| c.name == table);
+                let Some(info) = tables.into_iter().find(named) else {
+                    continue;
+                };
+                // Other callers than samplers wait for samples.
+                let held = info
+                    .blocked
+                    .iter()
+                    .any(|blocked| blocked.reason() != v1::BlockedReason::Samples);
+                if let Ok(counters) = counters_from_wire(info.counters) {
+                    draws.report(shard, counters.size, held);
                 }
             }
             // The stream of batches, on the same connection, deals with it.

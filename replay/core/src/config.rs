@@ -150,6 +150,12 @@ impl TableConfig {
             let expected = format!("1 to {MAX_SEQUENCE_LENGTH}");
             return refuse("sequence_length", expected, self.sequence_length);
         }
+        // Steps are counted in 32 bits.
+        let most = u32::MAX as usize / self.sequence_length;
+        if self.max_size > most {
+            let expected = format!("at most {most} items of {} steps", self.sequence_length);
+            return refuse("max_size", expected, self.max_size);
+        }
         if !(0.0..=MAX_PRIORITY_EXPONENT).contains(&self.priority_exponent) {
             let expected = format!("0 to {MAX_PRIORITY_EXPONENT}");
             return refuse("priority_exponent", expected, self.priority_exponent);
@@ -267,6 +273,13 @@ mod tests {
             (
                 refused(|c| c.sequence_length = 0),
                 "sequence_length: expected 1 to 65536, got 0",
+            ),
+            (
+                refused(|c| {
+                    c.sequence_length = 1 << 16;
+                    c.max_size = 1 << 16;
+                }),
+                "max_size: expected at most 65535 items of 65536 steps, got 65536",
             ),
             (
                 refused(|c| c.priority_exponent = f64::NAN),

@@ -1,5 +1,8 @@
 //! Bounds that change while a table is in use, and what they mean for batches.
 
+use crate::items::Items;
+use crate::selector::Slot;
+use crate::steps::Steps;
 use crate::table::Table;
 use crate::{Error, RateLimiter, TableConfig};
 
@@ -58,6 +61,34 @@ impl Table {
         self.log_removed();
         self.log_state();
         Ok(())
+    }
+}
+
+impl Table {
+    /// Empties the table: items, steps and signature go, and the limiter counts from nothing. All writers
+    /// are disconnected; their numbers stay, as do the counters of what was ever inserted and sampled.
+    pub fn reset(&mut self) {
+        self.removed.clear();
+        let sequences = self.config.sequence_length > 1;
+        for slot in 0..self.items.slots() as Slot {
+            if let Some(item) = self.items.get(slot) {
+                self.removed.push(item.ordinal, item.times_sampled);
+            }
+        }
+        self.contents = None;
+        self.items = Items::new(self.config.uses_priorities(), sequences);
+        let logged = self.log.is_some();
+        self.steps = sequences.then(|| Steps::new(self.config.sequence_length, logged));
+        self.sampler = self.config.sampler.build(self.config.weights());
+        self.remover = self.config.remover.build(self.config.weights());
+        self.limiter.reset();
+        self.writers.reset();
+        self.max_priority = 1.0;
+        self.draws_left = 0;
+        if let Some(log) = &mut self.log {
+            log.reset();
+        }
+        self.log_state();
     }
 }
 

@@ -39,7 +39,7 @@ pub enum Error {
     },
     /// An item that begins before the first step its writer has sent, or that the server remembers.
     #[error(
-        "items.ends: expected at least {needed} steps up to the end of an item, got {got} at \
+        "steps.ends: expected at least {needed} steps up to the end of an item, got {got} at \
          position {end}"
     )]
     Window {

@@ -122,6 +122,12 @@ impl Items {
         (ordinal != FREE && self::key(ordinal, slot) == key).then_some(slot)
     }
 
+    /// Its priority, where they are kept.
+    pub(crate) fn priority(&self, slot: Slot) -> Option<f64> {
+        let priorities = self.priorities.as_ref()?;
+        Some(priorities[slot as usize])
+    }
+
     pub(crate) fn set_priority(&mut self, slot: Slot, priority: f64) {
         if let Some(column) = &mut self.priorities {
             column[slot as usize] = priority;

@@ -12,6 +12,7 @@ mod config;
 mod configure;
 mod error;
 mod items;
+mod kind;
 mod log;
 mod maintenance;
 mod rate_limiter;

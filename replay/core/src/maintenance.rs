@@ -1,7 +1,7 @@
 //! What the owner of a table's log calls: to take what is to be written, to begin segments, and to
 //! keep the log in proportion to the table.
 
-use crate::log::record::{Kind, MovedItem, Record, State};
+use crate::log::record::{Kind, MOVED_ITEM_BYTES, MOVED_STEP_BYTES, MovedItem, Record, State};
 use crate::log::{Cursor, Log};
 use crate::selector::Slot;
 use crate::table::Table;
@@ -18,7 +18,11 @@ impl Table {
             log.samples = samples;
             log.append(&Record::Samples(samples, Vec::new()));
         }
-        out.append(&mut log.buffer);
+        if out.is_empty() {
+            std::mem::swap(out, &mut log.buffer);
+        } else {
+            out.append(&mut log.buffer);
+        }
     }
 
     /// From here on, the log goes to a new segment, whose number is answered; everything before must
@@ -27,6 +31,20 @@ impl Table {
         let number = self.log.as_mut()?.begin_segment();
         self.log_state();
         Some(number)
+    }
+
+    /// Bytes that what is alive takes in a log which holds nothing else.
+    pub fn live_log_bytes(&self) -> u64 {
+        let size = self.limiter.size();
+        let (rows, beside) = match &self.steps {
+            None => (size, 0),
+            Some(steps) => (steps.rows_in_use(), MOVED_STEP_BYTES),
+        };
+        let row_bytes = self
+            .contents
+            .as_ref()
+            .map_or(0, |(_, rows)| rows.row_bytes());
+        rows * (row_bytes + beside) as u64 + size * MOVED_ITEM_BYTES as u64
     }
 
     /// The number of the segment that is being written, if the table has a log.

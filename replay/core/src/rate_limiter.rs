@@ -223,6 +223,21 @@ impl RateLimiter {
         self.rule = new;
     }
 
+    /// The items have all left, and their ratio is counted from nothing again.
+    pub fn reset(&mut self) {
+        let LimiterState {
+            inserts, samples, ..
+        } = self.state;
+        self.state = LimiterState {
+            inserts,
+            samples,
+            removals: inserts,
+            base_inserts: inserts,
+            base_samples: samples,
+            base_diff: 0.0,
+        };
+    }
+
     /// All that outlives the process.
     pub fn state(&self) -> LimiterState {
         self.state

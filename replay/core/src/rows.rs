@@ -168,13 +168,11 @@ mod tests {
 
     /// A column of one id and one of `width` copies of it.
     fn signature(width: usize) -> Signature {
-        let column = |name: &str, shape: Vec<usize>| ColumnSpec {
-            name: name.to_owned(),
-            dtype: DType::I64,
-            shape,
-        };
         Signature {
-            columns: vec![column("id", vec![]), column("copies", vec![width])],
+            columns: vec![
+                ColumnSpec::new("id", DType::I64, &[]),
+                ColumnSpec::new("copies", DType::I64, &[width]),
+            ],
         }
     }
 

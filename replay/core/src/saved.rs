@@ -5,7 +5,7 @@
 //! everything: the configuration as JSON, the contents as postcard writes them, the rows as they lie in
 //! memory, and a CRC-32 of it all, each part after its length.
 
-use pmpo_types::Signature;
+use pmpo_types::{ColumnSpec, DType, Signature, WriterId};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +22,8 @@ const CRC: usize = size_of::<u32>();
 
 /// All but the configuration and the rows.
 #[derive(Serialize, Deserialize)]
-struct Contents<I, S, W> {
-    signature: Option<Signature>,
+struct Contents<G, I, S, W, P> {
+    signature: G,
     items: I,
     steps: S,
     sampler: Vec<Slot>,
@@ -34,6 +34,8 @@ struct Contents<I, S, W> {
     max_priority: f64,
     draws_left: u64,
     largest_batch: usize,
+    /// What writers mean to send into a table that has no signature yet.
+    meant: P,
 }
 
 impl Table {
@@ -51,6 +53,7 @@ impl Table {
             max_priority: self.max_priority,
             draws_left: self.draws_left,
             largest_batch: self.largest_batch,
+            meant: self.writers.meant(),
         };
         let contents = postcard::to_allocvec(&contents).expect("memory takes all it is given");
         let chunks = self
@@ -84,8 +87,7 @@ impl Table {
         let (stored, rest) = part(bytes).ok_or(damaged("no configuration"))?;
         let (contents, rows) = part(rest).ok_or(damaged("no contents"))?;
         check_config(stored, &config)?;
-        let contents: Contents<Items, Option<Steps>, Writers> =
-            postcard::from_bytes(contents).map_err(|_| damaged("contents of another version"))?;
+        let contents = contents_of(contents).ok_or(damaged("contents of another version"))?;
         // Whatever the seed, the generator is the saved one.
         let mut table = Self::new(config, 0)?;
         if let Some(signature) = &contents.signature {
@@ -111,12 +113,49 @@ impl Table {
         table.items = contents.items;
         table.steps = contents.steps;
         table.writers = contents.writers;
+        table.writers.set_meant(contents.meant);
         table.rng = contents.rng;
         table.max_priority = contents.max_priority;
         table.draws_left = contents.draws_left;
         table.largest_batch = contents.largest_batch;
         Ok(table)
     }
+}
+
+/// What a table holds, as it is read.
+type Loaded<G, P> = Contents<G, Items, Option<Steps>, Writers, P>;
+
+/// The columns of a copy that was made before columns said whether they hold finite values alone, as all
+/// did then, and when a table had a signature as soon as it had a writer.
+#[derive(Deserialize)]
+struct OlderColumn(String, DType, Vec<usize>);
+
+/// What writers mean to send.
+type Meant = Vec<(WriterId, Signature)>;
+
+fn contents_of(bytes: &[u8]) -> Option<Loaded<Option<Signature>, Meant>> {
+    if let Ok(contents) = postcard::from_bytes(bytes) {
+        return Some(contents);
+    }
+    let older: Loaded<Option<Vec<OlderColumn>>, ()> = postcard::from_bytes(bytes).ok()?;
+    let column =
+        |OlderColumn(name, dtype, shape): &OlderColumn| ColumnSpec::new(name, *dtype, shape);
+    Some(Contents {
+        signature: older.signature.map(|columns| Signature {
+            columns: columns.iter().map(column).collect(),
+        }),
+        items: older.items,
+        steps: older.steps,
+        sampler: older.sampler,
+        remover: older.remover,
+        limiter: older.limiter,
+        writers: older.writers,
+        rng: older.rng,
+        max_priority: older.max_priority,
+        draws_left: older.draws_left,
+        largest_batch: older.largest_batch,
+        meant: Vec::new(),
+    })
 }
 
 fn config_text(config: &TableConfig) -> String {
@@ -149,7 +188,7 @@ fn part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use pmpo_types::{ColumnBatch, ColumnSpec, DType, StepBatch, WriterId};
+    use pmpo_types::{ColumnBatch, StepBatch};
     use proptest::prelude::*;
 
     use super::*;
@@ -159,11 +198,7 @@ mod tests {
     const WRITER: WriterId = WriterId(7);
 
     fn signature() -> Signature {
-        let column = ColumnSpec {
-            name: "id".to_owned(),
-            dtype: DType::I64,
-            shape: vec![],
-        };
+        let column = ColumnSpec::new("id", DType::I64, &[]);
         Signature {
             columns: vec![column],
         }
@@ -258,6 +293,42 @@ mod tests {
             refused.contains("age_floor: 0.1 stored, 0.2 in force"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn a_copy_of_before_columns_had_an_option_is_read() {
+        #[derive(Serialize)]
+        struct Older<'a> {
+            signature: Option<Vec<(&'a str, DType, &'a [usize])>>,
+        }
+        let config = config(SelectorKind::Uniform, SelectorKind::Fifo, 1);
+        let mut table = table(config.clone());
+        (0..9).for_each(|_| drop(act(&mut table, Operation(0, 0))));
+        let bytes = table.save();
+        let bytes = &bytes[..bytes.len() - CRC];
+        let (stored, rest) = part(bytes).unwrap();
+        let (contents, rows) = part(rest).unwrap();
+        // The signature stands first, and all that follows is as it was.
+        let columns = signature().columns;
+        let older = columns.iter().map(|c| (&c.name[..], c.dtype, &c.shape[..]));
+        let older = Older {
+            signature: Some(older.collect()),
+        };
+        let mut older = postcard::to_allocvec(&older).unwrap();
+        let own = postcard::to_allocvec(&Some(signature())).unwrap();
+        let rest = contents.strip_prefix(&own[..]).unwrap();
+        // Nobody means to send anything else: the empty list at the end was not there.
+        older.extend_from_slice(rest.strip_suffix(&[0]).unwrap());
+        let mut copy = Vec::new();
+        for part in [stored, &older] {
+            copy.extend((part.len() as u64).to_le_bytes());
+            copy.extend(part);
+        }
+        copy.extend(rows);
+        let crc = crc32fast::hash(&copy);
+        copy.extend(crc.to_le_bytes());
+        let loaded = Table::load(config, &copy).unwrap();
+        assert_eq!(loaded.save(), table.save());
     }
 
     #[test]

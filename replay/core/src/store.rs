@@ -163,6 +163,11 @@ impl Table {
 
     pub(crate) fn remove_one(&mut self) {
         let (slot, _) = self.remover.select(&mut self.rng);
+        self.remove(slot);
+    }
+
+    /// Removes an item that the selectors know.
+    pub(crate) fn remove(&mut self, slot: Slot) {
         self.sampler.remove(slot);
         self.remover.remove(slot);
         let left = self.release(slot);

@@ -1,8 +1,7 @@
 //! Storage, selectors, rate limiter, writers' numbers and log, put together.
 
 use pmpo_types::{
-    ColumnBatch, ColumnSpec, SampledBatch, SampledItems, Signature, StepBatch, TableCounters,
-    WriterId,
+    ColumnBatch, SampledBatch, SampledItems, Signature, StepBatch, TableCounters, WriterId,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -22,7 +21,7 @@ use crate::{Error, RateLimiter, TableConfig};
 /// costs nothing before it is used, where a vector that grows leaves behind all it has outgrown.
 const RESERVED: usize = 1 << 22;
 
-/// One replay table. It takes the signature of whoever opens it first and refuses any other.
+/// One replay table. It takes the signature of the first step that is stored and refuses any other.
 pub struct Table {
     pub(crate) config: TableConfig,
     pub(crate) contents: Option<(Signature, Rows)>,
@@ -129,7 +128,7 @@ impl Table {
         &self.config
     }
 
-    /// The steps' signature, once someone has opened the table.
+    /// The steps' signature, once a step was stored.
     pub fn signature(&self) -> Option<&Signature> {
         self.contents.as_ref().map(|(signature, _)| signature)
     }
@@ -153,6 +152,37 @@ impl Table {
         held * row_bytes as u64
     }
 
+    /// Bytes of the steps that are kept for the next items of writers which have disconnected.
+    pub fn tail_bytes(&self) -> u64 {
+        let row_bytes = self
+            .contents
+            .as_ref()
+            .map_or(0, |(_, rows)| rows.row_bytes());
+        self.writers.disconnected_steps() * row_bytes as u64
+    }
+
+    /// Forgets the writer that has been disconnected for longest, with the steps that are kept for it;
+    /// answers whether there was one.
+    pub fn forget_writer(&mut self) -> bool {
+        let tail = self.writers.forget();
+        let found = tail.is_some();
+        self.drop_tail(tail.unwrap_or_default());
+        found
+    }
+
+    /// Forgets all writers that have been disconnected ever since [`writer_uses`](Self::writer_uses)
+    /// answered this.
+    pub fn forget_writers_until(&mut self, uses: u64) {
+        for tail in self.writers.forget_until(uses) {
+            self.drop_tail(tail);
+        }
+    }
+
+    /// How often writers have connected and disconnected: the time that their absence is told by.
+    pub fn writer_uses(&self) -> u64 {
+        self.writers.uses()
+    }
+
     /// What the last call that changed the table has removed.
     pub fn removed(&self) -> &Removed {
         &self.removed
@@ -174,9 +204,10 @@ impl Table {
         sequence_length: usize,
     ) -> Result<u64, Error> {
         self.check_kind(signature, sequence_length)?;
-        let (next_sequence, forgotten) = self.writers.open(writer)?;
+        // What a writer means to send binds nobody until it has sent something.
+        let own = self.contents.is_none().then(|| signature.clone());
+        let (next_sequence, forgotten) = self.writers.open(writer, own)?;
         self.drop_tail(forgotten);
-        self.adopt(signature);
         Ok(next_sequence)
     }
 
@@ -214,7 +245,6 @@ impl Table {
             });
         }
         self.largest_batch = self.largest_batch.max(batch_size);
-        self.adopt(signature);
         Ok(())
     }
 
@@ -226,8 +256,8 @@ impl Table {
     /// The batch must have been checked against the table's signature and length of items.
     ///
     /// # Errors
-    /// Steps are missing between those stored and this batch, or before its first item, or the writer
-    /// is not connected; nothing is stored.
+    /// Steps are missing between those stored and this batch, or before its first item, the writer is not
+    /// connected, or the table has taken another signature than its since it was opened; nothing is stored.
     pub fn insert(
         &mut self,
         writer: WriterId,
@@ -246,6 +276,7 @@ impl Table {
         let len = batch.steps().len();
         let known = usize::try_from(known).unwrap_or(usize::MAX).min(len);
         let Some(ends) = batch.ends() else {
+            self.agree(writer)?;
             let allowed = self.insertable((len - known) as u64) as usize;
             self.insert_transitions(writer, batch, known..known + allowed)?;
             return Ok(next_sequence + allowed as u64);
@@ -258,6 +289,7 @@ impl Table {
                 return Err(Error::Window { needed, got, end });
             }
         }
+        self.agree(writer)?;
         let allowed = self.insertable((ends.len() - first) as u64) as usize;
         let items = first..first + allowed;
         // Up to the step at which the first item ends that has to wait.
@@ -297,7 +329,7 @@ impl Table {
         };
         let columns = rows.gather(&runs);
         let len = batch_size * self.config.sequence_length;
-        let columns = ColumnBatch::new(signature, len, columns)
+        let columns = ColumnBatch::of_known_values(signature, len, columns)
             .expect("stored steps were checked against the signature");
         self.limiter.sampled(batch_size as u64);
         if limit > 0 {
@@ -344,18 +376,17 @@ impl Table {
         Ok((updated, keys.len() as u64 - updated))
     }
 
-    fn check_kind(&self, signature: &Signature, sequence_length: usize) -> Result<(), Error> {
-        if sequence_length != self.config.sequence_length {
-            return Err(Error::SequenceLength {
-                expected: self.config.sequence_length,
-                got: sequence_length,
-            });
+    /// Removes the items that a sampler knows by these keys; answers how many there were, and how many
+    /// had gone before.
+    pub fn delete(&mut self, keys: &[u64]) -> (u64, u64) {
+        self.removed.clear();
+        for &key in keys {
+            if let Some(slot) = self.items.find(key) {
+                self.remove(slot);
+            }
         }
-        match self.signature() {
-            Some(own) if own != signature => Err(mismatch(own, signature)),
-            Some(_) => Ok(()),
-            None => Ok(self.config.validate_bytes(signature.item_bytes())?),
-        }
+        self.log_removed();
+        (self.removed.items, keys.len() as u64 - self.removed.items)
     }
 
     /// How many of `items` may be inserted now. Where draws have run out for the largest batch, as
@@ -377,6 +408,7 @@ impl Table {
         let mut items = SampledItems {
             keys: Vec::with_capacity(batch_size),
             probabilities: Vec::with_capacity(batch_size),
+            priorities: Vec::new(),
             times_sampled: Vec::with_capacity(batch_size),
         };
         for _ in 0..batch_size {
@@ -389,27 +421,9 @@ impl Table {
             slots.push(slot);
             items.keys.push(key);
             items.probabilities.push(probability);
+            items.priorities.extend(self.items.priority(slot));
             items.times_sampled.push(times);
         }
         (slots, items)
-    }
-}
-
-/// Names the first difference.
-fn mismatch(own: &Signature, other: &Signature) -> Error {
-    let describe =
-        |spec: &ColumnSpec| format!("`{}` {} {:?}", spec.name, spec.dtype.as_str(), spec.shape);
-    let pairs = own.columns.iter().zip(&other.columns);
-    match pairs.enumerate().find(|(_, (own, other))| own != other) {
-        Some((i, (own, other))) => Error::Signature {
-            field: format!("columns[{i}]"),
-            expected: describe(own),
-            got: describe(other),
-        },
-        None => Error::Signature {
-            field: "columns".to_owned(),
-            expected: format!("{} columns", own.columns.len()),
-            got: format!("{} columns", other.columns.len()),
-        },
     }
 }

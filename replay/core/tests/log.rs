@@ -9,7 +9,7 @@ use std::ops::Range;
 use common::{WRITER, batch, ids, signature, windows};
 use pmpo_replay_core::selector::SelectorKind;
 use pmpo_replay_core::{Changes, Found, LimiterKind, Restorer, Table, TableConfig};
-use pmpo_types::{StepBatch, WriterId};
+use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature, StepBatch, WriterId};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -322,7 +322,8 @@ fn what_lies_behind_a_hole_that_was_not_safe_is_not_believed() {
     let frames = frames(bytes);
     let hole = frames[frames.len() - 2].clone();
     let behind = bytes.len() - hole.start;
-    assert_eq!(frames.len() as u64, safe + 3);
+    // The signature that the first gave the table, and the three.
+    assert_eq!(frames.len() as u64, safe + 4);
     let mut holed = disk.segments.clone();
     holed.get_mut(&disk.current).unwrap()[hole].fill(0);
     // In the next segment too: its state has the places of writers whose steps are not there.
@@ -593,4 +594,85 @@ proptest! {
         prop_assert_eq!(again.counters(), counters);
         prop_assert_eq!(contents(&mut again), held);
     }
+}
+
+/// Or the log of small steps would be moved for ever to get below a bound that it cannot reach.
+#[test]
+fn what_is_alive_takes_no_more_than_is_said_once_it_was_moved() {
+    for length in [1, 3] {
+        let mut disk = Disk::new(&config(length));
+        let ends: Vec<u32> = (2..20).filter(|_| length > 1).collect();
+        disk.insert(WRITER, 0, &steps(length, 0..20, &ends, 1.0));
+        disk.roll();
+        let before = disk.segments[&disk.current].len() as u64;
+        disk.table.move_from_oldest_segment(usize::MAX);
+        disk.write();
+        let moved = disk.segments[&disk.current].len() as u64 - before;
+        // Beside it there is one record's header.
+        let said = disk.table.live_log_bytes();
+        assert!((said..=said + 64).contains(&moved), "{moved} {said}");
+    }
+}
+
+/// What a reset left is what a start finds: nothing before it, whatever segment it is in, also where the
+/// table has another signature since.
+#[test]
+fn a_reset_holds_over_restarts_and_lets_another_signature_in() {
+    for (length, rolls) in [(1, false), (1, true), (3, false), (3, true)] {
+        let mut disk = Disk::new(&config(length));
+        let ends = |len: u32| {
+            if length == 1 {
+                vec![]
+            } else {
+                (2..len).collect()
+            }
+        };
+        let steps = StepBatch::new(length, batch(0..9), ends(9), vec![]).unwrap();
+        disk.insert(WRITER, 0, &steps);
+        if rolls {
+            disk.roll();
+            disk.insert(OTHER, 0, &steps);
+        }
+        disk.table.reset();
+        disk.write();
+        let inserts = disk.table.counters().inserts;
+        let (mut disk, found) = disk.reopen();
+        assert_eq!((found.items, found.inserts, found.damaged), (0, inserts, 0));
+        assert_eq!(disk.table.signature(), None);
+
+        // Another kind of steps, and the numbers go on.
+        let other = Signature {
+            columns: vec![ColumnSpec::new("other", DType::U8, &[5])],
+        };
+        let data: Vec<u8> = (0..45).collect();
+        let columns = ColumnBatch::new(&other, 9, vec![data.clone().into()]).unwrap();
+        let steps = StepBatch::new(length, columns, ends(9), vec![]).unwrap();
+        assert_eq!(disk.table.open_writer(WRITER, &other, length), Ok(9));
+        disk.insert(WRITER, 9, &steps);
+        let items = disk.table.counters().size;
+        let config = disk.table.config().clone();
+        disk.compact(100);
+        let (mut table, found) = restore(&config, &disk.segments);
+        assert_eq!((found.items, found.damaged), (items, 0), "{length} {rolls}");
+        assert_eq!(table.signature(), Some(&other));
+        for _ in 0..20 {
+            let drawn = table.sample(4).unwrap();
+            let mut rows = drawn.columns.columns()[0].chunks(5);
+            assert!(rows.all(|row| data.chunks(5).any(|own| own == row)));
+        }
+    }
+}
+
+#[test]
+fn deleted_items_stay_away_over_restarts() {
+    let mut disk = Disk::new(&config(1));
+    disk.insert(WRITER, 0, &StepBatch::transitions(batch(0..10)));
+    let drawn = disk.table.sample(3).unwrap();
+    let (deleted, _) = disk.table.delete(&drawn.items.keys);
+    disk.write();
+    let gone = ids(&drawn.columns);
+    let (mut disk, found) = disk.reopen();
+    assert_eq!(found.items, 10 - deleted);
+    let held = contents(&mut disk.table);
+    assert!(gone.iter().all(|id| !held.contains_key(&[*id][..])));
 }

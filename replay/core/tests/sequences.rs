@@ -91,7 +91,7 @@ fn a_window_before_the_first_step_is_refused_and_leaves_nothing() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "items.ends: expected at least 4 steps up to the end of an item, got 3 at position 0"
+        "steps.ends: expected at least 4 steps up to the end of an item, got 3 at position 0"
     );
     assert_eq!(table.counters().inserts, 0);
     assert_eq!(table.insert(WRITER, 2, &steps(4, 2..5, &[1, 2])), Ok(5));

@@ -5,7 +5,7 @@ mod common;
 use common::{WRITER, batch, contents, ids, signature, steps, table};
 use pmpo_replay_core::selector::SelectorKind;
 use pmpo_replay_core::{Blocked, Changes, Error, LimiterKind, Table, TableConfig};
-use pmpo_types::{SampledBatch, Signature, StepBatch, WriterId};
+use pmpo_types::{ColumnBatch, ColumnSpec, DType, SampledBatch, Signature, StepBatch, WriterId};
 use proptest::prelude::*;
 
 #[test]
@@ -127,6 +127,7 @@ fn the_limiter_lets_in_a_part_of_a_batch_and_the_rest_later() {
 #[test]
 fn another_signature_is_refused_and_the_column_named() {
     let mut table = table(10, 1);
+    table.insert(WRITER, 0, &steps(0..1)).unwrap();
     let mut refused = |change: fn(&mut Signature)| {
         let mut other = signature();
         change(&mut other);
@@ -150,6 +151,106 @@ fn another_signature_is_refused_and_the_column_named() {
         refused(|s| drop(s.columns.pop())),
         "signature.columns: expected 2 columns as in the table, got 1 columns"
     );
+}
+
+/// A signature of one column, and a step of it.
+fn other_kind() -> (Signature, StepBatch) {
+    let other = Signature {
+        columns: vec![ColumnSpec::new("other", DType::U8, &[])],
+    };
+    let step = ColumnBatch::new(&other, 1, vec![vec![7].into()]).unwrap();
+    (other, StepBatch::transitions(step))
+}
+
+#[test]
+fn the_first_step_that_is_stored_gives_the_table_its_signature() {
+    let mut table = table(10, 1);
+    let (other, step) = other_kind();
+    table.open_sampler(1, &other, 1).unwrap();
+    table.open_writer(WriterId(9), &other, 1).unwrap();
+    assert_eq!(table.signature(), None, "opening binds nobody");
+    assert!(table.insert(WriterId(9), 5, &step).is_err(), "a gap");
+    assert_eq!(table.signature(), None, "nothing was stored");
+    assert_eq!(table.insert(WRITER, 0, &steps(0..3)), Ok(3));
+    assert_eq!(table.signature(), Some(&signature()));
+    // Who had opened the table before with another one is told when it counts, each time.
+    for _ in 0..2 {
+        let refused = table.insert(WriterId(9), 0, &step).unwrap_err().to_string();
+        let expected =
+            "signature.columns[0]: expected `id` i64 [] as in the table, got `other` u8 []";
+        assert_eq!(refused, expected);
+    }
+    assert!(table.check_signature(&other).is_err());
+    assert_eq!(table.counters().inserts, 3);
+}
+
+#[test]
+fn items_are_deleted_by_their_keys_once() {
+    for sampler in SelectorKind::ALL {
+        let mut table = table_of(sampler);
+        table.insert(WRITER, 0, &steps(0..10)).unwrap();
+        let drawn = table.sample(1).unwrap();
+        let gone = ids(&drawn.columns)[0];
+        let keys = [drawn.items.keys[0], drawn.items.keys[0], u64::MAX];
+        assert_eq!(table.delete(&keys), (1, 2), "{sampler:?}");
+        assert_eq!(table.delete(&keys), (0, 3));
+        let counters = table.counters();
+        assert_eq!((counters.size, counters.inserts), (9, 10));
+        for _ in 0..20 {
+            let drawn = table.sample(50).unwrap();
+            assert!(!ids(&drawn.columns).contains(&gone), "{sampler:?}");
+        }
+    }
+}
+
+/// A table that is drawn from in this way and never blocks.
+fn table_of(sampler: SelectorKind) -> Table {
+    let config = TableConfig {
+        sampler,
+        limiter: LimiterKind::None,
+        ..TableConfig::default()
+    };
+    let mut table = Table::new(config, 3).unwrap();
+    table.open_writer(WRITER, &signature(), 1).unwrap();
+    table
+}
+
+#[test]
+fn a_table_that_was_reset_is_as_new_but_for_what_was_ever_done() {
+    let config = TableConfig {
+        samples_per_insert: 2.0,
+        min_size_to_sample: 10,
+        error_buffer: Some(8.0),
+        ..TableConfig::default()
+    };
+    let mut table = Table::new(config, 0).unwrap();
+    table.open_writer(WRITER, &signature(), 1).unwrap();
+    table.insert(WRITER, 0, &steps(0..12)).unwrap();
+    table.sample(8).unwrap();
+    table.reset();
+    let counters = table.counters();
+    assert_eq!(
+        (counters.size, counters.inserts, counters.samples),
+        (0, 12, 8)
+    );
+    assert_eq!((table.signature(), table.bytes()), (None, 0));
+    assert_eq!(table.removed().items, 12);
+    let (other, step) = other_kind();
+    assert!(
+        table.insert(WRITER, 12, &steps(0..1)).is_err(),
+        "disconnected"
+    );
+    assert_eq!(
+        table.open_writer(WRITER, &other, 1),
+        Ok(12),
+        "its number stays"
+    );
+    // `min_size_to_sample` counts anew: nothing is drawn of fewer, and ten fit.
+    for sequence in 12..22 {
+        assert!(table.sample(1).is_err());
+        assert_eq!(table.insert(WRITER, sequence, &step), Ok(sequence + 1));
+    }
+    assert_eq!(table.sample(8).unwrap().columns.columns()[0][..], [7; 8]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use bytes::Bytes;
 use pmpo_proto::counters_from_wire;
-use pmpo_proto::v1::{ListTablesRequest, replay_client::ReplayClient};
+use pmpo_proto::replay::v1::{ListTablesRequest, replay_client::ReplayClient};
 use pmpo_replay::{ReplayConfig, TableConfig};
 use pmpo_service::grpc;
 use pmpo_service::security::Credentials;
@@ -22,15 +22,10 @@ pub type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An id, and a column that follows from it, together of a transition's size.
 pub fn signature() -> Signature {
-    let column = |name: &str, dtype, shape| ColumnSpec {
-        name: name.to_owned(),
-        dtype,
-        shape,
-    };
     Signature {
         columns: vec![
-            column("id", DType::I64, vec![]),
-            column("values", DType::F32, vec![54]),
+            ColumnSpec::new("id", DType::I64, &[]),
+            ColumnSpec::new("values", DType::F32, &[54]),
         ],
     }
 }

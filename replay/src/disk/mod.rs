@@ -32,8 +32,8 @@ pub(crate) use syncer::Worker;
 /// come in at a time, so that it gets done, and few enough that nobody notices.
 const MOVED_AT_ONCE: usize = 1024;
 
-/// Bytes an item may take in the log beside its steps.
-const ITEM_BYTES: u64 = 16;
+/// Memory kept for the next turn; what a large one took beyond it is given back.
+const KEPT_BYTES: usize = 8 << 20;
 
 /// The segments of one table.
 pub(crate) struct Disk {
@@ -157,7 +157,10 @@ impl Disk {
             .written
             .store(table.last_record(), Ordering::Release);
         *self.sizes.entry(self.current).or_default() += self.buffer.len() as u64;
-        Ok(!self.buffer.is_empty())
+        let written = !self.buffer.is_empty();
+        self.buffer.clear();
+        self.buffer.shrink_to(KEPT_BYTES);
+        Ok(written)
     }
 
     /// Where there is no descriptor or no room for another file, the log goes on in the one that it has.
@@ -187,8 +190,7 @@ impl Disk {
     /// Deletes segments in which nothing is alive, and helps the oldest to get there if the log has
     /// grown out of proportion.
     fn compact(&mut self, table: &mut Table) -> io::Result<()> {
-        let live = table.bytes() + table.counters().size * ITEM_BYTES;
-        if self.bytes() > 2 * live + 2 * self.config.segment_bytes {
+        if self.bytes() > 2 * table.live_log_bytes() + 2 * self.config.segment_bytes {
             table.move_from_oldest_segment(MOVED_AT_ONCE);
             self.append(table)?;
         }

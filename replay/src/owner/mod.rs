@@ -10,12 +10,14 @@ mod traced;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pmpo_replay_core::{Blocked, Error, Hold, Table, key_ordinal};
 use pmpo_types::WriterId;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::budget::Budget;
+use crate::config::ReplayConfig;
 use crate::disk::Disk;
 use crate::table::{
     BlockedCalls, Command, Description, Drawn, ItemKind, PendingInsert, PendingSample,
@@ -24,15 +26,20 @@ use crate::table::{
 use stats::{Activity, Stats};
 use traced::Traced;
 
-/// Commands executed before what they did is written and answered.
+/// Commands executed before what they did is written and answered, and bytes of steps, of which the disk
+/// has a copy by then.
 const COMMANDS_A_TURN: usize = 64;
+const BYTES_A_TURN: usize = 4 << 20;
 
 /// An answer that waits until what it promises is safe. One that cannot be delivered is dropped with
 /// its contents: whom it was for has gone.
 pub(crate) enum Release {
     Inserted(oneshot::Sender<Result<u64, Error>>, Result<u64, Error>),
     Opened(oneshot::Sender<Result<u64, Error>>, Result<u64, Error>),
-    Sampled(oneshot::Sender<Drawn>, Drawn),
+    Sampled(oneshot::Sender<Result<Drawn, Error>>, Result<Drawn, Error>),
+    /// With the table as it is now.
+    Reset(oneshot::Sender<Description>, Box<Description>),
+    /// Priorities were set, or items deleted.
     Updated(
         oneshot::Sender<Result<(u64, u64), Error>>,
         Result<(u64, u64), Error>,
@@ -49,6 +56,7 @@ impl Release {
         match self {
             Self::Inserted(reply, answer) | Self::Opened(reply, answer) => drop(reply.send(answer)),
             Self::Sampled(reply, batch) => drop(reply.send(batch)),
+            Self::Reset(reply, description) => drop(reply.send(*description)),
             Self::Updated(reply, answer) => drop(reply.send(answer)),
         }
     }
@@ -69,10 +77,30 @@ pub(crate) struct Owner {
     holds: [Option<Hold>; 2],
     stats: Stats,
     traced: Traced,
+    bounds: Bounds,
+    /// When writers had connected and disconnected so often, for as long as one is remembered.
+    uses: VecDeque<(Instant, u64)>,
+}
+
+/// What bounds a table beside its configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) budget: Budget,
+    /// How long a writer that has disconnected is remembered.
+    pub(crate) writer_timeout: Duration,
+}
+
+impl From<&ReplayConfig> for Bounds {
+    fn from(config: &ReplayConfig) -> Self {
+        Self {
+            budget: Budget::new(config.table_budget_bytes),
+            writer_timeout: config.writer_timeout(),
+        }
+    }
 }
 
 impl Owner {
-    pub(crate) fn new(table: Table, disk: Option<Disk>) -> Self {
+    pub(crate) fn new(table: Table, disk: Option<Disk>, bounds: Bounds) -> Self {
         let inserts = table.counters().inserts;
         Self {
             table,
@@ -84,6 +112,8 @@ impl Owner {
             holds: [None; 2],
             stats: Stats::new(inserts, Instant::now()),
             traced: Traced::default(),
+            bounds,
+            uses: VecDeque::new(),
         }
     }
 
@@ -114,16 +144,17 @@ impl Owner {
     ) -> io::Result<bool> {
         self.stats.begin(Instant::now());
         let mut next = Some(first);
-        let mut taken = 0;
+        let (mut taken, mut bytes) = (0, 0);
         let mut go_on = true;
         while let Some(command) = next.filter(|_| go_on) {
             go_on = !matches!(command, Command::Stop);
             let activity = Activity::of(&command);
+            bytes += command.bytes();
             self.execute(command);
             self.progress();
             self.stats.did(activity, Instant::now(), self.holds);
             taken += 1;
-            let more = self.disk.is_some() && taken < COMMANDS_A_TURN;
+            let more = taken < COMMANDS_A_TURN && bytes < BYTES_A_TURN && self.disk.is_some();
             next = if more { commands.try_recv().ok() } else { None };
         }
         self.end_turn()?;
@@ -171,7 +202,7 @@ impl Owner {
                 drop(reply.send(opened));
             }
             Command::Sample(sample) => self.samples.push_back(sample),
-            Command::GiveUp { call, reply } => drop(reply.send(self.give_up(call))),
+            Command::Why { call, reply } => drop(reply.send(self.why(call))),
             Command::UpdatePriorities {
                 keys,
                 priorities,
@@ -179,6 +210,16 @@ impl Owner {
             } => {
                 let updated = self.table.update_priorities(&keys, &priorities);
                 self.ready.push(Release::Updated(reply, updated));
+            }
+            Command::Delete { keys, reply } => {
+                let deleted = Ok(self.table.delete(&keys));
+                self.stats.removed(&self.table, Instant::now());
+                self.ready.push(Release::Updated(reply, deleted));
+            }
+            Command::Reset(reply) => {
+                self.reset();
+                let description = Box::new(self.describe());
+                self.ready.push(Release::Reset(reply, description));
             }
             Command::Configure { changes, reply } => {
                 let configured = self.table.configure(&changes);
@@ -199,6 +240,9 @@ impl Owner {
             Command::RefreshMetrics { queued_commands } => {
                 let callers = [self.waiting_writers(), self.samples.len()];
                 let log_bytes = self.disk.as_ref().map(Disk::bytes);
+                self.forget_writers(Instant::now());
+                let budget = &self.bounds.budget;
+                budget.show(&self.table.config().name, self.table.tail_bytes());
                 self.stats
                     .refresh(&self.table, queued_commands, callers, log_bytes);
             }
@@ -219,6 +263,15 @@ impl Owner {
         Ok(next_sequence)
     }
 
+    /// Writers whose streams end by it come back, with their numbers.
+    fn reset(&mut self) {
+        self.table.reset();
+        self.sessions.clear();
+        self.inserts.clear();
+        self.stats.removed(&self.table, Instant::now());
+        tracing::info!(table = self.table.config().name, "table emptied");
+    }
+
     fn leave(&mut self, session: Option<WriterSession>) {
         self.inserts.retain(|insert| !insert.reply.is_closed());
         self.samples.retain(|sample| !sample.reply.is_closed());
@@ -228,30 +281,36 @@ impl Owner {
         }
     }
 
+    /// Forgets writers that have been away for too long, and while the steps kept for those that are away
+    /// take too much, the one that has been for longest.
+    fn forget_writers(&mut self, now: Instant) {
+        self.uses.push_back((now, self.table.writer_uses()));
+        let timeout = self.bounds.writer_timeout;
+        let old = |&mut (then, _): &mut (Instant, u64)| now.duration_since(then) >= timeout;
+        while let Some((_, uses)) = self.uses.pop_front_if(old) {
+            self.table.forget_writers_until(uses);
+        }
+        let most = self.bounds.budget.tails_bytes;
+        while self.table.tail_bytes() > most && self.table.forget_writer() {}
+    }
+
     fn is_current(&self, session: WriterSession) -> bool {
         self.sessions.get(&session.writer) == Some(&session.number)
     }
 
-    /// Forgets a call that still waits, and says for what.
-    fn give_up(&mut self, call: u64) -> Option<BlockedCalls> {
-        let now = Instant::now();
-        let insert = self.inserts.iter().position(|insert| insert.call == call);
-        let sample = self.samples.iter().position(|sample| sample.call == call);
+    /// For what a call waits, if it still does.
+    fn why(&self, call: u64) -> Option<BlockedCalls> {
+        let insert = self.inserts.iter().find(|insert| insert.call == call);
+        let sample = self.samples.iter().find(|sample| sample.call == call);
         let (hold, since) = match (insert, sample) {
-            (Some(at), _) => {
-                let insert = self.inserts.remove(at)?;
-                (self.table.insert_hold(), insert.since)
-            }
-            (None, Some(at)) => {
-                let sample = self.samples.remove(at)?;
-                // Behind a batch that waits, all wait for the same.
-                (self.holds[1]?, sample.since)
-            }
+            (Some(insert), _) => (self.table.insert_hold(), insert.since),
+            // Behind a batch that waits, all wait for the same.
+            (None, Some(sample)) => (self.holds[1]?, sample.since),
             (None, None) => return None,
         };
         Some(BlockedCalls {
             hold,
-            waited: now - since,
+            waited: since.elapsed(),
             callers: 1,
         })
     }
@@ -279,6 +338,7 @@ impl Owner {
             let end = insert
                 .first_sequence
                 .saturating_add(insert.batch.steps().len() as u64);
+            let now = Instant::now();
             let first_ordinal = self.table.counters().inserts;
             let stored =
                 self.table
@@ -287,7 +347,7 @@ impl Owner {
                 let items = first_ordinal..self.table.counters().inserts;
                 self.traced.inserted(items, trace);
             }
-            self.stats.removed(&self.table, insert.since);
+            self.stats.removed(&self.table, now);
             if stored
                 .as_ref()
                 .is_ok_and(|&next_sequence| next_sequence < end)
@@ -311,13 +371,17 @@ impl Owner {
             if sample.reply.is_closed() {
                 continue;
             }
+            if let Err(error) = self.table.check_signature(&sample.signature) {
+                self.ready.push(Release::Sampled(sample.reply, Err(error)));
+                continue;
+            }
             match self.table.sample(sample.batch_size) {
                 Ok(batch) => {
-                    self.stats.removed(&self.table, sample.since);
+                    self.stats.removed(&self.table, Instant::now());
                     let ordinals = batch.items.keys.iter().copied().map(key_ordinal);
                     let traces = self.traced.drawn(batch.counters.inserts, ordinals);
                     let drawn = Drawn { batch, traces };
-                    self.ready.push(Release::Sampled(sample.reply, drawn));
+                    self.ready.push(Release::Sampled(sample.reply, Ok(drawn)));
                 }
                 Err(hold) => {
                     self.samples.push_front(sample);

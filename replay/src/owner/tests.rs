@@ -1,5 +1,7 @@
 //! Commands by hand, without a thread.
 
+use std::sync::Arc;
+
 use pmpo_replay_core::TableConfig;
 use pmpo_types::{ColumnBatch, StepBatch};
 use tokio::sync::oneshot;
@@ -16,6 +18,10 @@ fn kind() -> ItemKind {
     }
 }
 
+fn bounds() -> Bounds {
+    Bounds::from(&ReplayConfig::default())
+}
+
 /// `offset` 20, at most 14 inserts ahead, at most 8 samples ahead.
 fn owner() -> Owner {
     let config = TableConfig {
@@ -24,7 +30,7 @@ fn owner() -> Owner {
         error_buffer: Some(8.0),
         ..TableConfig::default()
     };
-    Owner::new(Table::new(config, 0).unwrap(), None)
+    Owner::new(Table::new(config, 0).unwrap(), None, bounds())
 }
 
 fn run(owner: &mut Owner, command: Command) {
@@ -84,12 +90,13 @@ fn insert(
     answer
 }
 
-fn sample(owner: &mut Owner, batch_size: usize) -> oneshot::Receiver<Drawn> {
+fn sample(owner: &mut Owner, batch_size: usize) -> oneshot::Receiver<Result<Drawn, Error>> {
     let (reply, answer) = oneshot::channel();
     run(
         owner,
         Command::Sample(PendingSample {
             batch_size,
+            signature: Arc::new(signature()),
             reply,
             call: batch_size as u64,
             since: Instant::now(),
@@ -175,33 +182,88 @@ fn a_writer_that_opens_again_takes_over_from_its_old_stream() {
 }
 
 #[test]
-fn who_gives_up_is_told_why_and_forgotten() {
+fn who_waits_is_told_why_and_keeps_its_place() {
     let mut owner = owner();
     let (session, _) = open(&mut owner, 1);
     insert(&mut owner, session, 0, 9);
     let mut batch = sample(&mut owner, 4);
-    let give_up = |owner: &mut Owner, call| {
+    let why = |owner: &mut Owner, call| {
         let (reply, mut answer) = oneshot::channel();
-        run(owner, Command::GiveUp { call, reply });
+        run(owner, Command::Why { call, reply });
         answer.try_recv().unwrap()
     };
-    assert_eq!(give_up(&mut owner, 99), None);
-    let blocked = give_up(&mut owner, 4).unwrap();
-    assert_eq!(
-        (blocked.hold.reason, blocked.hold.value),
-        (Blocked::MinSize, 9.0)
-    );
-    assert!(batch.try_recv().is_err() && owner.samples.is_empty());
-    assert_eq!(reasons(&mut owner), []);
+    assert_eq!(why(&mut owner, 99), None);
+    for _ in 0..2 {
+        let blocked = why(&mut owner, 4).unwrap();
+        assert_eq!(
+            (blocked.hold.reason, blocked.hold.value),
+            (Blocked::MinSize, 9.0)
+        );
+    }
     insert(&mut owner, session, 9, 1);
-    assert_eq!(owner.table.counters().samples, 0);
+    assert!(batch.try_recv().is_ok());
+    assert_eq!(why(&mut owner, 4), None, "it was served");
+    // `diff` is 20 - 4: six more make it 28, the most there may be.
     let mut stored = insert(&mut owner, session, 10, 9);
-    let blocked = give_up(&mut owner, 0).unwrap();
+    assert_eq!(owner.table.counters().inserts, 16, "what fits is stored");
+    let blocked = why(&mut owner, 0).unwrap();
     assert_eq!(blocked.hold.reason, Blocked::Samples);
     assert!(stored.try_recv().is_err());
-    assert_eq!(
-        owner.table.counters().inserts,
-        14,
-        "what was stored stays stored"
-    );
+    assert!(sample(&mut owner, 8).try_recv().is_ok());
+    assert_eq!(stored.try_recv().unwrap(), Ok(19));
+}
+
+/// Two writers of three-step items, each of which has sent two steps and left.
+fn owner_with_tails(bounds: Bounds) -> Owner {
+    let config = TableConfig {
+        sequence_length: 3,
+        ..TableConfig::default()
+    };
+    let mut owner = Owner::new(Table::new(config, 0).unwrap(), None, bounds);
+    for (number, writer) in [(0, WriterId(1)), (1, WriterId(2))] {
+        let session = WriterSession { writer, number };
+        let kind = ItemKind {
+            sequence_length: 3,
+            ..kind()
+        };
+        owner.open_writer(session, &kind).unwrap();
+        let columns = ColumnBatch::new(&signature(), 2, vec![vec![0; 16].into()]).unwrap();
+        let batch = StepBatch::new(3, columns, vec![], vec![]).unwrap();
+        assert_eq!(owner.table.insert(writer, 0, &batch), Ok(2));
+        run(&mut owner, Command::Left(Some(session)));
+    }
+    assert_eq!(owner.table.tail_bytes(), 2 * 2 * 8);
+    owner
+}
+
+#[test]
+fn a_writer_that_stays_away_is_forgotten_with_its_tail() {
+    let mut owner = owner_with_tails(bounds());
+    let (start, timeout) = (Instant::now(), bounds().writer_timeout);
+    owner.forget_writers(start);
+    owner.forget_writers(start + timeout / 2);
+    assert_eq!(owner.table.tail_bytes(), 32);
+    // One comes back in time.
+    let writer = WriterSession {
+        writer: WriterId(2),
+        number: 2,
+    };
+    let kind = ItemKind {
+        sequence_length: 3,
+        ..kind()
+    };
+    assert_eq!(owner.open_writer(writer, &kind), Ok(2));
+    run(&mut owner, Command::Left(Some(writer)));
+    owner.forget_writers(start + timeout);
+    assert_eq!(owner.table.writers(), [(WriterId(2), 2)]);
+    assert_eq!(owner.table.tail_bytes(), 16);
+}
+
+#[test]
+fn tails_beyond_their_part_of_the_budget_go_the_oldest_first() {
+    let mut bounds = bounds();
+    bounds.budget.tails_bytes = 16;
+    let mut owner = owner_with_tails(bounds);
+    owner.forget_writers(Instant::now());
+    assert_eq!(owner.table.writers(), [(WriterId(2), 2)]);
 }

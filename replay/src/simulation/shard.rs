@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 
 use pmpo_replay_core::selector::SelectorKind;
 use pmpo_replay_core::{Error, Found, LimiterKind, Table, TableConfig};
@@ -10,10 +11,10 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::files::SimulatedFiles;
-use crate::config::{DiskConfig, Fsync};
+use crate::config::{DiskConfig, Fsync, ReplayConfig};
 use crate::disk::files::make_folder;
 use crate::disk::{Disk, Worker, recover};
-use crate::owner::Owner;
+use crate::owner::{Bounds, Owner};
 use crate::table::{Command, ItemKind, PendingInsert, PendingSample, WriterSession};
 
 /// Bytes after which a new segment begins; small, so that many do.
@@ -23,11 +24,7 @@ pub(super) const DATA_DIR: &str = "/runs/data";
 
 /// One id a step.
 pub(crate) fn signature() -> Signature {
-    let column = ColumnSpec {
-        name: "id".to_owned(),
-        dtype: DType::I64,
-        shape: vec![],
-    };
+    let column = ColumnSpec::new("id", DType::I64, &[]);
     Signature {
         columns: vec![column],
     }
@@ -92,6 +89,10 @@ pub(super) struct Shard {
     pub(super) found: Found,
 }
 
+fn bounds() -> Bounds {
+    Bounds::from(&ReplayConfig::default())
+}
+
 impl Shard {
     pub(super) fn new(table: TableConfig, disk: DiskConfig, files: Option<SimulatedFiles>) -> Self {
         let mut shard = Self {
@@ -129,7 +130,7 @@ impl Shard {
         let Some(files) = &self.files else {
             let table = Table::new(self.table.clone(), 1).unwrap();
             self.process = Some(Process {
-                owner: Owner::new(table, None),
+                owner: Owner::new(table, None, bounds()),
                 commands,
                 queue,
                 syncer: None,
@@ -149,7 +150,7 @@ impl Shard {
         let syncer = syncer(&mut recovered.disk);
         self.found = found;
         self.process = Some(Process {
-            owner: Owner::new(recovered.table, Some(recovered.disk)),
+            owner: Owner::new(recovered.table, Some(recovered.disk), bounds()),
             commands,
             queue,
             syncer,
@@ -291,11 +292,12 @@ impl Shard {
                 call: 0,
                 since: std::time::Instant::now(),
                 batch_size: 1,
+                signature: Arc::new(signature()),
                 reply,
             }));
             self.turn();
             match answer.try_recv() {
-                Ok(drawn) => items.push(id(&drawn.batch.columns)),
+                Ok(drawn) => items.push(id(&drawn.unwrap().batch.columns)),
                 Err(_) => return items,
             }
         }

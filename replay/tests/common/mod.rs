@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pmpo_proto::v1::{self, replay_client::ReplayClient};
+use pmpo_proto::replay::v1::{self, replay_client::ReplayClient};
 use pmpo_replay::{ReplayConfig, ReplayError, TableConfig};
 use pmpo_replay_client::{Sampler, SamplerConfig, Writer, WriterConfig};
 use pmpo_service::grpc;
@@ -24,14 +24,9 @@ pub const MOMENT: Duration = Duration::from_millis(100);
 
 /// An id, and a wider column that follows from it.
 pub fn signature() -> Signature {
-    let column = |name: &str, dtype, shape| ColumnSpec {
-        name: name.to_owned(),
-        dtype,
-        shape,
-    };
     let columns = vec![
-        column("id", DType::I64, vec![]),
-        column("thirds", DType::F32, vec![3]),
+        ColumnSpec::new("id", DType::I64, &[]),
+        ColumnSpec::new("thirds", DType::F32, &[3]),
     ];
     Signature { columns }
 }
@@ -166,6 +161,14 @@ impl Service {
             }
         }
         seen
+    }
+}
+
+/// How far a response acknowledges what was sent.
+pub fn acknowledged(response: v1::InsertResponse) -> u64 {
+    match response.response {
+        Some(v1::insert_response::Response::NextSequence(next_sequence)) => next_sequence,
+        other => panic!("expected an acknowledgement, got {other:?}"),
     }
 }
 

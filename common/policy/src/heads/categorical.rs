@@ -45,8 +45,8 @@ impl CategoricalHead {
         Err(ConfigError::new("head.bins", expected, self.bins))
     }
 
-    /// The action that a bin stands for.
-    fn action(&self, bin: usize) -> f32 {
+    /// The canonical action that a bin stands for.
+    pub fn action(&self, bin: usize) -> f32 {
         (2.0 * bin as f64 / (self.bins - 1) as f64 - 1.0) as f32
     }
 }

@@ -24,15 +24,13 @@ pub struct SecurityConfig {
     pub insecure: bool,
     /// Connections in all.
     pub max_connections: usize,
-    /// Connections from one address.
+    /// Connections from one address, or of one /64 of IPv6.
     pub max_connections_per_peer: usize,
     /// Calls at once on one connection.
     pub max_streams_per_connection: u32,
-    /// Calls a second from one address, each stream counted once.
-    pub max_requests_per_second_per_peer: u32,
-    /// Seconds that a connection may take to become one: TLS and the first bytes of HTTP/2.
-    pub handshake_timeout_s: f64,
-    /// Seconds within which a connection must make a call that is allowed.
+    /// Calls a second on one connection, each stream counted once.
+    pub max_requests_per_second_per_connection: u32,
+    /// Seconds within which a connection must make a call that is allowed, TLS included.
     pub first_call_timeout_s: f64,
 }
 
@@ -47,8 +45,7 @@ impl Default for SecurityConfig {
             max_connections: 8192,
             max_connections_per_peer: 1024,
             max_streams_per_connection: 256,
-            max_requests_per_second_per_peer: 10_000,
-            handshake_timeout_s: 10.0,
+            max_requests_per_second_per_connection: 10_000,
             first_call_timeout_s: 30.0,
         }
     }
@@ -82,8 +79,8 @@ impl SecurityConfig {
                 self.max_streams_per_connection.into(),
             ),
             (
-                "max_requests_per_second_per_peer",
-                self.max_requests_per_second_per_peer.into(),
+                "max_requests_per_second_per_connection",
+                self.max_requests_per_second_per_connection.into(),
             ),
         ];
         for (field, count) in counts {
@@ -91,15 +88,10 @@ impl SecurityConfig {
                 return Err(refused(field, "at least 1", "0".to_owned()));
             }
         }
-        let times = [
-            ("handshake_timeout_s", self.handshake_timeout_s),
-            ("first_call_timeout_s", self.first_call_timeout_s),
-        ];
-        for (field, seconds) in times {
-            if !(0.001..=86_400.0).contains(&seconds) {
-                let got = seconds.to_string();
-                return Err(refused(field, "0.001 to 86400 seconds", got));
-            }
+        let seconds = self.first_call_timeout_s;
+        if !(0.001..=86_400.0).contains(&seconds) {
+            let (field, got) = ("first_call_timeout_s", seconds.to_string());
+            return Err(refused(field, "0.001 to 86400 seconds", got));
         }
         Ok(())
     }
@@ -112,10 +104,6 @@ impl SecurityConfig {
     /// Whether a server with this configuration lets in only whom it knows.
     pub(crate) fn keeps_strangers_out(&self) -> bool {
         self.asks_for_certificates() || self.token_file.is_some()
-    }
-
-    pub(crate) fn handshake_timeout(&self) -> Duration {
-        Duration::from_secs_f64(self.handshake_timeout_s)
     }
 
     pub(crate) fn first_call_timeout(&self) -> Duration {

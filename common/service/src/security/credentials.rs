@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use ::metrics::counter;
 use http::HeaderValue;
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::watch;
 
 use super::tokens::Tokens;
 use super::{Role, SecurityConfig, SecurityError, metrics, tls};
@@ -31,6 +33,8 @@ struct Store {
     config: SecurityConfig,
     role: Role,
     state: Mutex<State>,
+    /// Told whenever what the files say has come into force.
+    changed: watch::Sender<()>,
     warned: AtomicBool,
 }
 
@@ -47,6 +51,7 @@ struct State {
 #[derive(Default)]
 pub(crate) struct Material {
     pub(crate) server: Option<Arc<ServerConfig>>,
+    verifier: Option<tls::Verifier>,
     pub(crate) client: Option<Arc<ClientConfig>>,
     pub(crate) tokens: Option<Tokens>,
     /// What this process shows as a client.
@@ -84,6 +89,7 @@ impl Default for Credentials {
                 failed: None,
                 checked: Instant::now(),
             }),
+            changed: watch::Sender::default(),
             warned: AtomicBool::new(false),
         }))
     }
@@ -112,8 +118,7 @@ impl Credentials {
     /// The configuration contradicts itself, or a file cannot be used.
     pub fn load(config: &SecurityConfig, role: Role) -> Result<Self, SecurityError> {
         config.validate()?;
-        let serves = !matches!(role, Role::Actor | Role::Evaluator);
-        if config.tls_cert.is_some() && config.tls_ca.is_none() && !serves {
+        if config.tls_cert.is_some() && config.tls_ca.is_none() && role.only_calls() {
             return Err(SecurityError::Config {
                 field: "tls_ca",
                 expected: "a file, as tls_cert is given and this process only connects",
@@ -128,6 +133,7 @@ impl Credentials {
                 failed: None,
                 checked: Instant::now(),
             }),
+            changed: watch::Sender::default(),
             config: config.clone(),
             role,
             warned: AtomicBool::new(false),
@@ -192,6 +198,19 @@ impl Credentials {
         self.0.material(CHECK_PERIOD)
     }
 
+    /// Looks at the files for as long as it is polled, so that those hear of a change who wait for one.
+    pub(crate) async fn keep(&self) {
+        loop {
+            tokio::time::sleep(CHECK_PERIOD).await;
+            self.newest_material();
+        }
+    }
+
+    /// Hears of changes from here on.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
     /// The same, where it matters that it is not old.
     pub(crate) fn newest_material(&self) -> Arc<Material> {
         self.0.material(URGENT_CHECK_PERIOD)
@@ -223,6 +242,7 @@ impl Store {
                 state.material = Arc::new(material);
                 state.stamps = stamps;
                 state.failed = None;
+                self.changed.send_replace(());
                 counter!(metrics::RELOADS).increment(1);
                 tracing::info!("credentials have changed and are in force");
             }
@@ -276,9 +296,23 @@ fn stamps(config: &SecurityConfig) -> Vec<Option<Stamp>> {
 }
 
 impl Material {
+    /// Whose bearer token this is, as it stands in a call's header.
+    pub(crate) fn token_role(&self, authorization: &HeaderValue) -> Option<Role> {
+        let token = authorization.as_bytes().strip_prefix(b"Bearer ")?;
+        self.tokens.as_ref()?.role(token)
+    }
+
+    /// Whether a client that has shown these certificates would still get in with them.
+    pub(crate) fn trusts(&self, certificates: &[CertificateDer<'_>]) -> bool {
+        let verifier = self.verifier.as_ref();
+        verifier.is_none_or(|verifier| tls::trusts(verifier, certificates))
+    }
+
     fn read(config: &SecurityConfig, role: Role) -> Result<Self, SecurityError> {
+        let verifier = tls::verifier(config)?;
         let mut material = Self {
-            server: tls::server(config)?,
+            server: tls::server(config, verifier.as_ref())?,
+            verifier,
             client: tls::client(config)?,
             ..Self::default()
         };

@@ -1,128 +1,127 @@
-//! What peers take of a server: connections, in all and of one address, and calls a second. No clock:
-//! the time is passed in.
+//! Places for connections: so many in all, and so many of one network. No clock.
 //!
-//! Where all places are taken, the connection that has waited longest without a call gives its own to a
-//! newcomer: however many strangers hold connections, one that means to make a call gets in.
+//! Where no place is left, the connection that has waited longest for its first call gives its own to a
+//! newcomer; where a network has all of its places, one of its own does. So however many strangers hold
+//! connections, from wherever, one that means to make a call gets in.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
 
-use ::metrics::gauge;
+use ::metrics::Gauge;
 use tokio_util::sync::CancellationToken;
 
 use super::refusals::Reason;
-use super::{SecurityConfig, metrics};
 
-/// How long a peer's allowance of calls takes to be whole again.
-const ALLOWANCE_PERIOD: Duration = Duration::from_secs(1);
+/// Connections that have lost their place and are not gone yet, at which newcomers are refused: they
+/// end in a moment, and until then they are more than there should be.
+const MOST_LEAVING: usize = 64;
 
-/// The counts of one server.
+/// The places of one listening socket.
 pub(crate) struct Limits {
     max_connections: usize,
     max_connections_per_peer: usize,
-    max_requests_per_second: f64,
-    peers: Mutex<Peers>,
+    gauge: Gauge,
+    taken: Mutex<Taken>,
 }
 
 #[derive(Default)]
-struct Peers {
+struct Taken {
     connections: usize,
-    by_address: HashMap<IpAddr, PeerState>,
-    /// Connections that have not made a call, by their number.
-    waiting: BTreeMap<u64, CancellationToken>,
+    by_network: HashMap<IpAddr, usize>,
+    /// Connections that have not settled, by their number.
+    waiting: BTreeMap<u64, (IpAddr, CancellationToken)>,
+    /// Connections that have lost their place.
+    leaving: usize,
     next_number: u64,
-    /// When addresses without a connection were last forgotten.
-    pruned: Option<Instant>,
-}
-
-/// An address with a connection, or that had one a moment ago: calling again on a new connection earns
-/// nothing.
-struct PeerState {
-    connections: usize,
-    /// Calls that it may make now; grows with time up to a second's worth.
-    allowance: f64,
-    since: Instant,
 }
 
 impl Limits {
-    pub(crate) fn new(config: &SecurityConfig) -> Self {
-        Self {
-            max_connections: config.max_connections,
-            max_connections_per_peer: config.max_connections_per_peer,
-            max_requests_per_second: config.max_requests_per_second_per_peer.into(),
-            peers: Mutex::default(),
-        }
-    }
-
-    /// Takes a place for a connection, until the answer is dropped.
-    pub(crate) fn admit(self: &Arc<Self>, peer: IpAddr, now: Instant) -> Result<Place, Reason> {
-        let mut guard = self.lock();
-        let peers = &mut *guard;
-        let is_full = peers.connections >= self.max_connections;
-        if is_full && peers.waiting.is_empty() {
-            return Err(Reason::Connections);
-        }
-        // After so long the allowance of one that calls nothing is whole again.
-        let idle = |since: Instant| now.duration_since(since) >= ALLOWANCE_PERIOD;
-        if peers.pruned.is_none_or(idle) {
-            peers.pruned = Some(now);
-            let by_address = &mut peers.by_address;
-            by_address.retain(|_, state| state.connections > 0 || !idle(state.since));
-        }
-        let state = peers.by_address.entry(peer).or_insert(PeerState {
-            connections: 0,
-            allowance: self.max_requests_per_second,
-            since: now,
-        });
-        if state.connections >= self.max_connections_per_peer {
-            return Err(Reason::ConnectionsPerPeer);
-        }
-        state.connections += 1;
-        peers.connections += 1;
-        if is_full && let Some((_, oldest)) = peers.waiting.pop_first() {
-            // It ends in a moment, and until then there is one more than there should be.
-            oldest.cancel();
-        }
-        let (number, taken) = (peers.next_number, CancellationToken::new());
-        peers.next_number += 1;
-        peers.waiting.insert(number, taken.clone());
-        drop(guard);
-        gauge!(metrics::CONNECTIONS).increment(1.0);
-        Ok(Place {
-            limits: Arc::clone(self),
-            peer,
-            number,
-            taken,
+    /// Limits of so many connections, whose number `gauge` shows.
+    pub(crate) fn new(max_connections: usize, max_per_peer: usize, gauge: Gauge) -> Arc<Self> {
+        Arc::new(Self {
+            max_connections,
+            max_connections_per_peer: max_per_peer,
+            gauge,
+            taken: Mutex::default(),
         })
     }
 
-    /// Whether `peer` may make one more call.
-    pub(crate) fn request(&self, peer: IpAddr, now: Instant) -> bool {
-        let mut peers = self.lock();
-        let Some(state) = peers.by_address.get_mut(&peer) else {
-            return true;
-        };
-        let earned = now.duration_since(state.since).as_secs_f64() * self.max_requests_per_second;
-        state.allowance = (state.allowance + earned).min(self.max_requests_per_second);
-        state.since = now;
-        if state.allowance < 1.0 {
-            return false;
+    /// Takes a place for a connection, until the answer is dropped.
+    pub(crate) fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Place, Reason> {
+        let network = network(peer);
+        let mut guard = self.lock();
+        let taken = &mut *guard;
+        let held = taken.by_network.get(&network).copied().unwrap_or(0);
+        let of_network = held >= self.max_connections_per_peer;
+        if of_network || taken.connections >= self.max_connections + taken.leaving {
+            let reason = match of_network {
+                true => Reason::ConnectionsPerPeer,
+                false => Reason::Connections,
+            };
+            let mut waiting = taken.waiting.iter();
+            let oldest = waiting.find(|(_, (other, _))| !of_network || *other == network);
+            let oldest = oldest.map(|(&number, _)| number).ok_or(reason)?;
+            if taken.leaving >= MOST_LEAVING {
+                return Err(reason);
+            }
+            taken.evict(oldest);
         }
-        state.allowance -= 1.0;
-        true
+        taken.connections += 1;
+        *taken.by_network.entry(network).or_default() += 1;
+        let (number, lost) = (taken.next_number, CancellationToken::new());
+        taken.next_number += 1;
+        taken.waiting.insert(number, (network, lost.clone()));
+        drop(guard);
+        self.gauge.increment(1.0);
+        Ok(Place {
+            limits: Arc::clone(self),
+            network,
+            number,
+            taken: lost,
+        })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Peers> {
-        self.peers.lock().expect("holders of the lock do not panic")
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().expect("holders of the lock do not panic")
+    }
+}
+
+impl Taken {
+    /// A connection that waits loses its place, and does no longer count among its network's.
+    fn evict(&mut self, number: u64) {
+        if let Some((network, lost)) = self.waiting.remove(&number) {
+            lost.cancel();
+            self.leaving += 1;
+            self.leave(network);
+        }
+    }
+
+    fn leave(&mut self, network: IpAddr) {
+        if let Some(held) = self.by_network.get_mut(&network) {
+            *held -= 1;
+            if *held == 0 {
+                self.by_network.remove(&network);
+            }
+        }
+    }
+}
+
+/// Whose the address is, as far as one can tell: of IPv6 everybody has 2^64.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
     }
 }
 
 /// A connection's place.
 pub(crate) struct Place {
     limits: Arc<Limits>,
-    peer: IpAddr,
+    network: IpAddr,
     number: u64,
     taken: CancellationToken,
 }
@@ -133,21 +132,24 @@ impl Place {
         &self.taken
     }
 
-    /// The connection has made a call and keeps its place.
-    pub(crate) fn settle(&self) {
-        self.limits.lock().waiting.remove(&self.number);
+    /// Keeps the place for good, unless it is lost already.
+    pub(crate) fn settle(&self) -> bool {
+        self.limits.lock().waiting.remove(&self.number).is_some()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        gauge!(metrics::CONNECTIONS).decrement(1.0);
-        let mut peers = self.limits.lock();
-        peers.connections -= 1;
-        peers.waiting.remove(&self.number);
-        if let Some(state) = peers.by_address.get_mut(&self.peer) {
-            state.connections -= 1;
+        let mut taken = self.limits.lock();
+        taken.connections -= 1;
+        if self.taken.is_cancelled() {
+            taken.leaving -= 1;
+        } else {
+            taken.waiting.remove(&self.number);
+            taken.leave(self.network);
         }
+        drop(taken);
+        self.limits.gauge.decrement(1.0);
     }
 }
 
@@ -155,13 +157,8 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn limits(all: usize, one: usize, rate: u32) -> Arc<Limits> {
-        Arc::new(Limits::new(&SecurityConfig {
-            max_connections: all,
-            max_connections_per_peer: one,
-            max_requests_per_second_per_peer: rate,
-            ..SecurityConfig::default()
-        }))
+    fn limits(all: usize, one: usize) -> Arc<Limits> {
+        Limits::new(all, one, Gauge::noop())
     }
 
     fn address(last: u8) -> IpAddr {
@@ -169,69 +166,66 @@ mod tests {
     }
 
     #[test]
-    fn places_are_bounded_in_all_and_for_each_address_and_come_back() {
-        let (limits, now) = (limits(3, 2, 1), Instant::now());
-        let first = limits.admit(address(1), now).ok().unwrap();
-        let second = limits.admit(address(1), now).ok().unwrap();
-        let refused = |last| limits.admit(address(last), now).err();
-        assert_eq!(refused(1), Some(Reason::ConnectionsPerPeer));
-        let third = limits.admit(address(2), now).ok().unwrap();
-        for place in [&first, &second, &third] {
-            place.settle();
-        }
-        assert_eq!(refused(3), Some(Reason::Connections));
+    fn places_are_bounded_in_all_and_for_each_network_and_come_back() {
+        let limits = limits(3, 2);
+        let admit = |last| limits.admit(address(last));
+        let settled = |last| admit(last).ok().filter(Place::settle).unwrap();
+        let (first, _second) = (settled(1), settled(1));
+        assert_eq!(admit(1).err(), Some(Reason::ConnectionsPerPeer));
+        let third = settled(2);
+        assert_eq!(admit(3).err(), Some(Reason::Connections));
         drop(third);
-        assert_eq!(refused(3), None);
+        assert_eq!(admit(3).err(), None);
         drop(first);
-        assert_eq!(refused(1), None);
-        let peers = limits.lock();
-        assert_eq!(peers.waiting.len(), 0);
-        let held: usize = peers
-            .by_address
-            .values()
-            .map(|state| state.connections)
-            .sum();
-        assert_eq!(held, peers.connections);
+        assert_eq!(admit(1).err(), None);
+        let taken = limits.lock();
+        assert_eq!((taken.connections, taken.waiting.len()), (1, 0));
+        assert_eq!(taken.by_network, HashMap::from([(address(1), 1)]));
     }
 
     #[test]
     fn a_newcomer_takes_the_place_of_the_one_that_has_waited_longest() {
-        let (limits, now) = (limits(3, 3, 1), Instant::now());
-        let admit = |last| limits.admit(address(last), now).ok().unwrap();
+        let limits = limits(3, 3);
+        let admit = |last| limits.admit(address(last)).ok().unwrap();
         let (settled, oldest, older) = (admit(1), admit(2), admit(2));
-        settled.settle();
+        assert!(settled.settle());
         let newcomer = admit(3);
         let taken =
             [&settled, &oldest, &older, &newcomer].map(|place| place.taken().is_cancelled());
         assert_eq!(taken, [false, true, false, false]);
+        assert!(!oldest.settle(), "it is too late");
+    }
+
+    /// Who shares an address with idle connections is not kept out by them, nor are others evicted.
+    #[test]
+    fn where_a_network_has_all_its_places_one_of_its_own_goes() {
+        let limits = limits(9, 2);
+        let admit = |last| limits.admit(address(last)).ok().unwrap();
+        let (other, oldest, older) = (admit(2), admit(1), admit(1));
+        let newcomer = admit(1);
+        let taken = [&other, &oldest, &older, &newcomer].map(|place| place.taken().is_cancelled());
+        assert_eq!(taken, [false, true, false, false]);
+    }
+
+    /// Those that have lost their place and stay all the same do not add up.
+    #[test]
+    fn connections_do_not_outgrow_their_bound_where_those_evicted_stay() {
+        let limits = limits(8, 8);
+        let held: Vec<_> = (0..200).map(|i| limits.admit(address(i))).collect();
+        let (admitted, refused): (Vec<_>, Vec<_>) = held.into_iter().partition(Result::is_ok);
+        assert_eq!(admitted.len(), 8 + MOST_LEAVING);
+        assert_eq!(refused[0].as_ref().err(), Some(&Reason::Connections));
+        drop(admitted);
+        let taken = limits.lock();
+        assert_eq!((taken.connections, taken.leaving), (0, 0));
+        assert!(taken.by_network.is_empty());
     }
 
     #[test]
-    fn calls_are_bounded_by_a_rate_and_a_burst_of_one_second() {
-        let (limits, start) = (limits(3, 2, 10), Instant::now());
-        let _place = limits.admit(address(1), start).ok().unwrap();
-        let allowed = |at: Duration| {
-            let calls = (0..100).filter(|_| limits.request(address(1), start + at));
-            calls.count()
-        };
-        assert_eq!(allowed(Duration::ZERO), 10);
-        assert_eq!(allowed(Duration::from_millis(500)), 5);
-        assert_eq!(allowed(Duration::from_secs(60)), 10);
-    }
-
-    #[test]
-    fn a_new_connection_earns_no_calls_and_who_has_gone_is_forgotten() {
-        let (limits, start) = (limits(3, 2, 10), Instant::now());
-        let admit = |last, at| limits.admit(address(last), start + at).ok().unwrap();
-        for _ in 0..10 {
-            let place = admit(1, Duration::ZERO);
-            assert!(limits.request(address(1), start));
-            drop(place);
-        }
-        let _again = admit(1, Duration::ZERO);
-        assert!(!limits.request(address(1), start));
-        drop(admit(2, Duration::ZERO));
-        let _later = admit(3, 2 * ALLOWANCE_PERIOD);
-        assert!(!limits.lock().by_address.contains_key(&address(2)));
+    fn of_ipv6_a_network_is_one_peer() {
+        let at = |text: &str| network(text.parse().unwrap());
+        assert_eq!(at("2001:db8:0:1::5"), at("2001:db8:0:1:ffff::"));
+        assert_ne!(at("2001:db8:0:1::5"), at("2001:db8:0:2::5"));
+        assert_ne!(at("10.0.0.1"), at("10.0.0.2"));
     }
 }

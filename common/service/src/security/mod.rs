@@ -6,9 +6,10 @@
 //! [`grpc::connect_lazy`](crate::grpc::connect_lazy). Nothing that a peer sent gets into a log, except
 //! its address, the names of methods and roles that we know, and the cleaned name of its run.
 
-mod accept;
 mod config;
+mod connection;
 mod credentials;
+mod door;
 mod error;
 mod guard;
 mod limits;
@@ -19,11 +20,14 @@ mod role;
 mod tls;
 mod tokens;
 
-pub use accept::{Connection, Incoming, Peer};
 pub use config::SecurityConfig;
 pub use credentials::Credentials;
 pub use error::SecurityError;
-pub use guard::{Guard, Guarded};
 pub use role::{Role, UnknownRole};
 
+pub(crate) use connection::Server;
+pub(crate) use door::Door;
+pub(crate) use guard::Guard;
+pub(crate) use limits::Limits;
+pub(crate) use refusals::{Reason, Refusals};
 pub(crate) use tls::connector;

@@ -1,14 +1,12 @@
 //! What was refused: counted each time, logged at most once a second for each reason.
 
 use std::net::IpAddr;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ::metrics::counter;
 
 use super::metrics;
-
-const LOG_PERIOD: Duration = Duration::from_secs(1);
+use crate::sparse::Sparse;
 
 /// Why a connection or a call was refused; the name is the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,12 +17,12 @@ pub(crate) enum Reason {
     Connections,
     /// `max_connections_per_peer`.
     ConnectionsPerPeer,
+    /// Not this machine, where nothing keeps strangers out and nobody has said `insecure`.
+    Elsewhere,
     /// Not TLS where TLS is spoken.
     Plaintext,
     /// Not HTTP/2: TLS on a plaintext port, or another protocol.
     Protocol,
-    /// Neither TLS nor HTTP/2 within `handshake_timeout_s`.
-    HandshakeTimeout,
     /// No call within `first_call_timeout_s`.
     FirstCallTimeout,
     /// No client certificate, or one that names no role.
@@ -41,7 +39,9 @@ pub(crate) enum Reason {
     WrongToken,
     /// A known role that may not call this.
     Role,
-    /// `max_requests_per_second_per_peer`.
+    /// A token or a CA that is no longer in the files.
+    Withdrawn,
+    /// `max_requests_per_second_per_connection`.
     Rate,
 }
 
@@ -52,9 +52,9 @@ impl Reason {
         Self::Accept,
         Self::Connections,
         Self::ConnectionsPerPeer,
+        Self::Elsewhere,
         Self::Plaintext,
         Self::Protocol,
-        Self::HandshakeTimeout,
         Self::FirstCallTimeout,
         Self::NoCertificate,
         Self::ExpiredCertificate,
@@ -63,6 +63,7 @@ impl Reason {
         Self::NoToken,
         Self::WrongToken,
         Self::Role,
+        Self::Withdrawn,
         Self::Rate,
     ];
 
@@ -78,9 +79,9 @@ impl Reason {
             Self::Accept => "accept",
             Self::Connections => "connections",
             Self::ConnectionsPerPeer => "connections_per_peer",
+            Self::Elsewhere => "elsewhere",
             Self::Plaintext => "plaintext",
             Self::Protocol => "protocol",
-            Self::HandshakeTimeout => "handshake_timeout",
             Self::FirstCallTimeout => "first_call_timeout",
             Self::NoCertificate => "no_certificate",
             Self::ExpiredCertificate => "expired_certificate",
@@ -89,26 +90,36 @@ impl Reason {
             Self::NoToken => "no_token",
             Self::WrongToken => "wrong_token",
             Self::Role => "role",
+            Self::Withdrawn => "withdrawn",
             Self::Rate => "rate",
         }
     }
 }
 
-/// The log's share of the refusals of one server.
-#[derive(Default)]
-pub(crate) struct Refusals(Mutex<[Lines; Reason::COUNT]>);
-
-#[derive(Clone, Copy, Default)]
-struct Lines {
-    last: Option<Instant>,
-    suppressed: u64,
+/// Why, and what is said of it; nothing that the peer has sent.
+pub(crate) struct Refused {
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
 }
+
+impl Refused {
+    pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// The log's share of the refusals of one server: a line a second for each reason.
+#[derive(Default)]
+pub(crate) struct Refusals([Sparse; Reason::COUNT]);
 
 impl Refusals {
     /// Counts a refusal and perhaps logs it. `detail` holds nothing that the peer has sent.
     pub(crate) fn note(&self, reason: Reason, peer: Option<IpAddr>, detail: &str) {
         counter!(metrics::REFUSALS, "reason" => reason.as_str()).increment(1);
-        let Some(suppressed) = self.line(reason, Instant::now()) else {
+        let Some(suppressed) = self.0[reason as usize].line(Instant::now()) else {
             return;
         };
         tracing::warn!(
@@ -118,33 +129,5 @@ impl Refusals {
             suppressed,
             "refused"
         );
-    }
-
-    /// How many lines were left out since the last one; `None` where this one is left out too.
-    fn line(&self, reason: Reason, now: Instant) -> Option<u64> {
-        let mut lines = self.0.lock().expect("holders of the lock do not panic");
-        let lines = &mut lines[reason as usize];
-        if lines.last.is_some_and(|last| now < last + LOG_PERIOD) {
-            lines.suppressed += 1;
-            return None;
-        }
-        lines.last = Some(now);
-        Some(std::mem::take(&mut lines.suppressed))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_is_one_line_a_second_for_each_reason() {
-        let (refusals, start) = (Refusals::default(), Instant::now());
-        assert_eq!(refusals.line(Reason::Rate, start), Some(0));
-        for _ in 0..1000 {
-            assert_eq!(refusals.line(Reason::Rate, start), None);
-        }
-        assert_eq!(refusals.line(Reason::Role, start), Some(0));
-        assert_eq!(refusals.line(Reason::Rate, start + LOG_PERIOD), Some(1000));
     }
 }

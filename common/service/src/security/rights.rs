@@ -33,7 +33,7 @@ pub(crate) struct Method {
 }
 
 use Callers::{Anybody, EveryRole, Roles};
-use Role::{Actor, Evaluator, Learner};
+use Role::{Actor, Evaluator, Learner, Sampler, Writer};
 
 const fn unary(path: &'static str, callers: Callers) -> Method {
     Method {
@@ -51,13 +51,22 @@ const fn stream(path: &'static str, callers: Callers) -> Method {
     }
 }
 
-const METHODS: [Method; 17] = [
-    stream("/pmpo.v1.Replay/Insert", Roles(&[Actor])),
-    stream("/pmpo.v1.Replay/Sample", Roles(&[Learner])),
-    unary("/pmpo.v1.Replay/UpdatePriorities", Roles(&[Learner])),
-    unary("/pmpo.v1.Replay/ListTables", Roles(&[Learner])),
-    unary("/pmpo.v1.Replay/ListWriters", Roles(&[])),
-    unary("/pmpo.v1.Replay/ConfigureTable", Roles(&[])),
+/// The replay's protocol knows writers and samplers; of a run's processes, its actors and its learner are.
+const WRITERS: [Role; 2] = [Writer, Actor];
+const SAMPLERS: [Role; 2] = [Sampler, Learner];
+
+const METHODS: [Method; 19] = [
+    stream("/pmpo.replay.v1.Replay/Insert", Roles(&WRITERS)),
+    stream("/pmpo.replay.v1.Replay/Sample", Roles(&SAMPLERS)),
+    unary("/pmpo.replay.v1.Replay/UpdatePriorities", Roles(&SAMPLERS)),
+    unary(
+        "/pmpo.replay.v1.Replay/ListTables",
+        Roles(&[Writer, Actor, Sampler, Learner]),
+    ),
+    unary("/pmpo.replay.v1.Replay/DeleteItems", Roles(&[])),
+    unary("/pmpo.replay.v1.Replay/ResetTable", Roles(&[])),
+    unary("/pmpo.replay.v1.Replay/ListWriters", Roles(&[])),
+    unary("/pmpo.replay.v1.Replay/ConfigureTable", Roles(&[])),
     stream("/pmpo.v1.Weights/Subscribe", Roles(&[Actor, Evaluator])),
     stream("/pmpo.v1.Run/Join", Roles(&[Actor, Evaluator])),
     unary("/pmpo.v1.Run/GetRun", Roles(&[Actor, Evaluator])),
@@ -90,18 +99,22 @@ mod tests {
 
     /// Paths of all methods in the protocol's files.
     fn protocol() -> BTreeSet<String> {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto/proto/pmpo/v1");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto/proto/pmpo");
+        let files = ["v1", "replay/v1"].map(|package| format!("{folder}/{package}"));
+        let files = files.map(|folder| std::fs::read_dir(folder).unwrap());
         let mut paths = BTreeSet::new();
-        for file in std::fs::read_dir(folder).unwrap() {
+        for file in files.into_iter().flatten() {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
-            let mut service = "";
+            let (mut package, mut service) = ("", "");
             for line in text.lines().map(str::trim) {
-                if let Some(rest) = line.strip_prefix("service ") {
+                if let Some(rest) = line.strip_prefix("package ") {
+                    package = rest.trim_end_matches(';');
+                } else if let Some(rest) = line.strip_prefix("service ") {
                     service = rest.trim_end_matches('{').trim();
                 } else if let Some(rest) = line.strip_prefix("rpc ") {
                     let method = rest.split('(').next().unwrap().trim();
                     let unary = !rest.contains("stream ");
-                    let path = format!("/pmpo.v1.{service}/{method}");
+                    let path = format!("/{package}.{service}/{method}");
                     let known = super::method(&path);
                     assert!(
                         known.is_none_or(|known| known.unary == unary),
@@ -132,7 +145,12 @@ mod tests {
         };
         assert_eq!(
             may(Role::Actor),
-            "Insert Subscribe Join GetRun GetStatus ReportEpisode"
+            "Insert ListTables Subscribe Join GetRun GetStatus ReportEpisode"
+        );
+        assert_eq!(may(Role::Writer), "Insert ListTables GetStatus");
+        assert_eq!(
+            may(Role::Sampler),
+            "Sample UpdatePriorities ListTables GetStatus"
         );
         assert_eq!(
             may(Role::Evaluator),
@@ -143,7 +161,7 @@ mod tests {
             "Sample UpdatePriorities ListTables GetStatus"
         );
         assert_eq!(may(Role::Replay), "GetStatus");
-        assert_eq!(may(Role::Admin).split(' ').count(), 12);
+        assert_eq!(may(Role::Admin).split(' ').count(), 14);
         assert!(method("/pmpo.v1.Weights/Publish").is_none());
     }
 }

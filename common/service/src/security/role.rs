@@ -19,22 +19,28 @@ pub enum Role {
     Actor,
     /// An evaluator.
     Evaluator,
+    /// Whoever writes into a replay, and is no actor.
+    Writer,
+    /// Whoever samples from a replay, and is no learner.
+    Sampler,
     /// An operator, who may do everything.
     Admin,
 }
 
 /// A word that is no role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("expected replay, learner, actor, evaluator or admin")]
+#[error("expected replay, learner, actor, evaluator, writer, sampler or admin")]
 pub struct UnknownRole;
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Replay,
         Self::Learner,
         Self::Actor,
         Self::Evaluator,
+        Self::Writer,
+        Self::Sampler,
         Self::Admin,
     ];
 
@@ -45,8 +51,18 @@ impl Role {
             Self::Learner => "learner",
             Self::Actor => "actor",
             Self::Evaluator => "evaluator",
+            Self::Writer => "writer",
+            Self::Sampler => "sampler",
             Self::Admin => "admin",
         }
+    }
+
+    /// Whether its processes call others and are called by nobody.
+    pub fn only_calls(self) -> bool {
+        matches!(
+            self,
+            Self::Actor | Self::Evaluator | Self::Writer | Self::Sampler
+        )
     }
 
     /// The URI that stands for the role in a certificate.

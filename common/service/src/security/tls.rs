@@ -11,7 +11,8 @@ use hyper_util::rt::TokioIo;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
@@ -21,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 use tower::Service;
 use webpki::EndEntityCert;
 
-use super::refusals::Reason;
+use super::refusals::{Reason, Refused};
 use super::{Credentials, Role, SecurityConfig, SecurityError};
 use crate::tcp::{self, BoxError, Connecting};
 
@@ -31,19 +32,43 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
+/// What a server asks of a client's certificate; `None` where it asks for none.
+pub(crate) fn verifier(config: &SecurityConfig) -> Result<Option<Verifier>, SecurityError> {
+    if !config.asks_for_certificates() {
+        return Ok(None);
+    }
+    let roots = roots(config)?.map(Arc::new);
+    let verifier = |roots| {
+        let builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
+        builder.build().map_err(tls("tls_ca"))
+    };
+    roots.map(verifier).transpose()
+}
+
+/// Whether a client would get in with these certificates, its own and those up to the CA.
+pub(crate) fn trusts(verifier: &Verifier, certificates: &[CertificateDer<'_>]) -> bool {
+    let Some((own, others)) = certificates.split_first() else {
+        return false;
+    };
+    let verified = verifier.verify_client_cert(own, others, UnixTime::now());
+    verified.is_ok()
+}
+
+pub(crate) type Verifier = Arc<dyn ClientCertVerifier>;
+
 /// What a server speaks; `None` where it speaks plaintext.
-pub(crate) fn server(config: &SecurityConfig) -> Result<Option<Arc<ServerConfig>>, SecurityError> {
+pub(crate) fn server(
+    config: &SecurityConfig,
+    verifier: Option<&Verifier>,
+) -> Result<Option<Arc<ServerConfig>>, SecurityError> {
     let Some((certificates, key)) = identity(config)? else {
         return Ok(None);
     };
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(tls("tls_cert"))?;
-    let builder = match roots(config)? {
-        Some(roots) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider());
-            builder.with_client_cert_verifier(verifier.build().map_err(tls("tls_ca"))?)
-        }
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
         None => builder.with_no_client_auth(),
     };
     let mut server = builder
@@ -128,15 +153,16 @@ fn tls<E: ToString>(field: &'static str) -> impl FnOnce(E) -> SecurityError {
 }
 
 /// The role that a verified certificate names.
-pub(crate) fn role(certificates: Option<&[CertificateDer<'_>]>) -> Option<Role> {
-    let certificate = EndEntityCert::try_from(certificates?.first()?).ok()?;
+pub(crate) fn role(certificates: &[CertificateDer<'_>]) -> Option<Role> {
+    let certificate = EndEntityCert::try_from(certificates.first()?).ok()?;
     certificate.valid_uri_names().find_map(Role::from_uri)
 }
 
-/// Why a handshake failed, from the server's side.
-pub(crate) fn failure(error: &io::Error) -> Reason {
+/// Why a handshake failed, from the server's side. What rustls says of it may quote what the peer has
+/// sent, such as the names in its certificate, so it is not said again.
+pub(crate) fn refused(error: &io::Error) -> Refused {
     let error = error.get_ref().and_then(|error| error.downcast_ref());
-    match error {
+    let reason = match error {
         Some(rustls::Error::NoCertificatesPresented) => Reason::NoCertificate,
         Some(rustls::Error::InvalidCertificate(
             CertificateError::Expired
@@ -147,7 +173,8 @@ pub(crate) fn failure(error: &io::Error) -> Reason {
         Some(rustls::Error::InvalidCertificate(_)) => Reason::WrongCertificate,
         Some(rustls::Error::InvalidMessage(_)) => Reason::Plaintext,
         _ => Reason::Handshake,
-    }
+    };
+    Refused::new(reason, "TLS failed")
 }
 
 /// Connects with TLS, with the credentials of that moment.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use pmpo_bandit::{Algorithm, Function, Options};
 
@@ -65,10 +65,7 @@ pub(crate) fn bandit(args: &BanditArgs) -> Result<()> {
         dpo_beta: args.dpo_beta,
     })
     .map_err(Usage::new)?;
-    report
-        .figure()
-        .write(&args.out)
-        .with_context(|| format!("--out {}", args.out.display()))?;
+    report.figure().write(&args.out)?;
     answer!("{}", report.to_string().trim_end())?;
     answer!("{}", args.out.display())?;
     if args.json {

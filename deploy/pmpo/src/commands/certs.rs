@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use crate::cli::CertsArgs;
-use crate::failure::Usage;
+use crate::failure::{self, Usage};
 use crate::output::answer;
 
 const CA_NAME: &str = "PMPO lab CA";
@@ -43,9 +43,7 @@ pub(crate) fn certs(args: &CertsArgs) -> Result<()> {
             .map_err(|_| anyhow::anyhow!("--host {host}: expected a name or an IP address"))
             .map_err(Usage::new)?;
     }
-    std::fs::create_dir_all(&args.out)
-        .with_context(|| format!("--out {}", args.out.display()))
-        .map_err(Usage::new)?;
+    std::fs::create_dir_all(&args.out).map_err(failure::storage(&args.out))?;
     let lab = Lab {
         folder: &args.out,
         life: DAY * args.days,
@@ -70,8 +68,7 @@ pub(crate) fn certs(args: &CertsArgs) -> Result<()> {
         .lines()
         .all(|line| old.lines().any(|old| old == line))
     {
-        write_secret_atomically(&path, tokens.as_bytes())
-            .with_context(|| path.display().to_string())?;
+        write_secret_atomically(&path, tokens.as_bytes()).map_err(failure::storage(&path))?;
     }
     let folder = args.out.display();
     if made.is_empty() {
@@ -113,9 +110,9 @@ impl Lab<'_> {
             let key = KeyPair::generate()?;
             let certificate = ca_params(self.life * CA_LIVES)?.self_signed(&key)?;
             write_secret_atomically(&key_path, key.serialize_pem().as_bytes())
-                .with_context(|| key_path.display().to_string())?;
+                .map_err(failure::storage(&key_path))?;
             write_atomically(&path, certificate.pem().as_bytes())
-                .with_context(|| path.display().to_string())?;
+                .map_err(failure::storage(&path))?;
             key
         } else {
             read_key(&key_path)?
@@ -145,9 +142,8 @@ impl Lab<'_> {
             .signed_by(&key, &authority.issuer)?;
         // A server that reads them meanwhile finds that they do not fit, and reads them again.
         write_secret_atomically(&key_path, key.serialize_pem().as_bytes())
-            .with_context(|| key_path.display().to_string())?;
-        write_atomically(&path, certificate.pem().as_bytes())
-            .with_context(|| path.display().to_string())?;
+            .map_err(failure::storage(&key_path))?;
+        write_atomically(&path, certificate.pem().as_bytes()).map_err(failure::storage(&path))?;
         self.check(role, authority, [&path, &key_path], SystemTime::now())
             .with_context(|| format!("{}: just made", path.display()))?;
         Ok(true)
@@ -206,7 +202,7 @@ impl Lab<'_> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         // An actor's certificate must not pass for a server's.
-        if !matches!(role, Role::Actor | Role::Evaluator) {
+        if !role.only_calls() {
             params
                 .extended_key_usages
                 .push(ExtendedKeyUsagePurpose::ServerAuth);
@@ -230,7 +226,8 @@ impl Lab<'_> {
         let random = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
         random.context("/dev/urandom")?;
         let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        write_secret_atomically(&path, format!("{token}\n").as_bytes()).with_context(place)?;
+        write_secret_atomically(&path, format!("{token}\n").as_bytes())
+            .map_err(failure::storage(&path))?;
         Ok(token)
     }
 }

@@ -5,10 +5,10 @@ use pmpo_actor::{ENDLESS_EPISODE_STEPS, EvaluationResult, EvaluatorConfig};
 use pmpo_types::EnvironmentSpec;
 use serde::Serialize;
 
-use super::checkpoint::Chosen;
 use crate::cli::EvalArgs;
 use crate::failure::Usage;
 use crate::output::{answer, complain};
+use crate::policies::Chosen;
 
 #[derive(Serialize)]
 struct Report {
@@ -56,7 +56,7 @@ fn evaluate(args: &EvalArgs) -> Result<Report> {
     let mut chosen = Chosen::load(&args.run_dir, args.checkpoint)?;
     let mut environment = chosen.environment(args.seed)?;
     if !args.json {
-        answer!("{} · {}", chosen.task, chosen.folder.display())?;
+        answer!("{} · {}", chosen.task, chosen.place.display())?;
     }
     let one = EvaluatorConfig {
         episodes: 1,
@@ -67,7 +67,7 @@ fn evaluate(args: &EvalArgs) -> Result<Report> {
     tell_endless(environment.spec(), args.max_episode_steps);
     let mut returns = Vec::with_capacity(args.episodes);
     for episode in 0..args.episodes {
-        let result = pmpo_actor::evaluate(&mut chosen.policy, &mut environment, &one)?;
+        let result = pmpo_actor::evaluate(&mut chosen.policy, environment.as_mut(), &one)?;
         returns.extend(&result.returns);
         if !args.json {
             answer!("episode {episode:>3}  return {:.1}", result.mean)?;
@@ -76,7 +76,7 @@ fn evaluate(args: &EvalArgs) -> Result<Report> {
     let result = EvaluationResult::new(returns);
     Ok(Report {
         task: chosen.task,
-        checkpoint: chosen.folder.display().to_string(),
+        checkpoint: chosen.place.display().to_string(),
         episodes: result.returns.len(),
         return_mean: result.mean,
         return_std: result.std,

@@ -5,8 +5,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use pmpo_service::grpc;
 use pmpo_service::security::{Credentials, Role};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -14,6 +12,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::cli::HealthArgs;
 use crate::config::Config;
 use crate::failure::Usage;
+use crate::http;
 use crate::output::answer;
 
 /// Longest answer of `/readyz` that is read, in bytes.
@@ -64,20 +63,10 @@ async fn ask_grpc(address: &str, credentials: &Credentials) -> Result<()> {
 }
 
 async fn ask_http(address: &str) -> Result<()> {
-    let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream
-        .take(MAX_ANSWER_BYTES)
-        .read_to_end(&mut answer)
-        .await?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.lines().next().unwrap_or_default();
-    if status.split(' ').nth(1) == Some("200") {
+    let answer = http::get(address, "/readyz", MAX_ANSWER_BYTES).await?;
+    if answer.is_ok() {
         return Ok(());
     }
-    let said = body.lines().next().unwrap_or_default();
-    bail!("not ready: {} ({status})", said.trim());
+    let said = answer.body.lines().next().unwrap_or_default();
+    bail!("not ready: {} ({})", said.trim(), answer.status);
 }

@@ -3,8 +3,8 @@
 mod bandit;
 mod bench;
 mod certs;
-mod checkpoint;
 mod eval;
+mod export;
 mod health;
 mod render;
 mod tables;
@@ -15,9 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use pmpo_figures::FigureError;
-use pmpo_suite::Environment;
 
-use crate::config::RunConfig;
 use crate::failure::{self, Usage};
 use crate::output::{answer, complain};
 
@@ -26,22 +24,12 @@ pub(crate) use bench::actor::BenchActorArgs;
 pub(crate) use bench::bench;
 pub(crate) use bench::broadcast::{BroadcastBenchArgs, BroadcastPart};
 pub(crate) use certs::certs;
-pub(crate) use checkpoint::Choice;
 pub(crate) use eval::eval;
+pub(crate) use export::{ExportArgs, export};
 pub(crate) use health::health;
 pub(crate) use render::render;
 pub(crate) use tables::tables;
 pub(crate) use tasks::tasks;
-
-/// Loads a task; an unknown one is the caller's error, with near misses named.
-pub(crate) fn load_task(task: &str, seed: u64) -> Result<Environment> {
-    pmpo_suite::load(task, seed).map_err(|error| Usage::new(error).into())
-}
-
-/// Loads the environment of a run.
-pub(crate) fn load_environment(run: &RunConfig, seed: u64) -> Result<Environment> {
-    Ok(load_task(&run.task, seed)?.with_action_repeat(run.action_repeat))
-}
 
 /// Draws learning curves.
 pub(crate) fn plot(run_dirs: &[PathBuf], out: &Path) -> Result<()> {

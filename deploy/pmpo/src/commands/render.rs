@@ -7,11 +7,11 @@ use gif::{Encoder, Frame, Repeat};
 use pmpo_actor::EvaluatorConfig;
 use pmpo_suite::renderer::{RenderError, RenderOptions, Renderer};
 
-use super::checkpoint::Chosen;
 use super::eval::tell_endless;
 use crate::cli::RenderArgs;
 use crate::failure::{self, Usage};
 use crate::output::answer;
+use crate::policies::Chosen;
 
 /// Colour quantisation of a GIF's frames, 1 (best) to 30 (fastest).
 const QUANTISATION_SPEED: i32 = 10;
@@ -28,7 +28,7 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
         ))
     );
     let mut chosen = Chosen::load(&args.run_dir, args.checkpoint)?;
-    let mut environment = chosen.environment(args.seed)?;
+    let mut environment = chosen.suite_environment(args.seed)?;
     let options = RenderOptions {
         width: args.width.into(),
         height: args.height.into(),
@@ -86,7 +86,7 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
     answer!(
         "{} of {}: {} frames, return {value:.1}: {}",
         chosen.task,
-        chosen.folder.display(),
+        chosen.place.display(),
         picture.frames.len(),
         written
     )?;

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use pmpo_proto::v1::replay_client::ReplayClient;
-use pmpo_proto::v1::{
-    Blocked, ConfigureTableRequest, ListTablesRequest, ListWritersRequest, ListWritersResponse,
-    TableInfo,
+use pmpo_proto::replay::v1::replay_client::ReplayClient;
+use pmpo_proto::replay::v1::{
+    Blocked, BlockedReason, ConfigureTableRequest, Limiter, ListTablesRequest, ListWritersRequest,
+    ListWritersResponse, TableConfig, TableInfo,
 };
 use pmpo_proto::writer_id_from_wire;
 use pmpo_service::grpc::{self, Channel};
@@ -66,7 +66,7 @@ async fn shard(mut client: ReplayClient<Channel>, args: &TablesArgs) -> Result<V
     let response = client.list_tables(timed(ListTablesRequest {})).await;
     let tables = response.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
     let mut tables = tables.into_inner().tables;
-    tables.retain(|table| table.name == args.table);
+    tables.retain(|table| config(table).name == args.table);
     if tables.is_empty() {
         bail!("no table `{}`", args.table);
     }
@@ -96,17 +96,17 @@ fn timed<T>(message: T) -> Request<T> {
 }
 
 fn print(address: &str, table: &TableInfo) -> Result<()> {
-    let counters = table.counters.unwrap_or_default();
+    let (config, counters) = (config(table), table.counters.unwrap_or_default());
     let ratio = match counters.inserts {
         0 => "no".to_owned(),
         inserts => format!("{:.2}", counters.samples as f64 / inserts as f64),
     };
     answer!(
         "{address} {}: {} of {} items of {} steps, {:.1} MB{}",
-        table.name,
+        config.name,
         counters.size,
-        table.max_size,
-        table.sequence_length,
+        config.max_size(),
+        config.sequence_length(),
         table.bytes as f64 / 1e6,
         if table.durable { ", durable" } else { "" },
     )?;
@@ -115,24 +115,49 @@ fn print(address: &str, table: &TableInfo) -> Result<()> {
          buffer {}, min size {}",
         counters.inserts,
         counters.samples,
-        table.limiter,
-        table.samples_per_insert,
-        table.error_buffer,
-        table.min_size_to_sample,
+        limiter(config.limiter()),
+        config.samples_per_insert(),
+        config.error_buffer(),
+        config.min_size_to_sample(),
     )?;
-    for Blocked {
-        reason,
-        seconds,
-        counter,
-        value,
-        bound,
-        callers,
-    } in &table.blocked
-    {
+    for blocked in &table.blocked {
+        let reason = awaited(blocked.reason());
+        let Blocked {
+            seconds,
+            counter,
+            value,
+            bound,
+            callers,
+            ..
+        } = blocked;
         answer!(
             "  {callers} waiting for {reason} for {seconds:.1} s: {counter} is {value}, has to pass \
              {bound}"
         )?;
     }
     Ok(())
+}
+
+/// A server names its tables.
+fn config(table: &TableInfo) -> TableConfig {
+    table.config.clone().unwrap_or_default()
+}
+
+fn limiter(limiter: Limiter) -> &'static str {
+    match limiter {
+        Limiter::SamplesPerInsert => "samples_per_insert",
+        Limiter::MinSize => "min_size",
+        Limiter::Queue => "queue",
+        Limiter::None => "none",
+        Limiter::Unspecified => "of a later version",
+    }
+}
+
+fn awaited(reason: BlockedReason) -> &'static str {
+    match reason {
+        BlockedReason::MinSize => "min_size",
+        BlockedReason::Inserts => "inserts",
+        BlockedReason::Samples => "samples",
+        BlockedReason::Unspecified => "what a later version knows",
+    }
 }

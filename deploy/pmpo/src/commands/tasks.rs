@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use super::load_task;
+use crate::environments;
 use crate::output::answer;
 
 #[derive(Serialize)]
@@ -20,7 +20,7 @@ struct Row {
 pub(crate) fn tasks(json: bool) -> Result<()> {
     let mut rows = Vec::new();
     for task in pmpo_suite::tasks() {
-        let environment = load_task(task.name, 0)?;
+        let environment = environments::load(task.name, 1, 0)?;
         let spec = environment.spec();
         rows.push(Row {
             name: spec.task.clone(),

@@ -11,32 +11,36 @@
 //! holds the table and, in place of the simulation, the actions of the episode under way: `--resume` takes
 //! them again, and goes on as if the run had never ended.
 
+mod account;
 mod source;
 mod start;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ::metrics::gauge;
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use pmpo_actor::collector::Collector;
+use pmpo_actor::environment::Environment;
 use pmpo_actor::run_info::Window;
 use pmpo_actor::stepper::{Episode, Stepper};
 use pmpo_actor::weights::Policy;
 use pmpo_learner::best::BestKeeper;
-use pmpo_learner::checkpoint::{Checkpoints, EnvironmentSteps, Identity, Totals};
+use pmpo_learner::checkpoint::{Checkpoints, Identity};
+use pmpo_learner::metrics;
 use pmpo_learner::progress::{Progress, Row};
 use pmpo_learner::{EndReason, LearnerError, RunOutcome, encode_policy};
 use pmpo_policy::PolicyNetwork;
 use pmpo_proto::v1;
 use pmpo_service::shutdown;
-use pmpo_suite::Environment;
+use pmpo_service::worker_time::WorkerTime;
 use pmpo_types::{Generator, PolicyVersion, derive_seed};
-use pmpo_update::{BatchSource, Learning, TrainState, threads};
+use pmpo_update::{Acted, BatchSource, Learning, TrainState, threads};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands;
 use crate::config::Config;
+use crate::environments;
 use crate::output::complain;
 use crate::run_folder;
 use crate::train::display::Display;
@@ -46,6 +50,22 @@ use start::{ACTING, LOCKSTEP, Progressed, Start, TABLE, sizes};
 
 /// Time between updates of the display.
 const DISPLAY_PERIOD: Duration = Duration::from_millis(250);
+
+/// Whole seconds of a run in lockstep, by `state`.
+pub(crate) const WORKER_SECONDS: &str = "pmpo_lockstep_worker_seconds_total";
+
+/// What a run in lockstep does.
+#[derive(Clone, Copy)]
+enum State {
+    Acting,
+    Updating,
+    Evaluating,
+    Saving,
+}
+
+/// The names of [`State`], in its order.
+const STATES: [&str; 4] = ["acting", "updating", "evaluating", "saving"];
+
 /// Trains until a limit or Ctrl-C.
 pub(crate) fn run(
     config: Config,
@@ -71,7 +91,7 @@ struct Lockstep {
     /// The policy that acts, and its snapshot.
     acting: Policy,
     acting_weights: Bytes,
-    evaluator: Environment,
+    evaluator: Box<dyn Environment>,
     progress: Progress,
     best: BestKeeper,
     checkpoints: Checkpoints,
@@ -83,15 +103,19 @@ struct Lockstep {
     seconds_before: f64,
     last_evaluation: Option<v1::Evaluation>,
     last_return: Option<f64>,
+    /// Who acted in the newest batch.
+    acted: Option<Acted>,
 }
 
 impl Lockstep {
     fn start(config: Config, run_dir: &Path, resume: bool) -> Result<Self> {
         let seed = config.run.seed;
-        let environment =
-            commands::load_environment(&config.run, derive_seed(seed, Generator::Environment, 0))?;
-        let evaluator =
-            commands::load_environment(&config.run, derive_seed(seed, Generator::Evaluator, 0))?;
+        let load = |generator| {
+            let seed = derive_seed(seed, generator, 0);
+            environments::load(&config.run.task, config.run.action_repeat, seed)
+        };
+        let environment = load(Generator::Environment)?;
+        let evaluator = load(Generator::Evaluator)?;
         let identity = Identity {
             run_id: run_folder::name(run_dir)?,
             task: config.run.task.clone(),
@@ -143,6 +167,7 @@ impl Lockstep {
             seconds_before: start.seconds_before,
             last_evaluation: None,
             last_return: None,
+            acted: None,
         };
         lockstep.retake()?;
         Ok(lockstep)
@@ -177,16 +202,22 @@ impl Lockstep {
 
     fn run(mut self, display: &Display, stop: &CancellationToken) -> Result<RunOutcome> {
         let mut looked = Instant::now();
+        let mut time = WorkerTime::new(WORKER_SECONDS, STATES);
         let reason = loop {
-            self.evaluate_if_due()?;
+            if self.evaluate_if_due()? {
+                time.lap(State::Evaluating as usize);
+            }
             if let Some(reason) = self.end(stop) {
                 break reason;
             }
-            if !self.learn()? {
+            if self.learn()? {
+                time.lap(State::Updating as usize);
+            } else {
                 self.step()?;
+                time.lap(State::Acting as usize);
             }
             if looked.elapsed() >= DISPLAY_PERIOD {
-                display.update(&self.status());
+                self.show(display);
                 looked = Instant::now();
             }
             if self.saved.elapsed().as_secs_f64() >= self.config.learner.checkpoint_period_s {
@@ -198,9 +229,10 @@ impl Lockstep {
                     }
                     saved => saved?,
                 }
+                time.lap(State::Saving as usize);
             }
         };
-        display.update(&self.status());
+        self.show(display);
         self.checkpoint()?;
         Ok(self.outcome(reason))
     }
@@ -242,12 +274,12 @@ impl Lockstep {
         let Some(drawn) = self.source.next_batch(Duration::ZERO)? else {
             return Ok(false);
         };
-        self.learning.step(&drawn, &mut self.source)?;
+        self.acted = Some(self.learning.step(&drawn, &mut self.source)?);
         if self.learning.state().step() >= self.progressed.next_publication {
             self.publish()?;
         }
         if self.learning.unread_steps() >= self.config.learner.stats_period_steps {
-            self.learning.read_statistics()?;
+            self.read_statistics()?;
         }
         Ok(true)
     }
@@ -259,7 +291,7 @@ impl Lockstep {
 
     /// The policy as it is acts from here on.
     fn publish(&mut self) -> Result<()> {
-        self.learning.read_statistics()?;
+        self.read_statistics()?;
         let step = self.learning.state().step();
         let progressed = &mut self.progressed;
         progressed.policy_version += 1;
@@ -267,6 +299,14 @@ impl Lockstep {
         progressed.next_publication = step + self.config.learner.publish_period_steps;
         self.acting_weights = self.weights()?;
         self.acting = acting(&self.acting_weights, self.progressed.policy_version, step)?;
+        Ok(())
+    }
+
+    /// Also the check that everything is finite, which comes before whatever leaves this process.
+    fn read_statistics(&mut self) -> Result<()> {
+        for (name, mean) in self.learning.read_statistics()? {
+            gauge!(metrics::STATISTIC, "name" => name).set(mean);
+        }
         Ok(())
     }
 
@@ -279,12 +319,13 @@ impl Lockstep {
         )?)
     }
 
-    fn evaluate_if_due(&mut self) -> Result<()> {
+    /// Answers whether it was due.
+    fn evaluate_if_due(&mut self) -> Result<bool> {
         let step = self.learning.state().step();
         if step < self.progressed.next_evaluation {
-            return Ok(());
+            return Ok(false);
         }
-        self.learning.read_statistics()?;
+        self.read_statistics()?;
         let evaluator = &self.config.evaluator;
         self.progressed.next_evaluation = step + evaluator.period_learner_steps;
         let weights = self.weights()?;
@@ -293,7 +334,7 @@ impl Lockstep {
         let number = self.progressed.evaluations + 1;
         self.evaluator
             .reseed(derive_seed(seed, Generator::Evaluator, number));
-        let result = pmpo_actor::evaluate(&mut network, &mut self.evaluator, evaluator)?;
+        let result = pmpo_actor::evaluate(&mut network, self.evaluator.as_mut(), evaluator)?;
         self.progressed.evaluations += 1;
         let row = Row {
             wall_s: (self.seconds() * 1e3).round() / 1e3,
@@ -319,7 +360,7 @@ impl Lockstep {
             return_std: result.std,
             episodes: result.returns.len() as u32,
         });
-        Ok(())
+        Ok(true)
     }
 
     fn train_return_mean(&self) -> Option<f64> {
@@ -352,7 +393,7 @@ impl Lockstep {
     }
 
     fn checkpoint(&mut self) -> Result<()> {
-        self.learning.read_statistics()?;
+        self.read_statistics()?;
         if !self.stepper.in_episode() {
             self.progressed.until_window = self.stepper.collector_mut().adder_mut().until_next();
             self.progressed.actions.clear();
@@ -370,55 +411,6 @@ impl Lockstep {
             .save(self.learning.state(), &weights, &totals, &extra)?;
         self.saved = Instant::now();
         Ok(())
-    }
-
-    fn totals(&self) -> Totals {
-        Totals {
-            learner_steps: self.learning.state().step(),
-            policy_version: self.progressed.policy_version,
-            environment: EnvironmentSteps {
-                total: self.progressed.env_steps,
-                table_inserts: vec![self.source.table.counters().inserts],
-            },
-            training_seconds: self.seconds(),
-        }
-    }
-
-    fn seconds(&self) -> f64 {
-        self.seconds_before + self.started.elapsed().as_secs_f64()
-    }
-
-    fn status(&self) -> v1::RunStatus {
-        let totals = self.totals();
-        let training = totals.learner_steps > 0;
-        v1::RunStatus {
-            state: if training {
-                v1::RunState::Training
-            } else {
-                v1::RunState::WaitingForData
-            }
-            .into(),
-            learner_steps: totals.learner_steps,
-            policy_version: totals.policy_version,
-            environment_steps: totals.environment.total,
-            replay_size: self.source.table.counters().size,
-            training_seconds: totals.training_seconds,
-            evaluations: self.progressed.evaluations,
-            last_evaluation: self.last_evaluation,
-            train_return_mean: self.train_return_mean(),
-        }
-    }
-
-    fn outcome(&self, reason: EndReason) -> RunOutcome {
-        let totals = self.totals();
-        RunOutcome {
-            reason,
-            learner_steps: totals.learner_steps,
-            env_steps: totals.environment.total,
-            policy_version: totals.policy_version,
-            training_seconds: totals.training_seconds,
-            last_return_mean: self.last_return,
-        }
     }
 }
 

@@ -88,6 +88,7 @@ impl BatchSource for TableSource {
         Ok(self.table.sample(self.batch_size).ok().map(|batch| Drawn {
             batch,
             origin: 0,
+            weight: 1.0,
             trace: None,
         }))
     }

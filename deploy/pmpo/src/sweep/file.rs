@@ -31,8 +31,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use super::job::Job;
-use crate::commands;
 use crate::config::{Config, Preset, Source};
+use crate::environments;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -235,7 +235,7 @@ impl SweepFile {
                     assignments: &set,
                 })
                 .with_context(of)?;
-                commands::load_task(&config.run.task, 0).with_context(of)?;
+                environments::describe(&config.run).with_context(of)?;
                 if config.run.limits() == pmpo_learner::Limits::default() {
                     bail!(
                         "{}: has no limit, for example env_steps, and would not end",
@@ -287,6 +287,8 @@ impl SweepFile {
             .into_iter()
             .filter_map(|(key, value)| Some(format!("run.{key}={}", value?)));
         set.extend(keys);
+        // `pmpo watch` shows all of them together.
+        set.push("run.dashboard_listen=\"\"".to_owned());
         Ok(set)
     }
 }

@@ -62,9 +62,10 @@ impl Job {
         let place = || path.display().to_string();
         let text = std::fs::read_to_string(&path).with_context(place)?;
         let stored: Config = toml::from_str(&text).with_context(place)?;
-        let same = self.config == stored;
+        let [own, stored] = [&self.config, &stored].map(without_reports);
+        let same = own == stored;
         ensure!(
-            same || without_limits(&self.config) == without_limits(&stored),
+            same || without_limits(&own) == without_limits(&stored),
             "{}: holds a run with other settings than the sweep's file now says; move it away or \
              choose another --out",
             self.run_dir.display()
@@ -104,6 +105,14 @@ impl Job {
         }
         command
     }
+}
+
+/// What is told of a run is no part of it.
+fn without_reports(config: &Config) -> Config {
+    let mut config = config.clone();
+    let (page, record) = (String::new(), false);
+    (config.run.dashboard_listen, config.run.tensorboard) = (page, record);
+    config
 }
 
 fn without_limits(config: &Config) -> Config {

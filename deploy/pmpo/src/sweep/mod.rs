@@ -70,6 +70,7 @@ pub(crate) fn run(args: &SweepArgs) -> Result<()> {
         }
         let [all, left] = [jobs.len(), waiting.len()];
         tell!("{}: {all} runs, {left} to do", out.display());
+        tell!("watch them with: pmpo watch {}", out.display());
         failed = schedule::run(waiting, args.jobs, limit, || collect(&file, &jobs, &out))?;
     }
     let results = collect(&file, &jobs, &out)?;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -14,6 +14,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::job::{Job, State};
 use super::results::Results;
+use crate::failure;
+use crate::host;
 use crate::output::{complain, tell};
 use crate::train;
 
@@ -95,23 +97,21 @@ impl<'a> Run<'a> {
         let state = job.state()?;
         if state == State::Fresh && job.run_dir.exists() {
             // It was killed before its first checkpoint.
-            std::fs::remove_dir_all(&job.run_dir)
-                .with_context(|| job.run_dir.display().to_string())?;
+            std::fs::remove_dir_all(&job.run_dir).map_err(failure::storage(&job.run_dir))?;
         }
-        let place = || job.log.display().to_string();
+        let storage = failure::storage(&job.log);
         let folder = job.log.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder).with_context(place)?;
+        std::fs::create_dir_all(folder).map_err(&storage)?;
         let log = File::options().create(true).append(true).open(&job.log);
-        let log = log.with_context(place)?;
-        let program = std::env::current_exe().context("path of this program")?;
-        let process = Command::new(program)
+        let log = log.map_err(&storage)?;
+        let process = host::this_program()?
             .args(job.command(&state))
             .arg("--parent")
             .arg(std::process::id().to_string())
             // A process group of its own: Ctrl-C at the terminal reaches this process alone.
             .process_group(0)
             .stdin(Stdio::null())
-            .stdout(log.try_clone().with_context(place)?)
+            .stdout(log.try_clone().map_err(&storage)?)
             .stderr(log)
             .spawn()
             .with_context(|| job.name())?;

@@ -1,6 +1,7 @@
-//! One role as a child process: started from this very binary, announced through a file, its log in
+//! One role as a child process: started from this very program, announced through a file, its log in
 //! the run's folder, ended with SIGTERM and, after a grace period, SIGKILL.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -10,14 +11,21 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use pmpo_actor::environment::is_external;
 use pmpo_service::announce::Announcement;
 use pmpo_service::config::ENV_PREFIX;
 use pmpo_service::telemetry::LogFormat;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::RunConfig;
+use crate::environments;
 use crate::failure;
+use crate::host;
 use crate::output::complain;
+
+/// The roles that step environments.
+const STEPPING: [&str; 2] = ["actor", "evaluator"];
 
 const POLL: Duration = Duration::from_millis(20);
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -30,19 +38,35 @@ const MAX_FAILED_STARTS: u32 = 6;
 
 /// Starts children of one run.
 pub(crate) struct Launcher {
-    program: PathBuf,
     run_dir: PathBuf,
     format: LogFormat,
+    /// What runs those that step environments, if these are in Python.
+    interpreter: Option<Interpreter>,
+}
+
+struct Interpreter {
+    program: OsString,
+    /// The environment's name.
+    task: String,
 }
 
 impl Launcher {
-    pub(crate) fn new(run_dir: &Path, format: LogFormat) -> Result<Self> {
-        let program = std::env::current_exe().context("path of this program")?;
-        Ok(Self {
-            program,
+    pub(crate) fn new(run_dir: &Path, format: LogFormat) -> Self {
+        Self {
             run_dir: run_dir.to_owned(),
             format,
-        })
+            interpreter: None,
+        }
+    }
+
+    /// Has an interpreter run the roles that step environments, if the run's are in Python.
+    #[must_use]
+    pub(crate) fn with_interpreter(mut self, run: &RunConfig) -> Self {
+        self.interpreter = is_external(&run.task).then(|| Interpreter {
+            program: environments::interpreter(run),
+            task: run.task.clone(),
+        });
+        self
     }
 
     pub(crate) fn run_dir(&self) -> &Path {
@@ -56,6 +80,21 @@ impl Launcher {
     /// Starts `pmpo <role>` with the run's configuration and `flags`.
     pub(crate) fn start(&self, role: &'static str, index: u64, flags: &[String]) -> Result<Child> {
         self.start_with(Stdio::null(), role, index, flags)
+    }
+
+    /// What runs the role, if it steps environments in Python.
+    fn interpreter(&self, role: &str) -> Option<&Interpreter> {
+        let stepping = STEPPING.contains(&role);
+        self.interpreter.as_ref().filter(|_| stepping)
+    }
+
+    fn program(&self, role: &str) -> Result<Command> {
+        let Some(interpreter) = self.interpreter(role) else {
+            return host::this_program();
+        };
+        let mut command = Command::new(&interpreter.program);
+        command.args(["-m", "pmpo"]);
+        Ok(command)
     }
 
     /// As [`Launcher::start`], with a standard input.
@@ -77,7 +116,7 @@ impl Launcher {
             .append(true)
             .open(&log)
             .map_err(failure::storage(&log))?;
-        let mut command = Command::new(&self.program);
+        let mut command = self.program(role)?;
         command
             .arg(role)
             .arg("--config")
@@ -109,6 +148,10 @@ impl Launcher {
         Ok(Child {
             role,
             index,
+            shown: match self.interpreter(role) {
+                Some(Interpreter { task, .. }) => format!("{name} of {task}"),
+                None => name.clone(),
+            },
             name,
             flags: flags.to_vec(),
             announcement,
@@ -126,6 +169,8 @@ pub(crate) struct Child {
     role: &'static str,
     index: u64,
     name: String,
+    /// Its name for users, with what it steps if others have written that.
+    shown: String,
     flags: Vec<String>,
     announcement: PathBuf,
     log: PathBuf,
@@ -183,7 +228,7 @@ impl Child {
             .unwrap_or_default();
         format!(
             "{} ended with {exit}{said} (log: {})",
-            self.name,
+            self.shown,
             self.log.display()
         )
     }

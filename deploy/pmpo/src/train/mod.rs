@@ -16,7 +16,7 @@ use pmpo_proto::v1::run_client::RunClient;
 use pmpo_service::grpc::{self, Channel};
 use pmpo_service::security::Role;
 use pmpo_service::shutdown::Signals;
-use pmpo_service::telemetry::LogFormat;
+use pmpo_service::telemetry::{self, LogFormat};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
@@ -24,14 +24,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agreement;
 use crate::cli::TrainArgs;
-use crate::commands;
 use crate::config::{Config, Source};
 use crate::curve;
+use crate::environments;
 use crate::failure::{self, Usage};
 use crate::lockstep;
 use crate::output::{complain, tell};
+use crate::record::Source as Samples;
 use crate::roles;
 use crate::run_folder::{self, Asked, OUTCOME, RunFolder};
+use crate::watch::Watch;
 use child::{Child, Grace, Launcher};
 use display::Display;
 
@@ -59,9 +61,11 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
         }
         let signals = Signals::watch()?;
         let shutdown = &signals.stop;
-        let launcher = Launcher::new(&run_dir, format)?;
+        let launcher = Launcher::new(&run_dir, format).with_interpreter(&config.run);
         let display = Display::new(&config.run).context("starting the thread of the display")?;
         tell!("training {} in {}", config.run.task, run_dir.display());
+        let watch = Watch::of_run(&config.run, &run_dir, Samples::Roles);
+        watch.tell(&display);
         let mut cluster = Cluster {
             grace: Grace {
                 period: Duration::from_secs_f64(config.run.shutdown_grace_s),
@@ -82,6 +86,7 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
             None if !lost.is_empty() => {}
             outcome => summarise(Ok(outcome), &run_dir)?,
         }
+        watch.linger();
         cluster.account_for(&lost, &run_dir)
     })
 }
@@ -99,10 +104,15 @@ fn run_in_lockstep(prepared: Prepared, resume: bool) -> Result<()> {
         config.run.task,
         run_dir.display()
     );
+    let metrics = telemetry::install_metrics()?;
+    let watch = Watch::of_run(&config.run, &run_dir, Samples::Lockstep(metrics));
+    watch.tell(&display);
     let ended = lockstep::run(config, &run_dir, resume, &display);
     display.finish();
     draw(&run_dir);
-    summarise(ended.map(Some), &run_dir)
+    summarise(ended.map(Some), &run_dir)?;
+    watch.linger();
+    Ok(())
 }
 
 /// A run that may begin.
@@ -133,13 +143,13 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<Prepared> {
         ))
         .into());
     }
-    let config = Config::for_learner(Source {
+    let mut config = Config::for_learner(Source {
         preset: args.run.config.preset,
         file: file.as_deref(),
         assignments: &assignments,
     })?;
     agreement::check_table(&config).map_err(Usage::new)?;
-    let environment = commands::load_environment(&config.run, 0)?;
+    let spec = environments::fit(&mut config)?;
     let run_dir = match &args.run.run_dir {
         Some(run_dir) => run_dir.clone(),
         None => run_folder::new_run_dir(&config),
@@ -148,10 +158,10 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<Prepared> {
         config: &config,
         run_dir: &run_dir,
         resume,
-        spec: environment.spec(),
+        spec: &spec,
     };
     if args.lockstep && resume {
-        lockstep::check(&config, &run_dir, environment.spec())?;
+        lockstep::check(&config, &run_dir, &spec)?;
     }
     let folder = RunFolder::take(&asked, "pmpo train")?;
     for change in &folder.changed {

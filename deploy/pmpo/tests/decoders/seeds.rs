@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use pmpo_policy::{NetworkConfig, TorsoConfig, snapshot};
-use pmpo_proto::v1::{self, insert_request, sample_request};
-use pmpo_proto::{compress, sampled_to_wire, signature_to_wire, steps_to_wire, writer_id_to_wire};
+use pmpo_proto::replay::v1::{self, insert_request, sample_request, sample_response};
+use pmpo_proto::{
+    BatchShape, compress, sampled_to_wire, signature_to_wire, steps_to_wire, writer_id_to_wire,
+};
 use pmpo_replay_core::Restorer;
 use pmpo_service::announce::Announcement;
 use pmpo_types::{
@@ -46,13 +48,23 @@ fn response(compression: v1::Compression) -> Vec<u8> {
         items: SampledItems {
             keys: (0..BATCH as u64).collect(),
             probabilities: vec![0.1; BATCH],
+            priorities: vec![2.0; BATCH],
             times_sampled: vec![1; BATCH],
         },
     };
-    let mut parts = sampled_to_wire(&signature, batch, usize::MAX);
+    let shape = BatchShape {
+        items: BATCH,
+        sequence_length: length,
+    };
+    let mut parts = sampled_to_wire(&signature, shape, batch, usize::MAX);
     let mut part = parts.pop().unwrap();
     compress(&mut part.columns, compression);
-    part.encode_to_vec()
+    response_of(sample_response::Response::Part(part))
+}
+
+fn response_of(response: sample_response::Response) -> Vec<u8> {
+    let response = Some(response);
+    v1::SampleResponse { response }.encode_to_vec()
 }
 
 fn policy() -> Vec<u8> {
@@ -92,9 +104,9 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         writer_id: writer_id_to_wire(WriterId(7)),
         signature: Some(signature_to_wire(&signature)),
         sequence_length: length as u32,
-        timeout_ms: 1000,
-        run: "walk".to_owned(),
-        run_uid: "1".to_owned(),
+        blocked_after_ms: 1000,
+        owner: "walk".to_owned(),
+        owner_id: "1".to_owned(),
     };
     let steps = columns(&signature, 5);
     let steps = StepBatch::new(length, steps, vec![1, 4], vec![0.5, 2.0]).unwrap();
@@ -104,10 +116,17 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         batch_size: BATCH as u32,
         signature: Some(signature_to_wire(&signature)),
         sequence_length: length as u32,
-        timeout_ms: 1000,
+        blocked_after_ms: 1000,
         compression: v1::Compression::Zstd.into(),
-        run: "walk".to_owned(),
-        run_uid: "1".to_owned(),
+        owner: "walk".to_owned(),
+        owner_id: "1".to_owned(),
+        max_part_bytes: 1 << 20,
+    };
+    let blocked = v1::Blocked {
+        reason: v1::BlockedReason::Inserts.into(),
+        counter: "size".to_owned(),
+        message: "table `replay`: blocked".to_owned(),
+        ..v1::Blocked::default()
     };
     let priorities = v1::UpdatePrioritiesRequest {
         table: "replay".to_owned(),
@@ -129,8 +148,8 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ),
         (
             "insert_request",
-            "items",
-            insert(insert_request::Request::Items(items)),
+            "steps",
+            insert(insert_request::Request::Steps(items)),
         ),
         (
             "sample_request",
@@ -145,6 +164,11 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("sample_response", "plain", response(v1::Compression::None)),
         ("sample_response", "lz4", response(v1::Compression::Lz4)),
         ("sample_response", "zstd", response(v1::Compression::Zstd)),
+        (
+            "sample_response",
+            "blocked",
+            response_of(sample_response::Response::Blocked(blocked)),
+        ),
         ("update_priorities", "two", priorities.encode_to_vec()),
         ("policy_snapshot", "small", policy()),
         ("replay_log", "transitions", log(1)),

@@ -89,12 +89,12 @@ fn metrics_tables() -> String {
 
 fn protocol() -> String {
     let mut text = String::new();
-    for name in ["replay", "weights", "run", "tensor"] {
-        let path = format!("proto/proto/pmpo/v1/{name}.proto");
+    for name in ["replay/v1/replay", "v1/weights", "v1/run"] {
+        let path = format!("proto/proto/pmpo/{name}.proto");
         let file = std::fs::read_to_string(root().join(path)).expect("a file of the protocol");
         write!(
             text,
-            "## {name}.proto\n\n```proto\n{}\n```\n\n",
+            "## pmpo/{name}.proto\n\n```proto\n{}\n```\n\n",
             file.trim()
         )
         .expect("a string");

@@ -5,12 +5,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
-use pmpo_proto::v1::replay_client::ReplayClient;
-use pmpo_proto::v1::run_client::RunClient;
-use pmpo_proto::v1::{
-    ConfigureTableRequest, GetStatusRequest, InsertRequest, ListTablesRequest,
-    ReportEpisodeRequest, ReportEvaluationRequest, SampleRequest, UpdatePrioritiesRequest,
+use pmpo_proto::replay::v1::replay_client::ReplayClient;
+use pmpo_proto::replay::v1::{
+    ConfigureTableRequest, InsertRequest, ListTablesRequest, SampleRequest, UpdatePrioritiesRequest,
 };
+use pmpo_proto::v1::run_client::RunClient;
+use pmpo_proto::v1::{GetStatusRequest, ReportEpisodeRequest, ReportEvaluationRequest};
 use pmpo_service::grpc::{self, Channel};
 use pmpo_service::security::{Credentials, Role, SecurityConfig};
 use tonic::{Code, Status};
@@ -158,10 +158,9 @@ impl Doors {
         let file = lab.path("tokens").display().to_string();
         let tokens = start("tokens", "replay", &["--token-file".to_owned(), file]);
         let small = [
-            "security.handshake_timeout_s=1.0",
             "security.first_call_timeout_s=1.0",
             "security.max_connections_per_peer=4",
-            "security.max_requests_per_second_per_peer=50",
+            "security.max_requests_per_second_per_connection=50",
         ];
         let small = small
             .map(|limit| ["--set".to_owned(), limit.to_owned()])
@@ -345,8 +344,15 @@ impl Doors {
         let refused = [
             (replay, Role::Actor, ConfigureTable),
             (replay, Role::Actor, Sample),
-            (replay, Role::Actor, ListTables),
             (replay, Role::Actor, Unknown),
+            (replay, Role::Writer, Sample),
+            (replay, Role::Writer, UpdatePriorities),
+            (replay, Role::Writer, ConfigureTable),
+            (replay, Role::Sampler, Insert),
+            (replay, Role::Sampler, ConfigureTable),
+            (learner, Role::Writer, ReportEpisode),
+            (learner, Role::Sampler, ReportEvaluation),
+            (replay, Role::Evaluator, ListTables),
             (replay, Role::Evaluator, Insert),
             (replay, Role::Learner, Insert),
             (replay, Role::Learner, ConfigureTable),
@@ -357,6 +363,12 @@ impl Doors {
         ];
         let allowed = [
             (replay, Role::Actor, Insert),
+            (replay, Role::Actor, ListTables),
+            (replay, Role::Writer, Insert),
+            (replay, Role::Writer, ListTables),
+            (replay, Role::Sampler, Sample),
+            (replay, Role::Sampler, UpdatePriorities),
+            (replay, Role::Sampler, ListTables),
             (replay, Role::Learner, Sample),
             (replay, Role::Learner, UpdatePriorities),
             (replay, Role::Learner, ListTables),
@@ -394,21 +406,26 @@ impl Doors {
         let open = &self.open;
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
         let mut outcomes = vec![
-            raw("a client that says nothing", open, b"", "handshake_timeout"),
+            raw(
+                "a client that says nothing",
+                open,
+                b"",
+                "first_call_timeout",
+            ),
             raw(
                 "a client that stops in the middle",
                 open,
                 b"PRI * H",
-                "handshake_timeout",
+                "first_call_timeout",
             ),
             raw("HTTP/2 without a call", open, preface, "first_call_timeout"),
         ];
-        let held: Vec<_> = (0..4).map(|_| connect(open.address())).collect();
-        outcomes.push(raw(
-            "a fifth connection, of four",
-            open,
-            b"",
-            "connections_per_peer",
+        let before = refusals(open, "connections");
+        let mut held: Vec<_> = (0..5).map(|_| connect(open.address())).collect();
+        outcomes.push(ended(
+            "the oldest of five connections, of four",
+            (open, &mut held[0]),
+            ("connections", before),
         ));
         drop(held);
         wait_for("the connections' end", || {
@@ -448,12 +465,23 @@ fn connect(address: SocketAddr) -> TcpStream {
 fn raw(who: &str, door: &Process, bytes: &[u8], reason: &'static str) -> Outcome {
     let before = refusals(door, reason);
     let mut socket = connect(door.address());
+    // It may fail, where the server has hung up already.
+    drop(socket.write_all(bytes));
+    let what = format!("{} bytes", bytes.len());
+    Outcome {
+        what,
+        ..ended(who, (door, &mut socket), (reason, before))
+    }
+}
+
+/// Waits until the server hangs up and has counted why, more often than `before`.
+fn ended(
+    who: &str,
+    (door, socket): (&Process, &mut TcpStream),
+    (reason, before): (&'static str, f64),
+) -> Outcome {
     socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
-    // Either may fail, where the server has hung up already.
-    let mut answer = Vec::new();
-    let ended = socket
-        .write_all(bytes)
-        .and_then(|()| socket.read_to_end(&mut answer));
+    let ended = socket.read_to_end(&mut Vec::new());
     let timed_out = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
     let grown = wait_for("the count", || {
         let grown = refusals(door, reason) - before;
@@ -461,7 +489,7 @@ fn raw(who: &str, door: &Process, bytes: &[u8], reason: &'static str) -> Outcome
     });
     Outcome {
         who: who.to_owned(),
-        what: format!("{} bytes", bytes.len()),
+        what: String::new(),
         expected: "closed",
         got: if timed_out { "still open" } else { "closed" }.to_owned(),
         counted: Some((reason, grown)),

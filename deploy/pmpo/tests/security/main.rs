@@ -4,7 +4,9 @@
 mod attempts;
 #[path = "../common/mod.rs"]
 mod common;
+mod door;
 mod lab;
+mod withdrawn;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -185,7 +187,7 @@ fn certs_are_made_once_and_made_anew_where_they_are_not_good() {
             .unwrap()
             .replace(&out, "DIR")
     };
-    let all = "DIR: made ca, replay, learner, actor, evaluator, admin\n";
+    let all = "DIR: made ca, replay, learner, actor, evaluator, writer, sampler, admin\n";
     assert_eq!(certs(&[]), all);
     assert_eq!(certs(&[]), "DIR: all there\n");
     let lab = Lab {

@@ -133,7 +133,7 @@ fn the_critic_s_loss_is_that_of_the_written_out_targets() {
         let mut state = state(&config);
         // Of all kinds: ratios above 1 and far below.
         let windows = windows(|row| (row as f32 * 1.7).sin() * 2.0 - 3.0);
-        let batch = state.prepare(&windows);
+        let batch = state.prepare(&windows, 1.0);
         let rows = SEQUENCES * LENGTH;
         let samples = config.update.actions_per_state;
         let (policy, critic) = (&state.policy, &state.critic);
@@ -200,7 +200,7 @@ fn an_on_policy_sequence_gives_the_n_step_target() {
     let mut state = state(&config);
     constant_critic(&mut state, 3.0);
     let windows = windows(|_| 0.0);
-    let mut batch = state.prepare(&windows);
+    let mut batch = state.prepare(&windows, 1.0);
     let rows = SEQUENCES * LENGTH;
     let acted = batch.action.clone().reshape([1, rows, ACTION]);
     let policy = state.policy.reference(batch.observation.clone());
@@ -238,7 +238,7 @@ fn updates_with_sequences_move_both_networks() {
     let run = || {
         let mut state = state(&config);
         for _ in 0..20 {
-            let batch = state.prepare(&windows(|row| -(row as f32) / 5.0));
+            let batch = state.prepare(&windows(|row| -(row as f32) / 5.0), 1.0);
             for (name, value) in state.update(&batch).read() {
                 assert!(value.is_finite(), "{name} is {value}");
             }

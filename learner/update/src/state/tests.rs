@@ -73,7 +73,7 @@ fn windows(transitions: &[Transition]) -> SampledBatch {
 }
 
 fn learn(state: &mut TrainState, windows: &SampledBatch) -> UpdateStatistics {
-    let batch = state.prepare(windows);
+    let batch = state.prepare(windows, 1.0);
     state.update(&batch)
 }
 
@@ -305,7 +305,7 @@ fn gradients_through_the_networks_equal_finite_differences() {
         for _ in 0..150 {
             learn(&mut state, &windows);
         }
-        let batch = state.prepare(&windows);
+        let batch = state.prepare(&windows, 1.0);
         let Judged {
             samples, lesson, ..
         } = state.judge(&batch);

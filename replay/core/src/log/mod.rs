@@ -122,6 +122,15 @@ impl Log {
         self.segments.back_mut().expect("a segment has begun").live += count;
     }
 
+    /// Everything logged so far is gone.
+    pub(crate) fn reset(&mut self) {
+        for segment in &mut self.segments {
+            segment.live = 0;
+        }
+        self.cursor = Cursor::default();
+        self.append(&Record::Reset);
+    }
+
     /// An item or step of this segment is gone, or is in another.
     pub(crate) fn gone(&mut self, segment: u32) {
         let index = (segment - self.oldest) as usize;

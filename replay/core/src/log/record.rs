@@ -106,7 +106,13 @@ pub(crate) enum Record {
     Priorities(Vec<(u64, f64)>),
     /// Items, and steps by the numbers of their writers and their own. A transition is its one step.
     Moved(Vec<MovedItem>, Vec<(u32, u64)>),
+    /// All items and steps are gone, and the signature; a state follows.
+    Reset,
 }
+
+/// Bytes of an item and of a step of a sequence in [`Record::Moved`], beside their columns.
+pub(crate) const MOVED_ITEM_BYTES: usize = 32;
+pub(crate) const MOVED_STEP_BYTES: usize = 12;
 
 /// Largest step of a signature that is believed.
 const MAX_STEP_BYTES: usize = 1 << 30;
@@ -117,6 +123,7 @@ const REMOVED: u8 = 3;
 const SAMPLES: u8 = 4;
 const PRIORITIES: u8 = 5;
 const MOVED: u8 = 6;
+const RESET: u8 = 7;
 
 impl Record {
     /// Rows of the columns that follow the record, if it has any.
@@ -155,6 +162,7 @@ impl Record {
                     put_f64(out, priority);
                 });
             }
+            Self::Reset => out.push(RESET),
             Self::Moved(items, steps) => {
                 out.push(MOVED);
                 put_all(out, items, |out, item| {
@@ -183,6 +191,7 @@ impl Record {
             PRIORITIES => {
                 Self::Priorities(input.all(16, |input| Some((input.u64()?, input.priority()?)))?)
             }
+            RESET => Self::Reset,
             MOVED => {
                 let item = |input: &mut Input| {
                     Some(MovedItem {
@@ -193,7 +202,10 @@ impl Record {
                     })
                 };
                 let step = |input: &mut Input| Some((input.u32()?, input.u64()?));
-                Self::Moved(input.all(32, item)?, input.all(12, step)?)
+                Self::Moved(
+                    input.all(MOVED_ITEM_BYTES, item)?,
+                    input.all(MOVED_STEP_BYTES, step)?,
+                )
             }
             _ => return None,
         };

@@ -253,7 +253,8 @@ impl Restorer {
                 .as_ref()
                 .is_some_and(|other| other != own)
         {
-            return Ok(false);
+            // Only a table that was reset takes another signature.
+            self.reset();
         }
         if rows > 0 {
             self.blocks.push(Block {
@@ -283,6 +284,7 @@ impl Restorer {
                 }
             }
             Record::Moved(items, steps) => self.moved(segment, &items, &steps),
+            Record::Reset => self.reset(),
         }
         Ok(true)
     }
@@ -312,6 +314,17 @@ impl Restorer {
             self.used(place);
         }
         Ok(())
+    }
+
+    /// What was read so far is gone.
+    fn reset(&mut self) {
+        self.items.clear();
+        self.steps.clear();
+        self.blocks.clear();
+        self.max_priority = 1.0;
+        if let Some(kind) = &mut self.kind {
+            kind.signature = None;
+        }
     }
 
     fn used(&mut self, place: Place) {

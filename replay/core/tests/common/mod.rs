@@ -9,14 +9,9 @@ pub const WRITER: WriterId = WriterId(7);
 
 /// An id, and a wider column that follows from it.
 pub fn signature() -> Signature {
-    let column = |name: &str, dtype, shape| ColumnSpec {
-        name: name.to_owned(),
-        dtype,
-        shape,
-    };
     let columns = vec![
-        column("id", DType::I64, vec![]),
-        column("thirds", DType::F32, vec![3]),
+        ColumnSpec::new("id", DType::I64, &[]),
+        ColumnSpec::new("thirds", DType::F32, &[3]),
     ];
     Signature { columns }
 }

@@ -9,8 +9,8 @@ use pmpo_service::telemetry::{self, LogFormat};
 use serde::Serialize;
 
 use super::{duration, print};
-use crate::commands::load_task;
 use crate::config::Config;
+use crate::environments;
 use crate::train::child::{self, Child, Grace, Launcher};
 
 /// Width of the policy's two layers.
@@ -60,7 +60,7 @@ impl std::fmt::Display for Report {
 
 /// Measures and prints.
 pub(crate) fn run(args: &BenchActorArgs) -> Result<()> {
-    load_task(&args.task, 0)?;
+    environments::load(&args.task, 1, 0)?;
     let duration = duration(args.seconds)?;
     // An actor counts for its `/metrics`, so this one does.
     let _metrics = telemetry::install_metrics()?;
@@ -92,7 +92,7 @@ pub(crate) fn run(args: &BenchActorArgs) -> Result<()> {
         .build()?;
     let report = runtime.block_on(async {
         let shutdown = shutdown::on_signals()?;
-        let launcher = Launcher::new(folder.path(), LogFormat::default())?;
+        let launcher = Launcher::new(folder.path(), LogFormat::default());
         let listen = ["--listen", "127.0.0.1:0"].map(str::to_owned);
         let mut replay = launcher.start("replay", 0, &listen)?;
         let report = measure(options, &mut replay, &shutdown).await;

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use super::partner::{self, Partner};
-use crate::commands::load_task;
+use crate::environments;
 use crate::failure::Usage;
 use crate::output::answer;
 
@@ -241,7 +241,7 @@ fn publish(duration: Duration, period: Duration) -> Result<()> {
     let metrics = telemetry::install_metrics()?;
     let runtime = Runtime::new()?;
     let _within = runtime.enter();
-    let spec = load_task(TASK, 0)?.spec().clone();
+    let spec = environments::load(TASK, 1, 0)?.spec().clone();
     let network = NetworkConfig {
         torso: TorsoConfig::hidden(&[WIDTH; 2]),
         ..NetworkConfig::default()
@@ -281,7 +281,7 @@ fn publish(duration: Duration, period: Duration) -> Result<()> {
 fn apply(learner: &str, subscribers: usize, never_reading: usize) -> Result<()> {
     let runtime = Runtime::new()?;
     let _within = runtime.enter();
-    let spec = load_task(TASK, 0)?.spec().clone();
+    let spec = environments::load(TASK, 1, 0)?.spec().clone();
     let stop = CancellationToken::new();
     let (applications, applied) = unbounded();
     for subscriber in 0..subscribers {

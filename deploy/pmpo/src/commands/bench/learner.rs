@@ -137,6 +137,7 @@ pub(crate) fn run(
         let mut source = Repeating(Drawn {
             batch: random_windows(sizes, batch_size, config.update.window(), 7),
             origin: 0,
+            weight: 1.0,
             trace: None,
         });
         let mut learning = Learning::new(TrainState::new(&config, sizes, 1, &device)?);

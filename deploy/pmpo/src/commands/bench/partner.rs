@@ -2,8 +2,9 @@
 //! other lines when they are ready, and the process ends with its figures as a line of JSON.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
+use crate::host;
 use crate::output::answer;
 use anyhow::{Context, Result, ensure};
 use serde::de::DeserializeOwned;
@@ -17,7 +18,7 @@ pub(super) struct Partner {
 impl Partner {
     /// Starts `pmpo bench` with these arguments.
     pub(super) fn start<S: AsRef<str>>(arguments: &[S]) -> Result<Self> {
-        let mut process = Command::new(std::env::current_exe()?)
+        let mut process = host::this_program()?
             .arg("bench")
             .args(arguments.iter().map(AsRef::as_ref))
             .stdin(Stdio::piped())

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use pmpo_proto::v1::ListTablesRequest;
-use pmpo_proto::v1::replay_client::ReplayClient;
+use pmpo_proto::replay::v1::ListTablesRequest;
+use pmpo_proto::replay::v1::replay_client::ReplayClient;
 use pmpo_service::grpc;
 use pmpo_service::process::{cpu_seconds, resident_bytes};
 use pmpo_service::security::Credentials;
@@ -136,7 +136,7 @@ impl<'a> Server<'a> {
             std::fs::create_dir(folder.join(name))?;
         }
         std::fs::write(folder.join("config.toml"), config.to_toml()?)?;
-        let launcher = Launcher::new(folder, LogFormat::Text)?;
+        let launcher = Launcher::new(folder, LogFormat::Text);
         let mut child = launch(&launcher)?;
         let address = serving(&mut child, runtime)?;
         Ok(Self {

@@ -57,6 +57,7 @@ fn records() -> Vec<Record> {
         Record::Samples(77, vec![1, 2, 3]),
         Record::Priorities(vec![(5, 0.25)]),
         Record::Moved(vec![moved], vec![(1, 5), (1, 6)]),
+        Record::Reset,
     ]
 }
 

@@ -1,0 +1,274 @@
+"""Environments by name, as the actor steps them: arrays of float64 in, arrays of float64 out.
+
+`gymnasium:ID`, `dm_control:domain-task`, and `python:module:function`, whose function makes an environment of
+Gymnasium's or dm_env's interface. Observations are flattened in the order of their space: a `Dict`'s fields in its
+own order, a `Tuple`'s by their numbers, each row-major; nested fields are named `arm/angle`.
+"""
+
+import importlib
+import json
+import os
+import sys
+
+import numpy as np
+
+
+def load(task):
+    """The environment of a name.
+
+    Raises:
+        ValueError: there is none, or it cannot be acted in.
+    """
+    kind, _, name = task.partition(":")
+    makers = {"gymnasium": _gymnasium, "dm_control": _dm_control, "python": _function}
+    if kind not in makers or not name:
+        raise ValueError(
+            "expected gymnasium:ID, dm_control:domain-task or python:module:function, "
+            f"or a task that `pmpo tasks` lists, got {task!r}"
+        )
+    return _adapted(task, makers[kind](name))
+
+
+def _gymnasium(name):
+    import gymnasium
+
+    return gymnasium.make(name)
+
+
+def _dm_control(name):
+    from dm_control import suite
+
+    tasks = {f"{domain}-{kind}".replace("_", "-"): (domain, kind) for domain, kind in suite.ALL_TASKS}
+    if name not in tasks:
+        raise ValueError(f"expected a task of dm_control's suite, such as walker-walk, got {name!r}")
+    return suite.load(*tasks[name])
+
+
+def _function(name):
+    module, _, function = name.rpartition(":")
+    if not module:
+        raise ValueError(f"expected python:module:function, got python:{name}")
+    # As an interpreter that is started in this folder has it.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())
+    return getattr(importlib.import_module(module), function)()
+
+
+def _adapted(task, environment):
+    if hasattr(environment, "observation_space") and hasattr(environment, "action_space"):
+        return _Gymnasium(task, environment)
+    if hasattr(environment, "observation_spec") and hasattr(environment, "action_spec"):
+        return _DmEnv(task, environment)
+    raise ValueError(
+        f"expected an environment of Gymnasium's or dm_env's interface, got {type(environment).__name__}"
+    )
+
+
+class _Adapter:
+    """An environment whose observations are `_fields`, name, size and what makes values flat, each with the keys
+    that lead to it, and whose actions are `_actions`.
+    """
+
+    def __init__(self, task, environment, fields, actions):
+        self._task = task
+        self._environment = environment
+        self._fields = fields
+        self._actions = actions
+        # The usual case, without the work that the others need.
+        self._only = fields[0] if len(fields) == 1 and not fields[0].keys else None
+
+    def description(self):
+        """What the environment promises, as JSON."""
+        actions = self._actions
+        spec = {
+            "task": self._task,
+            "observation": [{"name": field.name, "size": field.size} for field in self._fields],
+            "action": {"minimum": [repr(x) for x in actions.minimum], "maximum": [repr(x) for x in actions.maximum]},
+            "control_timestep": self._timestep(),
+            "step_limit": self._step_limit(),
+            "action_repeat": 1,
+        }
+        return json.dumps({"spec": spec, "choices": actions.choices})
+
+    def _flat(self, observation):
+        if self._only is not None:
+            return self._only.flat(observation)
+        return np.concatenate([field.flat(field.within(observation)) for field in self._fields])
+
+
+class _Gymnasium(_Adapter):
+    """Gymnasium: `terminated` is discount 0; `truncated` ends the episode with discount 1."""
+
+    def __init__(self, task, environment):
+        if hasattr(environment, "num_envs"):
+            raise ValueError("expected one environment, got a vector of them; `actor.environments` says how many")
+        fields = list(_space_fields(environment.observation_space, ()))
+        super().__init__(task, environment, fields, _space_actions(environment.action_space))
+
+    def reset(self, seed):
+        observation, _ = self._environment.reset(seed=None if seed is None else seed % 2**32)
+        return self._flat(observation)
+
+    def step(self, action):
+        observation, reward, terminated, truncated, _ = self._environment.step(self._actions.take(action))
+        discount = 0.0 if terminated else 1.0
+        return self._flat(observation), float(reward), discount, bool(terminated or truncated)
+
+    def _timestep(self):
+        return float(getattr(self._environment.unwrapped, "dt", 0.0))
+
+    def _step_limit(self):
+        described = getattr(self._environment, "spec", None)
+        return getattr(described, "max_episode_steps", None)
+
+
+class _DmEnv(_Adapter):
+    """dm_env: the discount is the environment's own."""
+
+    def __init__(self, task, environment):
+        fields = list(_spec_fields(environment.observation_spec(), ()))
+        super().__init__(task, environment, fields, _spec_actions(environment.action_spec()))
+
+    def reset(self, seed):
+        if seed is not None:
+            self._seed(seed % 2**32)
+        return self._flat(self._environment.reset().observation)
+
+    def step(self, action):
+        step = self._environment.step(self._actions.take(action))
+        if step.first():
+            raise ValueError("the environment began another episode in the middle of one")
+        return self._flat(step.observation), float(step.reward), float(step.discount), step.last()
+
+    def _seed(self, seed):
+        """dm_env knows no seeds; dm_control's tasks keep their generator here."""
+        task = getattr(self._environment, "task", None)
+        if isinstance(getattr(task, "_random", None), np.random.RandomState):
+            task._random = np.random.RandomState(seed)
+
+    def _timestep(self):
+        timestep = getattr(self._environment, "control_timestep", None)
+        return float(timestep()) if callable(timestep) else 0.0
+
+    def _step_limit(self):
+        limit = getattr(self._environment, "_step_limit", float("inf"))
+        return int(np.ceil(limit)) if np.isfinite(limit) else None
+
+
+class _Field:
+    """One array of an observation; `keys` lead to it from the whole, `choices` is the size of a one-hot one."""
+
+    def __init__(self, keys, shape, choices=None):
+        self.keys = keys
+        self.name = "/".join(str(key) for key in keys) or "observation"
+        self.shape = tuple(shape)
+        self.size = choices or int(np.prod(self.shape))
+        self._choices = choices
+        if self.size == 0:
+            raise ValueError(f"observation {self.name!r}: expected at least one value")
+
+    def within(self, observation):
+        for key in self.keys:
+            observation = observation[key]
+        return observation
+
+    def flat(self, values):
+        if self._choices is not None:
+            return np.eye(self._choices)[int(values)]
+        values = np.asarray(values, dtype=np.float64)
+        if values.shape != self.shape:
+            raise ValueError(
+                f"observation {self.name!r}: expected shape {list(self.shape)}, got {list(values.shape)}"
+            )
+        return np.ascontiguousarray(values).reshape(-1)
+
+
+def _space_fields(space, keys):
+    kind = type(space).__name__
+    if kind == "Dict":
+        for key, part in space.spaces.items():
+            yield from _space_fields(part, (*keys, key))
+    elif kind == "Tuple":
+        for index, part in enumerate(space.spaces):
+            yield from _space_fields(part, (*keys, index))
+    elif kind == "Discrete" and int(space.start) == 0:
+        yield _Field(keys, (), choices=int(space.n))
+    elif kind in ("Box", "MultiBinary", "MultiDiscrete"):
+        yield _Field(keys, space.shape)
+    else:
+        raise ValueError(f"observations: expected Box, Discrete, or a Dict or Tuple of them, got {space}")
+
+
+def _spec_fields(spec, keys):
+    if hasattr(spec, "items"):
+        for key, part in spec.items():
+            yield from _spec_fields(part, (*keys, key))
+    else:
+        yield _Field(keys, spec.shape)
+
+
+class _Actions:
+    """Bounds of the flat action, and the way back to the environment's own; `choices` of each dimension, where it
+    is made of choices.
+    """
+
+    def __init__(self, minimum, maximum, shape, dtype, choices=None):
+        self.minimum = np.asarray(minimum, dtype=np.float64).reshape(-1).tolist()
+        self.maximum = np.asarray(maximum, dtype=np.float64).reshape(-1).tolist()
+        self.choices = choices
+        self._shape = shape
+        self._dtype = np.dtype(dtype)
+        self._whole = self._dtype.kind in "iu"
+        if not self.minimum:
+            raise ValueError("actions: expected at least one dimension")
+        bounds = [*self.minimum, *self.maximum]
+        if not np.isfinite(bounds).all() or max(map(abs, bounds)) >= 1e10:
+            raise ValueError(
+                "actions: expected finite bounds, since policies act between them, got "
+                f"{self.minimum} to {self.maximum}; wrap the environment, for example in "
+                "gymnasium.wrappers.RescaleAction, so that it says what it takes"
+            )
+
+    def take(self, action):
+        if self._whole:
+            action = np.rint(action)
+        action = action.astype(self._dtype).reshape(self._shape)
+        return action
+
+
+class _Choice(_Actions):
+    """One choice, which Gymnasium wants as a number."""
+
+    def take(self, action):
+        return self._dtype.type(round(float(action[0])))
+
+
+def _space_actions(space):
+    kind = type(space).__name__
+    if kind == "Box":
+        return _Actions(space.low, space.high, space.shape, space.dtype)
+    if kind == "Discrete":
+        first, choices = int(space.start), int(space.n)
+        return _Choice([first], [first + choices - 1], (), space.dtype, _at_least_two(choices))
+    if kind in ("MultiDiscrete", "MultiBinary"):
+        each = np.broadcast_to(space.nvec if kind == "MultiDiscrete" else 2, space.shape)
+        if (each != each.flat[0]).any():
+            raise ValueError(f"actions: expected as many choices in each dimension, got {each.tolist()}")
+        choices = _at_least_two(int(each.flat[0]))
+        return _Actions(np.zeros(space.shape), each - 1, space.shape, space.dtype, choices)
+    raise ValueError(f"actions: expected Box, Discrete, MultiDiscrete or MultiBinary, got {space}")
+
+
+def _at_least_two(choices):
+    if choices < 2:
+        raise ValueError(f"actions: expected at least two choices, got {choices}")
+    return choices
+
+
+def _spec_actions(spec):
+    if hasattr(spec, "num_values"):
+        return _Choice([0], [spec.num_values - 1], (), spec.dtype, _at_least_two(int(spec.num_values)))
+    minimum = getattr(spec, "minimum", -np.inf)
+    maximum = getattr(spec, "maximum", np.inf)
+    bounds = (np.broadcast_to(bound, spec.shape) for bound in (minimum, maximum))
+    return _Actions(*bounds, spec.shape, spec.dtype)

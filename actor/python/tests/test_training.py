@@ -1,0 +1,138 @@
+"""`pmpo train` with environments in Python: the same cluster, and what becomes of their faults."""
+
+import csv
+import pathlib
+import tomllib
+
+import numpy as np
+import pytest
+
+import pmpo as package
+import worlds
+from conftest import pmpo
+
+QUICK = [
+    "--set", "evaluator.episodes=1",
+    "--set", "evaluator.period_learner_steps=50",
+    "--set", "actor.environments=1",
+    "--set", "replay.table.min_size_to_sample=200",
+    "--set", "update.batch_size=64",
+]  # fmt: skip
+
+
+def train(task, folder, *flags, check=True):
+    """Trains in `folder`; answers how that ended."""
+    here = str(pathlib.Path(__file__).parent)
+    env = {"PYTHONPATH": here, "WORLDS_FOLDER": str(folder)}
+    return pmpo("train", task, "--run-dir", folder / "run", *QUICK, *flags, check=check, env=env)
+
+
+def rows(run):
+    with open(run / "progress.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def log(folder):
+    return (folder / "run" / "logs" / "actor-0.log").read_text()
+
+
+@pytest.mark.parametrize("task", ["gymnasium:Pendulum-v1", "dm_control:cartpole-balance", "python:worlds:point"])
+def test_environments_of_every_kind_train(task, tmp_path):
+    done = train(task, tmp_path, "--learner-steps", 3000, "--set", "evaluator.period_learner_steps=500")
+    assert "reached its limit of learner steps" in done.stdout + done.stderr
+    run = tmp_path / "run"
+    assert len(rows(run)) >= 1 and (run / "learning_curve.svg").is_file()
+    policy = package.Policy.load(run)
+    assert policy.task == task
+    action = policy(np.zeros(policy.observation_size))
+    assert ((policy.action_minimum <= action) & (action <= policy.action_maximum)).all()
+
+
+def test_choices_take_the_categorical_head_by_themselves(tmp_path):
+    train("gymnasium:CartPole-v1", tmp_path, "--learner-steps", 60)
+    config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert config["policy"]["head"] == {"kind": "categorical", "bins": 2}
+    policy = package.Policy.load(tmp_path / "run")
+    actions = policy(np.random.default_rng(0).normal(size=(50, 4)), package.Generator(1))
+    assert set(actions.ravel()) <= {0.0, 1.0}
+    other = ["--set", 'policy.head={kind="categorical",bins=5}', "--set", 'update.policy_loss.kl={kind="joint"}']
+    refused = train("gymnasium:CartPole-v1", tmp_path / "other", *other, check=False)
+    assert refused.returncode == 2 and "bins = 2" in refused.stderr and not (tmp_path / "other").exists()
+
+
+def test_lockstep_and_evaluation_have_them_too(tmp_path):
+    flags = ["--lockstep", "--learner-steps", 60, "--seed", 3]
+    for name in ("a", "b"):
+        train("python:worlds:point", tmp_path / name, *flags)
+    without_time = [
+        [{key: value for key, value in row.items() if key != "wall_s"} for row in rows(tmp_path / name / "run")]
+        for name in ("a", "b")
+    ]
+    assert without_time[0] == without_time[1] != []
+    env = {"PYTHONPATH": str(pathlib.Path(__file__).parent)}
+    said = pmpo("eval", tmp_path / "a" / "run", "--episodes", 2, env=env).stdout
+    assert "over 2 episodes" in said
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("raises", "OSError: the motor is on fire"),
+        ("says_nan", "an observation is not finite in f32"),
+        ("rewards_nan", "the reward is NaN"),
+        ("wrong_shape", "observation 'observation': expected shape [2], got [3]"),
+    ],
+)
+def test_a_fault_voids_its_episode_and_is_one_line(fault, says, tmp_path):
+    """The environment goes on, and what is stored is what it was before: the learner would end at a number that
+    is not finite, and the replay refuses one."""
+    task = f"python:worlds:{fault}"
+    train(task, tmp_path, "--learner-steps", 100)
+    assert (tmp_path / "has_come").is_file()
+    lines = [line for line in log(tmp_path).splitlines() if "void" in line]
+    assert len(lines) == 1 and task in lines[0] and says in lines[0], lines
+    # 24 steps were valid; the windows that would have reached the fault are dropped, and no others.
+    assert "dropped_steps=" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("hangs", "hangs, no answer for 2s"),
+        ("dies", "actor-0 of python:worlds:dies ended with exit status: 9"),
+    ],
+)
+def test_a_process_that_hangs_or_dies_is_started_again_with_one_line(fault, says, tmp_path):
+    task = f"python:worlds:{fault}"
+    done = train(task, tmp_path, "--learner-steps", 100, "--set", "actor.environment_timeout_s=2")
+    assert (tmp_path / "has_come").is_file()
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if "started again" in line]
+    assert len(lines) == 1 and task in lines[0] and says in lines[0], done.stdout + done.stderr
+    assert "reached its limit of learner steps" in done.stdout + done.stderr
+
+
+def test_an_actor_with_another_environment_is_refused(tmp_path):
+    done = train("python:worlds:other_in_the_actor", tmp_path, "--learner-steps", 100, check=False)
+    assert done.returncode == 7
+    assert "has other observations or actions than this program's" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("gymnasium:Nope-v0", "gymnasium:Nope-v0: NameNotFound"),
+        ("python:worlds:nothing", "python:worlds:nothing: AttributeError"),
+        ("gymnasium:", "expected gymnasium:ID"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_line_and_leaves_nothing(task, says, tmp_path):
+    refused = train(task, tmp_path, check=False)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.strip().splitlines()
+    assert line.startswith("pmpo: ") and says in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interpreter_without_the_package_is_named(tmp_path):
+    refused = train("gymnasium:Pendulum-v1", tmp_path, "--set", 'run.python="/nonexistent/python"', check=False)
+    assert refused.returncode == 2 and "run.python: starting /nonexistent/python" in refused.stderr

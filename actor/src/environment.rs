@@ -1,0 +1,170 @@
+//! What an actor steps: the seam between its loop and environments of whatever kind.
+//!
+//! The Control Suite's tasks are compiled in. Environments of another world, `python:module:function` for one,
+//! are loaded by whoever [registers](register) as their source: the interpreter that the actor runs in.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use pmpo_suite::SuiteError;
+use pmpo_types::{EnvironmentSpec, TimeStep};
+use thiserror::Error;
+
+/// Why a step or a reset gave nothing.
+#[derive(Debug, Error)]
+pub enum EnvironmentError {
+    /// The episode is void; a reset starts another.
+    #[error("{0}")]
+    Void(String),
+    /// The simulation.
+    #[error("{0}")]
+    Suite(SuiteError),
+    /// An environment that is not the suite's cannot be loaded.
+    #[error("{task}: {message}")]
+    Load {
+        /// Its name.
+        task: String,
+        /// Why.
+        message: String,
+    },
+}
+
+impl From<SuiteError> for EnvironmentError {
+    fn from(error: SuiteError) -> Self {
+        match error {
+            SuiteError::Physics(error) => Self::Void(error.to_string()),
+            error => Self::Suite(error),
+        }
+    }
+}
+
+/// An environment that is stepped, as `dm_env.Environment`.
+pub trait Environment: Send {
+    /// What it promises about its observations and actions.
+    fn spec(&self) -> &EnvironmentSpec;
+
+    /// Starts a new episode.
+    ///
+    /// # Errors
+    /// [`EnvironmentError::Void`] where another reset may do better.
+    fn reset(&mut self) -> Result<TimeStep<'_>, EnvironmentError>;
+
+    /// Carries out an action `[action_size]` within the bounds, for as many control steps as actions are
+    /// repeated.
+    ///
+    /// # Errors
+    /// [`EnvironmentError::Void`]: the episode is, a reset starts another.
+    fn step(&mut self, action: &[f64]) -> Result<TimeStep<'_>, EnvironmentError>;
+
+    /// From the next reset on its draws are those of this seed.
+    fn reseed(&mut self, seed: u64);
+}
+
+impl Environment for pmpo_suite::Environment {
+    fn spec(&self) -> &EnvironmentSpec {
+        self.spec()
+    }
+
+    fn reset(&mut self) -> Result<TimeStep<'_>, EnvironmentError> {
+        Ok(self.reset()?)
+    }
+
+    fn step(&mut self, action: &[f64]) -> Result<TimeStep<'_>, EnvironmentError> {
+        Ok(self.step(action)?)
+    }
+
+    fn reseed(&mut self, seed: u64) {
+        self.reseed(seed);
+    }
+}
+
+impl From<pmpo_suite::Environment> for Box<dyn Environment> {
+    fn from(environment: pmpo_suite::Environment) -> Self {
+        Box::new(environment)
+    }
+}
+
+/// An environment that is asked for.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// A task of the suite, or the name of an environment of another world, see [`is_external`].
+    pub task: &'a str,
+    /// Control steps for which an action is carried out.
+    pub action_repeat: usize,
+    /// Its draws begin here.
+    pub seed: u64,
+    /// How long a step of an environment of another world may take before the process is given up.
+    pub timeout: Duration,
+}
+
+/// Loads environments of another world.
+pub trait Source: Send + Sync {
+    /// Loads one.
+    ///
+    /// # Errors
+    /// There is no such environment, or it cannot be acted in; in one line.
+    fn load(&self, request: &Request<'_>) -> Result<Box<dyn Environment>, String>;
+}
+
+static SOURCE: OnceLock<Box<dyn Source>> = OnceLock::new();
+
+/// From here on, until the process ends, environments of another world come from `source`; a second source
+/// is passed over.
+pub fn register(source: Box<dyn Source>) {
+    SOURCE.get_or_init(|| source);
+}
+
+/// Whether a name is of another world: `gymnasium:ID`, `dm_control:domain-task`, `python:module:function`.
+/// Names of the suite's tasks have no colon.
+pub fn is_external(task: &str) -> bool {
+    task.contains(':')
+}
+
+/// Loads an environment.
+///
+/// # Errors
+/// There is none of this name, or what it needs is missing.
+pub fn load(request: &Request<'_>) -> Result<Box<dyn Environment>, EnvironmentError> {
+    let Request {
+        task,
+        action_repeat,
+        seed,
+        ..
+    } = *request;
+    if !is_external(task) {
+        let environment = pmpo_suite::load(task, seed)?.with_action_repeat(action_repeat);
+        return Ok(environment.into());
+    }
+    let no_interpreter = || {
+        "an environment in Python, which this program has not loaded; start the role with \
+         `python -m pmpo`, of the package that `make wheel` makes"
+            .to_owned()
+    };
+    let source = SOURCE.get().ok_or_else(no_interpreter);
+    let loaded = source.and_then(|source| source.load(request));
+    loaded.map_err(|message| EnvironmentError::Load {
+        task: task.to_owned(),
+        message,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_an_interpreter_an_environment_in_python_is_refused_in_one_line() {
+        let request = Request {
+            task: "python:mine:make",
+            action_repeat: 1,
+            seed: 0,
+            timeout: Duration::MAX,
+        };
+        let refused = load(&request).err().unwrap().to_string();
+        assert!(
+            refused.starts_with("python:mine:make: an environment in Python"),
+            "{refused}"
+        );
+        assert!(refused.contains("`python -m pmpo`"), "{refused}");
+    }
+}
