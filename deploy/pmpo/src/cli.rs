@@ -378,6 +378,19 @@ pub(crate) enum BenchCommand {
 mod tests {
     use super::*;
 
+    /// Where costs are counted, returns are below 0.
+    #[test]
+    fn a_return_to_stop_at_may_be_negative() {
+        let arguments = [
+            "pmpo",
+            "train",
+            "acrobot-swingup",
+            "--stop-at-return",
+            "-200",
+        ];
+        Cli::try_parse_from(arguments).unwrap();
+    }
+
     #[test]
     fn hosts_are_named_or_numbered() {
         for (text, expected) in [

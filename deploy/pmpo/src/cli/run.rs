@@ -30,7 +30,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     max_minutes: Option<f64>,
     /// End when an evaluation's mean return reaches this.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     stop_at_return: Option<f64>,
     /// Device of the learner: cpu, cuda, cuda:N, vulkan or vulkan:N.
     #[arg(long)]
