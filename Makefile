@@ -56,7 +56,7 @@ conformance: build conformance-env
 	$(CONFORMANCE) $(ARGS)
 
 conformance-env:
-	@replay/conformance/environment.sh
+	@deploy/setup/venv.sh conformance grpcio==1.85.1 grpcio-status==1.85.1 grpcio-tools==1.85.1 numpy==2.4.6
 
 # The wheel as a user has it, beside the real Gymnasium, dm_control and onnxruntime.
 test-python: wheel

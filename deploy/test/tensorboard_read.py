@@ -1,5 +1,5 @@
 """What TensorBoard itself finds in a folder, as JSON: for each tag, [step, value] in its order. Runs in the
-environment of tensorboard_env.sh."""
+environment that watch.py makes."""
 
 import json
 import sys

@@ -149,7 +149,7 @@ def main():
         sys.exit(f"watch.py: no browser: {INSTALL}")
     if not PMPO.is_file():
         sys.exit(f"watch.py: {PMPO} is missing: make build")
-    subprocess.run([Path(__file__).with_name("tensorboard_env.sh")], check=True)
+    subprocess.run([ROOT / "deploy/setup/venv.sh", "tensorboard", "tensorboard==2.21.0"], check=True)
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
         runs.mkdir()

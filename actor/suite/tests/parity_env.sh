@@ -1,24 +1,7 @@
 #!/bin/sh
 # Makes the private Python environment with dm_control that the parity test compares with.
-# Idempotent: does nothing when the environment is complete.
 set -eu
 
-root=$(cd "$(dirname "$0")/../../.." && pwd)
-environment="$root/third_party/venv-parity"
 # NumPy and SciPy are pinned, too: their elementary functions are part of what is compared.
-packages="dm_control==1.0.50 mujoco==3.17.0 numpy==2.4.6 scipy==1.17.1"
-stamp="$environment/complete"
-
-if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$packages" ]; then
-  exit 0
-fi
-rm -rf "$environment"
-# Without pip of its own, which Debian has in another package: the system's pip installs into it.
-python3 -m venv --without-pip "$environment"
-# shellcheck disable=SC2086 # one argument a package
-if ! python3 -m pip --python "$environment/bin/python" install --quiet --disable-pip-version-check \
-  $packages; then
-  echo "parity_env: pip could not install $packages" >&2
-  exit 1
-fi
-echo "$packages" > "$stamp"
+exec "$(dirname "$0")/../../../deploy/setup/venv.sh" parity \
+  dm_control==1.0.50 mujoco==3.17.0 numpy==2.4.6 scipy==1.17.1
