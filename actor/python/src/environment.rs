@@ -150,7 +150,7 @@ impl Environment for PythonEnvironment {
                     break;
                 }
                 let (more, of_step, ended) = this.control_step(py, action)?;
-                (reward, discount, last) = (reward + more, of_step, ended);
+                (reward, discount, last) = (reward + more, discount * of_step, ended);
             }
             Ok((reward, discount, last))
         })?;

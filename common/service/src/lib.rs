@@ -8,6 +8,7 @@ pub mod files;
 pub mod folder_lock;
 pub mod grpc;
 pub mod health;
+pub mod http;
 pub mod identity;
 mod log_line;
 pub mod metrics;

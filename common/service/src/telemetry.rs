@@ -1,16 +1,11 @@
 //! Logs and metrics of a process.
 
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
 use std::time::Duration;
 
-use ::metrics::Gauge;
 use axum::Router;
 use axum::routing::get;
 use clap::ValueEnum;
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
 pub use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
 use tokio::net::TcpListener;
@@ -18,8 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::log_line::LogLine;
-use crate::security::{Door, Limits};
-use crate::{metrics, readiness};
+use crate::{http, metrics, readiness};
 
 /// Form of the log lines on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -109,17 +103,11 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// Connections to the metrics' port at a time; beyond it, the oldest goes.
-const METRICS_CONNECTIONS: usize = 64;
-
-/// How long one of them may last: it is for one answer.
+/// How long a connection to the metrics' port may last.
 const METRICS_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Bytes of a request's line and headers.
-const METRICS_REQUEST_BYTES: usize = 8 << 10;
-
 /// Serves `GET /metrics` (Prometheus text format), `/healthz` and `/readyz` until `shutdown`, to whoever
-/// comes: so many connections at a time, each for one small request and a short while.
+/// comes.
 pub async fn serve_metrics(
     listener: TcpListener,
     handle: PrometheusHandle,
@@ -131,24 +119,8 @@ pub async fn serve_metrics(
         std::future::ready(handle.render())
     };
     let router = Router::new().route("/metrics", get(render));
-    let service = TowerToHyperService::new(router.merge(readiness::routes()));
-    let mut http1 = http1::Builder::new();
-    http1.keep_alive(false).max_buf_size(METRICS_REQUEST_BYTES);
-    let door = Door {
-        local: false,
-        limits: Limits::new(METRICS_CONNECTIONS, METRICS_CONNECTIONS, Gauge::noop()),
-        refusals: Arc::default(),
-        patience: METRICS_PATIENCE,
-    };
-    door.serve(listener, &shutdown, |socket, _| {
-        let answering = http1.serve_connection(TokioIo::new(socket), service.clone());
-        async move {
-            // A peer that leaves, or makes no sense, is nobody's concern.
-            let _: Result<(), hyper::Error> = answering.await;
-            Ok(())
-        }
-    })
-    .await;
+    let router = router.merge(readiness::routes());
+    http::serve(listener, router, METRICS_PATIENCE, &shutdown).await;
 }
 
 #[cfg(test)]

@@ -62,18 +62,19 @@ impl Priorities {
     }
 }
 
-/// The weights of a batch's items in the critic's losses; none where experience is not drawn by priority.
+/// The weights of a batch's items in the critic's losses; none where all count alike.
 ///
 /// `(N P(i))^-beta`, divided by the batch's largest (Schaul et al. 2016, section 3.4); `beta` 0 corrects
 /// nothing, 1 corrects wholly. `N` and `P(i)` are those of the batch's origin; what that one counts beside
-/// others, `origin_weight`, has the same exponent.
+/// others, `origin_weight`, has the same exponent. Without priorities that alone is left, and corrects wholly.
 pub(crate) fn importance_weights(
     priorities: &Priorities,
     sampled: &SampledBatch,
     origin_weight: f64,
 ) -> Option<Vec<f32>> {
     let Priorities::TdError(config) = priorities else {
-        return None;
+        let items = sampled.items.probabilities.len();
+        return (origin_weight < 1.0).then(|| vec![origin_weight as f32; items]);
     };
     let size = sampled.counters.size as f64;
     let probabilities = sampled.items.probabilities.iter();
@@ -181,6 +182,9 @@ mod tests {
         assert_eq!(weights(1.0, 1.0), [0.25, 0.0625, 1.0]);
         assert_eq!(weights(0.5, 1.0), [0.5, 0.25, 1.0]);
         assert_eq!(weights(0.5, 0.25), [0.25, 0.125, 0.5]);
+        let alike = |origin_weight| importance_weights(&Priorities::None {}, &sampled, origin_weight);
+        assert_eq!(alike(1.0), None);
+        assert_eq!(alike(0.25), Some(vec![0.25; 3]));
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //!
 //! What is shown is read from the folders of the runs, those of other processes beside one's own.
 
-mod connections;
 pub(crate) mod files;
 mod film;
 mod runs;
@@ -272,7 +271,8 @@ impl Page {
 
     async fn serve(self) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
-        server::serve(listener, self.dashboard).await
+        server::serve(listener, self.dashboard).await;
+        Ok(())
     }
 }
 

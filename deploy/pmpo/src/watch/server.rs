@@ -13,11 +13,10 @@
 //! NAME is a run's path from the root, percent-encoded as one segment. Whoever asks under a host's name that
 //! is not ours is refused: a page of another site could have had its own name point here.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Path as Segments, Request, State};
@@ -27,12 +26,12 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use pmpo_service::http;
 use serde::Serialize;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::connections::Bounded;
 use super::film::Films;
 use super::runs::{Run, Runs};
 
@@ -97,15 +96,13 @@ impl Visits {
     }
 }
 
+/// How long an answer may take to arrive: a film over a slow line.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Serves until the dashboard's `stop`.
-///
-/// # Errors
-/// Those of the socket.
-pub(super) async fn serve(listener: TcpListener, dashboard: Arc<Dashboard>) -> io::Result<()> {
+pub(super) async fn serve(listener: TcpListener, dashboard: Arc<Dashboard>) {
     let stop = dashboard.stop.clone();
-    axum::serve(Bounded::new(listener), router(dashboard))
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    http::serve(listener, router(dashboard), PATIENCE, &stop).await;
 }
 
 fn router(dashboard: Arc<Dashboard>) -> Router {
