@@ -47,6 +47,24 @@ impl ActionScale {
     }
 }
 
+impl ActionScale {
+    /// Of actions within the bounds, `[T * action_size]`, what they are between -1 and 1: the inverse of
+    /// [`scale`](Self::scale).
+    pub fn canonical(&self, actions: &[f32]) -> Vec<f32> {
+        let values = actions.iter().zip(self.bounds.iter().cycle());
+        values
+            .map(|(&action, &(minimum, maximum))| {
+                let range = maximum - minimum;
+                if range > 0.0 {
+                    (2.0 * (f64::from(action) - minimum) / range - 1.0) as f32
+                } else {
+                    0.0
+                }
+            })
+            .collect()
+    }
+}
+
 /// Writes `values` to `narrowed`; whether all of them are finite there.
 pub fn narrow(values: &[f64], narrowed: &mut Vec<f32>) -> bool {
     narrowed.clear();

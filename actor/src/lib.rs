@@ -7,7 +7,7 @@
 
 pub mod adder;
 pub mod bench;
-mod canonical;
+pub mod canonical;
 pub mod collector;
 mod config;
 pub mod environment;

@@ -65,6 +65,18 @@ pub fn of_step(run_dir: &Path, step: u64) -> Result<(PathBuf, Subject), LearnerE
     Ok((found.path, found.meta.subject))
 }
 
+/// A fresh state with the networks of a run's newest checkpoint, whatever that was learned by.
+///
+/// # Errors
+/// There is no checkpoint, or its networks or its environment are others.
+pub fn networks(run_dir: &Path, identity: &Identity, state: TrainState) -> Result<TrainState, LearnerError> {
+    let found = find_newest(&run_dir.join(FOLDER))?;
+    found.meta.check_networks(identity, &found.path)?;
+    state
+        .with_networks_of(&found.state)
+        .map_err(|reason| LearnerError::format(&found.path.join(STATE), reason))
+}
+
 /// Whether a run's folder holds a checkpoint, damaged ones included.
 pub fn any(run_dir: &Path) -> bool {
     list(&run_dir.join(FOLDER)).is_ok_and(|found| !found.is_empty())
@@ -169,9 +181,26 @@ impl Meta {
     /// Refuses to go on with what the tensors do not fit: another environment, other networks, or a loss
     /// with other variables. Answers the other settings that differ, as `key: before -> now`.
     fn check(&self, identity: &Identity, path: &Path) -> Result<Vec<String>, LearnerError> {
-        let (subject, agent) = (identity.subject(), &identity.agent);
+        self.check_networks(identity, path)?;
+        let update = json(&identity.agent.update);
         let kind = |update: &Value| update["policy_loss"]["kind"].clone();
-        let (critic, update) = (json(&agent.critic), json(&agent.update));
+        let field = "update.policy_loss.kind";
+        require_equal(field, &kind(&self.update), &kind(&update), path)?;
+        let mut differing = Vec::new();
+        differences("update", &self.update, &update, &mut differing);
+        differences(
+            "run.seed",
+            &Value::from(self.seed),
+            &Value::from(identity.seed),
+            &mut differing,
+        );
+        Ok(said(differing))
+    }
+
+    /// Refuses another environment, or other networks.
+    fn check_networks(&self, identity: &Identity, path: &Path) -> Result<(), LearnerError> {
+        let subject = identity.subject();
+        let critic = json(&identity.agent.critic);
         let text = |text: &str| Value::from(text);
         for (field, found, expected) in [
             ("task", text(&self.subject.task), text(&subject.task)),
@@ -187,26 +216,23 @@ impl Meta {
             ),
             ("policy", self.subject.policy.clone(), subject.policy),
             ("critic", self.critic.clone(), critic),
-            ("update.policy_loss.kind", kind(&self.update), kind(&update)),
         ] {
-            if let Some((key, found, expected)) = first_difference(field, &found, &expected) {
-                return Err(LearnerError::OtherRun {
-                    path: path.to_owned(),
-                    field: key,
-                    found,
-                    expected,
-                });
-            }
+            require_equal(field, &found, &expected, path)?;
         }
-        let mut differing = Vec::new();
-        differences("update", &self.update, &update, &mut differing);
-        differences(
-            "run.seed",
-            &Value::from(self.seed),
-            &Value::from(identity.seed),
-            &mut differing,
-        );
-        Ok(said(differing))
+        Ok(())
+    }
+}
+
+/// Refuses a checkpoint's value that is another than is wanted.
+fn require_equal(field: &str, found: &Value, expected: &Value, path: &Path) -> Result<(), LearnerError> {
+    match first_difference(field, found, expected) {
+        None => Ok(()),
+        Some((field, found, expected)) => Err(LearnerError::OtherRun {
+            path: path.to_owned(),
+            field,
+            found,
+            expected,
+        }),
     }
 }
 

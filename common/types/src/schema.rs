@@ -59,6 +59,17 @@ pub mod step {
     /// was taken in.
     pub const STEP_TYPE: usize = 6;
 
+    /// Index of `label`, f32, of data sets alone: 1 accepted, -1 rejected, 0 neither.
+    pub const LABEL: usize = 7;
+
+    /// The signature of steps of a data set.
+    pub fn labelled_signature(observation_size: usize, action_size: usize) -> Signature {
+        let mut signature = signature(observation_size, action_size);
+        let label = ColumnSpec::new("label", DType::F32, &[]);
+        signature.columns.push(label);
+        signature
+    }
+
     /// The signature of steps with vectors of these sizes.
     pub fn signature(observation_size: usize, action_size: usize) -> Signature {
         Signature {

@@ -15,6 +15,8 @@ pub enum Generator {
     Replay = 4,
     /// The learner's action samples and network initialisation; index: 0.
     Learner = 5,
+    /// Which steps of a data set are learned from; index: 0.
+    Data = 6,
 }
 
 /// Derives the seed of one generator. Mixes with SplitMix64's finaliser (Steele, Lea and Flood 2014),
@@ -44,6 +46,7 @@ mod tests {
             Generator::Evaluator,
             Generator::Replay,
             Generator::Learner,
+            Generator::Data,
         ];
         let mut seen = HashSet::new();
         for run in 0..20 {

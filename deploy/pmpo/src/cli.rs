@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use pmpo_service::telemetry::LogFormat;
 
-use crate::commands::{BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastPart, ExportArgs};
+use crate::commands::{
+    BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastPart, DataCommand, ExportArgs,
+};
 use crate::config::Preset;
 use crate::policies::Choice;
 use crate::sweep::SweepArgs;
@@ -46,6 +48,11 @@ pub(crate) enum Command {
     },
     /// Train on this machine: replay, learner, actors and an evaluator as child processes.
     Train(TrainArgs),
+    /// Learn a policy from a data set alone, and evaluate it in its task.
+    Offline(OfflineArgs),
+    /// Make, look at and label data sets.
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Train a list of configurations with several seeds and draw them together.
     Sweep(SweepArgs),
     /// Serve a replay table.
@@ -129,6 +136,9 @@ pub(crate) struct TrainArgs {
     /// Number of actor processes.
     #[arg(long)]
     pub(crate) actors: Option<u64>,
+    /// Begin with the newest networks of the run in this folder; with --lockstep.
+    #[arg(long, value_name = "RUN")]
+    pub(crate) from: Option<PathBuf>,
     /// In this process alone: so many steps of one environment, then the learner steps that are due, by
     /// no clock. The same seed gives the same curve and the same weights, whatever else the machine does.
     #[arg(long)]
@@ -141,6 +151,23 @@ pub(crate) struct TrainArgs {
     pub(crate) parent: Option<u32>,
     #[command(flatten)]
     pub(crate) security: SecurityArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OfflineArgs {
+    /// Folder of the data set.
+    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Weight of what is accepted; what is rejected has the rest of 1.
+    #[arg(long)]
+    pub(crate) alpha: Option<f64>,
+    /// Weight of all that was done, which is behaviour cloning.
+    #[arg(long)]
+    pub(crate) beta: Option<f64>,
+    /// Threads of the update; speed changes with them, results do not.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
 }
 
 /// An address of this machine, its host by number or by name.

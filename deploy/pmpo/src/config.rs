@@ -1,5 +1,7 @@
 //! The whole configuration: a section a crate, and `run` for what belongs to all of them.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use pmpo_actor::{ActorConfig, EvaluatorConfig};
 use pmpo_learner::{LearnerConfig, Limits};
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agreement;
 use crate::cli::{ConfigArgs, SecurityArgs};
+use crate::data::DataConfig;
 use crate::environments;
 use crate::failure::Usage;
 use crate::watch;
@@ -28,6 +31,7 @@ pub(crate) struct Config {
     pub(crate) replay: ReplayConfig,
     pub(crate) actor: ActorConfig,
     pub(crate) evaluator: EvaluatorConfig,
+    pub(crate) data: DataConfig,
     pub(crate) security: SecurityConfig,
 }
 
@@ -48,6 +52,8 @@ pub(crate) enum Preset {
     Fast,
     /// The best return per environment step that two cores allow.
     Efficient,
+    /// Learning from the labels of a data set, for `pmpo offline`.
+    Offline,
 }
 
 impl Preset {
@@ -55,6 +61,7 @@ impl Preset {
         match self {
             Self::Fast => "fast",
             Self::Efficient => "efficient",
+            Self::Offline => "offline",
         }
     }
 
@@ -62,6 +69,7 @@ impl Preset {
         match self {
             Self::Fast => include_str!("presets/fast.toml"),
             Self::Efficient => include_str!("presets/efficient.toml"),
+            Self::Offline => include_str!("presets/offline.toml"),
         }
     }
 }
@@ -81,6 +89,8 @@ pub(crate) struct RunConfig {
     /// Interpreter that runs an environment in Python; not set: the one that runs this command, or
     /// python3.
     pub(crate) python: Option<String>,
+    /// Folder of a run whose newest networks this one begins with. In lockstep only.
+    pub(crate) from: Option<PathBuf>,
     /// Actor processes that `train` starts.
     pub(crate) actors: u64,
     /// Replay processes that `train` starts; the table's bounds hold for each.
@@ -115,6 +125,7 @@ impl Default for RunConfig {
             action_repeat: 1,
             seed: 0,
             python: None,
+            from: None,
             actors: 1,
             replay_shards: 1,
             device: "cpu".to_owned(),
@@ -337,6 +348,7 @@ impl Config {
         self.replay.validate().context("replay")?;
         self.actor.validate().context("actor")?;
         self.evaluator.validate().context("evaluator")?;
+        self.data.validate(&self.update).context("data")?;
         self.security.validate()?;
         Ok(())
     }

@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod config;
 mod curve;
+mod data;
 mod environments;
 mod failure;
 mod host;
@@ -75,6 +76,8 @@ fn run(cli: Cli) -> Result<()> {
     let format = cli.log_format;
     match cli.command {
         Command::Train(args) => train::run(&args, format),
+        Command::Offline(args) => train::offline(args),
+        Command::Data(command) => commands::data(&command),
         Command::Sweep(args) => sweep::run(&args),
         Command::Replay(args) => roles::replay(&args, format),
         Command::Learner(args) => roles::learner(&args, format),

@@ -1,5 +1,9 @@
 //! The KL term of the paper's losses, `beta KL(pi_ref || pi)` (eq. 9 and 10), reference first.
 //!
+//! Where the reference is the behaviour that a data set was collected with, its density is not known and its
+//! actions are: `KL(behaviour || pi) = -E_all[ln pi(a)]` and a constant, which is behaviour cloning (the paper,
+//! "Offline RL").
+//!
 //! A Gaussian's KL may be decoupled into mean and standard deviation, each with a beta of its own, as
 //! in MPO: with one joint KL a step that shrinks the standard deviation pays for a step of the mean.
 
@@ -19,6 +23,8 @@ pub enum KlPenalty {
     Joint(JointKl),
     /// Mean and standard deviation apart; for Gaussians.
     Decoupled(DecoupledWeights),
+    /// To the behaviour that all actions of a data set come from: behaviour cloning.
+    Behaviour(JointKl),
 }
 
 /// Weight of the joint KL.
@@ -67,7 +73,9 @@ impl KlPenalty {
     /// [`ConfigError`] names the field and the value.
     pub fn validate(&self, family: Family) -> Result<(), ConfigError> {
         let betas = match self {
-            Self::Joint(JointKl { beta }) => vec![("kl.beta", *beta)],
+            Self::Joint(JointKl { beta }) | Self::Behaviour(JointKl { beta }) => {
+                vec![("kl.beta", *beta)]
+            }
             Self::Decoupled(_) if family == Family::Categorical => {
                 let expected = "joint, since a categorical head has no mean and deviation";
                 return Err(ConfigError::new("kl.kind", expected, "decoupled"));
@@ -89,7 +97,7 @@ impl KlPenalty {
     /// If the distributions are not of one family, or not of the one this was validated for.
     pub(crate) fn penalty(&self, improvement: &Improvement<'_>) -> (Tensor<1>, PolicyStats) {
         use ActionDistribution::{Categorical, Gaussian};
-        let [batch, _] = improvement.policy.dims();
+        let [samples, batch, _] = improvement.dims();
         let per_state = |kl: Tensor<2>| improvement.weigh_rows(kl).sum() / batch as f64;
         match (self, improvement.reference, improvement.policy) {
             (Self::Joint(JointKl { beta }), Gaussian(reference), Gaussian(policy)) => {
@@ -104,6 +112,10 @@ impl KlPenalty {
                     ("kl_mean", weights.beta_mean, per_state(kl.mean)),
                     ("kl_std", weights.beta_std, per_state(kl.std)),
                 ])
+            }
+            (Self::Behaviour(JointKl { beta }), ..) => {
+                let log_prob = improvement.weigh(improvement.log_prob()).sum();
+                weighted([("cross_entropy", *beta, -log_prob / (samples * batch) as f64)])
             }
             _ => panic!("reference, policy and KL must be of one family"),
         }

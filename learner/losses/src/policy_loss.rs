@@ -159,6 +159,16 @@ impl PolicyLoss {
         }
     }
 
+    /// What a configuration calls it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Pmpo(_) => "pmpo",
+            Self::Mpo(_) => "mpo",
+            Self::Dpo(_) => "dpo",
+            Self::Ipo(_) => "ipo",
+        }
+    }
+
     /// Initial dual variables of the loss for actions of this size; empty if it has none.
     pub fn initial_duals(&self, action_size: usize, family: Family) -> Vec<f32> {
         match self {

@@ -27,6 +27,8 @@ pub struct Batch {
     /// How much each next state counts where the policy is improved, `[B]`, with a mean of 1; absent,
     /// all the same.
     pub state_weights: Option<Tensor<1>>,
+    /// Of a data set's actions, `[B]`: 1 accepted, -1 rejected, 0 neither.
+    pub labels: Option<Tensor<1>>,
     /// What sequences have beside.
     pub sequences: Option<Sequences>,
     /// Mean policy version of the steps.
@@ -52,6 +54,8 @@ pub(crate) struct Extras {
     pub(crate) weights: Vec<f32>,
     /// `[B]`, or empty.
     pub(crate) state_weights: Vec<f32>,
+    /// `[B]`, or empty.
+    pub(crate) labels: Vec<f32>,
     /// Steps of a sequence; absent where rows are not of sequences.
     pub(crate) sequence_length: Option<usize>,
     pub(crate) mean_policy_version: f64,
@@ -74,6 +78,7 @@ impl Batch {
             noise,
             weights,
             state_weights,
+            labels,
         ] = upload(
             [
                 &rows.observation,
@@ -85,6 +90,7 @@ impl Batch {
                 &extras.noise,
                 &extras.weights,
                 &extras.state_weights,
+                &extras.labels,
             ],
             device,
         );
@@ -98,6 +104,7 @@ impl Batch {
             noise: required(noise).reshape([samples, count, actions]),
             weights,
             state_weights,
+            labels,
             sequences: extras.sequence_length.map(|length| Sequences {
                 length,
                 log_prob: required(log_prob),

@@ -13,6 +13,10 @@
 //!   say little about each of them; a gradient says something of all. The preference is still the critic's
 //!   and the policy still learns from accepted and rejected actions under a KL to the reference.
 //!
+//! - **Data**: the actions of a data set in its own states, with the labels that somebody gave them (the
+//!   paper, "Offline RL"). An action may have none. Not all of the data need be labelled, nor both labels be
+//!   there: what remains of the loss is what there is data for.
+//!
 //! The temperature `tau` follows the entropy of the reference policy's actions, as SAC's does (Haarnoja et
 //! al. 2018b, section 5): `ln tau` goes up by its rate where the entropy is below its target, and down
 //! where it is above.
@@ -37,6 +41,36 @@ pub enum Candidates {
     Sampled {},
     /// Samples, and what the critic's gradient makes of them.
     Refined(RefinedCandidates),
+    /// The data's own, by their labels.
+    Data(DataCandidates),
+}
+
+/// Actions of a data set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataCandidates {
+    /// Whether labels count. Without them all that is left is the KL to the behaviour.
+    pub labels: bool,
+}
+
+impl Default for DataCandidates {
+    fn default() -> Self {
+        Self { labels: true }
+    }
+}
+
+impl DataCandidates {
+    /// What labels `[B]`, 1, -1 and 0, say of as many actions.
+    pub(crate) fn judgement(&self, labels: Option<&Tensor<1>>, batch: usize, device: &Device) -> Judgement {
+        let labels = match labels {
+            Some(labels) if self.labels => labels.clone().unsqueeze::<2>(),
+            _ => Tensor::zeros([1, batch], device),
+        };
+        Judgement::Labels {
+            accepted: labels.clone().clamp_min(0.0),
+            rejected: (-labels).clamp_min(0.0),
+        }
+    }
 }
 
 impl Default for Candidates {
@@ -110,7 +144,7 @@ impl Candidates {
     /// The initial temperature; none without refinement.
     pub(crate) fn temperature(&self, device: &Device) -> Option<Temperature> {
         match self {
-            Self::Sampled {} => None,
+            Self::Sampled {} | Self::Data(_) => None,
             Self::Refined(config) => Some(Temperature {
                 log: Tensor::from_floats([config.init_temperature.ln()], device),
             }),

@@ -1,6 +1,6 @@
 //! Configuration of the update.
 
-use pmpo_losses::PolicyLoss;
+use pmpo_losses::{KlPenalty, PolicyLoss};
 use pmpo_policy::NetworkConfig;
 use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
@@ -154,8 +154,23 @@ impl UpdateConfig {
     /// The actions that are compared, and what is made of the comparison.
     fn validate_improvement(&self, policy: &NetworkConfig) -> Result<(), ConfigError> {
         self.candidates.validate(&policy.head)?;
+        if let (Candidates::Data(_), Targets::Retrace(_)) = (&self.candidates, &self.targets) {
+            let expected = "n_step with candidates.kind = data, whose behaviour has no known densities";
+            return Err(ConfigError::new("targets.kind", expected, "retrace"));
+        }
         let refined = matches!(self.candidates, Candidates::Refined(_));
+        let data = matches!(self.candidates, Candidates::Data(_));
         match &self.policy_loss {
+            PolicyLoss::Pmpo(pmpo) if !data && matches!(pmpo.kl, KlPenalty::Behaviour(_)) => {
+                let expected = "joint or decoupled, but with candidates.kind = data, whose actions are the \
+                                behaviour's";
+                return Err(ConfigError::new("policy_loss.kl.kind", expected, "behaviour"));
+            }
+            PolicyLoss::Mpo(_) | PolicyLoss::Dpo(_) | PolicyLoss::Ipo(_) if data => {
+                let expected = "pmpo with candidates.kind = data, which has labels and no pairs";
+                let got = self.policy_loss.kind();
+                return Err(ConfigError::new("policy_loss.kind", expected, got));
+            }
             PolicyLoss::Mpo(_) if refined => {
                 let expected =
                     "pmpo, dpo or ipo with candidates.kind = refined, which gives labels";
@@ -179,8 +194,8 @@ impl UpdateConfig {
             }
             _ => {}
         }
-        // Refined or not, each sample has what it is compared with.
-        let samples = if refined {
+        // Labels compare with nothing, and each refined sample has what it is compared with.
+        let samples = if refined || data {
             self.actions_per_state.max(MOST_PREFERRED)
         } else {
             self.actions_per_state

@@ -21,6 +21,8 @@ pub(crate) struct Windows<'a> {
     log_prob: Cow<'a, [f32]>,
     version: Cow<'a, [i64]>,
     step_type: Cow<'a, [i64]>,
+    /// `[B * W]`, of data sets.
+    label: Option<Cow<'a, [f32]>>,
     /// `W`.
     rows: usize,
 }
@@ -46,7 +48,7 @@ pub(crate) struct Rows {
 }
 
 impl<'a> Windows<'a> {
-    /// Takes the columns of [`step::signature`], whole windows of `rows` rows.
+    /// Takes the columns of [`step::signature`] or [`step::labelled_signature`], whole windows of `rows` rows.
     ///
     /// # Panics
     /// If they are others, which every station before this one has checked.
@@ -61,6 +63,7 @@ impl<'a> Windows<'a> {
             log_prob: numbers(&columns[step::LOG_PROB]),
             version: numbers(&columns[step::POLICY_VERSION]),
             step_type: numbers(&columns[step::STEP_TYPE]),
+            label: columns.get(step::LABEL).map(|column| numbers(column)),
             rows,
         }
     }
@@ -92,6 +95,12 @@ impl<'a> Windows<'a> {
     pub(crate) fn first_observations(&self) -> Vec<f32> {
         let firsts = self.firsts().map(|row| self.observation(row));
         firsts.flatten().copied().collect()
+    }
+
+    /// Labels of the windows' first actions, `[B]`; empty where nobody has labelled.
+    pub(crate) fn first_labels(&self) -> Vec<f32> {
+        let label = self.label.iter();
+        label.flat_map(|label| self.firsts().map(|row| label[row])).collect()
     }
 
     /// n-step transitions: of each window's first step, over at most `n_step` steps. With `m` the steps

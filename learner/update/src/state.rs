@@ -3,14 +3,15 @@
 //! In every next state of the batch the reference policy gives `N` actions. The target critics' values of
 //! them serve twice: averaged they make the critic's n-step or Retrace target, compared they say how the
 //! online policy should improve in those same states; or they are compared with what the online critics'
-//! gradient makes of them (`candidates.rs`). States that no episode goes on from are left out:
+//! gradient makes of them; or the actions of a data set are compared by their labels, in the states they were
+//! taken in (`candidates.rs`). States that no episode goes on from are left out:
 //! nobody learns values there. Critics see actions clipped to the canonical range, as actors act;
 //! log-likelihoods are of the actions as drawn. AdamW moves the networks and Adam the loss's dual
 //! variables; the online networks become target critics and reference policy each with its own period.
 //!
 //! Nothing is read back from the device: statistics stay there until `statistics.rs` wants them.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use pmpo_losses::{CriticTarget, Judgement, Trajectory, retrace};
 use pmpo_policy::NamedTensor;
 use pmpo_types::{ConfigError, EpisodeReturns, SampledBatch};
@@ -18,7 +19,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::batch::{Batch, Extras, Sequences};
-use crate::candidates::{Candidates, Pairs, Temperature, refine};
+use crate::candidates::{Candidates, DataCandidates, Pairs, Temperature, refine};
 use crate::config::{AgentConfig, UpdateConfig};
 use crate::critic::{Critic, CriticLesson, CriticStep};
 use crate::experience::{Rows, Windows};
@@ -135,11 +136,48 @@ impl TrainState {
                 importance_weights(&config.priorities, sampled, weight),
             ),
             state_weights: state_weights(&rows),
+            labels: windows.first_labels(),
             sequence_length,
             mean_policy_version: windows.mean_version(),
             name: windows.name(),
         };
         Batch::upload(rows, extras, &self.device)
+    }
+
+    /// How much more each window's first steps brought than the policy would have on average:
+    /// `r + d V(s') - V(s)` of its n-step transition, `V` being the target critics' mean over `samples` actions
+    /// of the reference policy. `[B]`, in scaled rewards.
+    ///
+    /// # Panics
+    /// As [`prepare`](Self::prepare).
+    pub fn advantages(&mut self, sampled: &SampledBatch, samples: usize) -> Vec<f32> {
+        let config = &self.config;
+        let windows = Windows::new(&sampled.columns, config.n_step + 1);
+        let (gamma, scale) = (config.discount.gamma(), self.reward_scale.factor() as f32);
+        let mut rows = windows.transitions(config.n_step, gamma, scale);
+        if let Some(normaliser) = &self.normaliser {
+            normaliser.normalise(&mut rows.observation);
+            normaliser.normalise(&mut rows.next_observation);
+        }
+        let count = rows.reward.len();
+        let mut values = |observation: &[f32]| -> Vec<f32> {
+            let noise = noise::draw(&mut self.rng, self.policy.family(), samples * rows.action.len());
+            let shape = [count, observation.len() / count];
+            let states = Tensor::from_data(TensorData::new(observation.to_vec(), shape), &self.device);
+            let size = rows.action.len() / count;
+            let noise = TensorData::new(noise, [samples, count, size]);
+            let reference = self.policy.reference(states.clone());
+            let drawn = reference.sample(Tensor::from_data(noise, &self.device));
+            let actions = self.policy.model.actions(drawn).reshape([samples * count, size]);
+            let prediction = self.critic.target_prediction(states.repeat(&[samples, 1]), actions);
+            let mean = prediction.values.reshape([samples, count]).mean_dim(0);
+            mean.into_data().try_into_vec().expect("values are f32")
+        };
+        let (here, there) = (values(&rows.observation), values(&rows.next_observation));
+        let steps = rows.reward.iter().zip(&rows.discount).zip(here.iter().zip(&there));
+        steps
+            .map(|((reward, discount), (here, there))| reward + discount * there - here)
+            .collect()
     }
 
     /// Takes one step on a batch; returns its statistics.
@@ -200,6 +238,20 @@ impl TrainState {
                 CriticTarget::Values(retrace(targets.lambda, trajectory).reshape([rows]))
             }
         };
+        let lesson = CriticLesson {
+            observation: batch.observation.clone(),
+            action: batch.action.clone(),
+            target,
+            weights: batch.weights.clone(),
+        };
+        if let Candidates::Data(config) = &self.config.candidates {
+            let samples = self.data_samples(config, batch);
+            return Judged {
+                samples,
+                lesson,
+                entropy: None,
+            };
+        }
         let (actions, judgement, entropy) = match (&self.config.candidates, &self.temperature) {
             (Candidates::Refined(config), Some(temperature)) => {
                 let observation = batch.next_observation.clone();
@@ -222,13 +274,21 @@ impl TrainState {
                 judgement,
                 state_weights: batch.state_weights.clone(),
             },
-            lesson: CriticLesson {
-                observation: batch.observation.clone(),
-                action: batch.action.clone(),
-                target,
-                weights: batch.weights.clone(),
-            },
+            lesson,
             entropy,
+        }
+    }
+
+    /// The data's own actions, in the states they were taken in, as labelled.
+    fn data_samples(&self, config: &DataCandidates, batch: &Batch) -> Samples {
+        let [rows, size] = batch.action.dims();
+        let drawn = self.policy.model.drawn(batch.action.clone());
+        Samples {
+            observation: batch.observation.clone(),
+            reference: self.policy.reference(batch.observation.clone()),
+            actions: drawn.reshape([1, rows, size]),
+            judgement: config.judgement(batch.labels.as_ref(), rows, &self.device),
+            state_weights: None,
         }
     }
 

@@ -80,6 +80,42 @@ impl TrainState {
         file.finish()
     }
 
+    /// This state, which is a fresh one, with the networks of a file and what scales their inputs and outputs;
+    /// steps, optimisers and the loss's own variables begin anew.
+    ///
+    /// # Errors
+    /// The file is no safetensors file, or lacks a tensor; the message names it.
+    pub fn with_networks_of(mut self, file: &[u8]) -> Result<Self, String> {
+        let mut file = Reader::new(file)?;
+        let device = self.device.clone();
+        let plan = &self.policy.model.plan.network;
+        self.policy.online = file.network("policy.online", plan, &device)?;
+        self.policy.refresh_reference();
+        let critic = &mut self.critic;
+        for i in 0..critic.online.len() {
+            critic.online[i] = file.network(&format!("critic.{i}.online"), &critic.plan, &device)?;
+            critic.target[i] = file.network(&format!("critic.{i}.target"), &critic.plan, &device)?;
+        }
+        self.take_statistics(&mut file)?;
+        Ok(self)
+    }
+
+    /// What observations and rewards are scaled by.
+    fn take_statistics(&mut self, file: &mut Reader) -> Result<(), String> {
+        if let Some(normaliser) = &mut self.normaliser {
+            let size = normaliser.mean.len();
+            normaliser.mean = file.statistics("normaliser.mean", size)?;
+            normaliser.variance = file.statistics("normaliser.variance", size)?;
+            normaliser.count = file.statistics("normaliser.count", 1)?[0];
+        }
+        let scale = file.statistics("reward_scale", 4)?;
+        self.reward_scale.largest = scale[0];
+        self.reward_scale.mean = scale[1];
+        self.reward_scale.square = scale[2];
+        self.reward_scale.episodes = scale[3] as u64;
+        Ok(())
+    }
+
     /// This state with the tensors of a file and the scalars that belong to it.
     ///
     /// # Errors
@@ -113,17 +149,7 @@ impl TrainState {
         if let Some(temperature) = &mut self.temperature {
             temperature.log = file.vector("temperature.log", &temperature.log)?;
         }
-        if let Some(normaliser) = &mut self.normaliser {
-            let size = normaliser.mean.len();
-            normaliser.mean = file.statistics("normaliser.mean", size)?;
-            normaliser.variance = file.statistics("normaliser.variance", size)?;
-            normaliser.count = file.statistics("normaliser.count", 1)?[0];
-        }
-        let scale = file.statistics("reward_scale", 4)?;
-        self.reward_scale.largest = scale[0];
-        self.reward_scale.mean = scale[1];
-        self.reward_scale.square = scale[2];
-        self.reward_scale.episodes = scale[3] as u64;
+        self.take_statistics(&mut file)?;
         self.step = scalars.learner_steps;
         self.rng = scalars.rng;
         match file.0.into_keys().min() {

@@ -316,21 +316,7 @@ impl Table {
             });
         }
         let (slots, items) = self.draw(batch_size);
-        let (signature, rows) = self
-            .contents
-            .as_ref()
-            .expect("a table with items was opened");
-        let runs = match &self.steps {
-            None => rows.runs(slots.iter().copied()),
-            Some(steps) => {
-                let first_rows = slots.iter().map(|&slot| self.items.first_row(slot));
-                rows.runs(first_rows.flat_map(|row| steps.window(row)))
-            }
-        };
-        let columns = rows.gather(&runs);
-        let len = batch_size * self.config.sequence_length;
-        let columns = ColumnBatch::of_known_values(signature, len, columns)
-            .expect("stored steps were checked against the signature");
+        let columns = self.gather(&slots);
         self.limiter.sampled(batch_size as u64);
         if limit > 0 {
             self.draws_left -= batch_size as u64;
@@ -342,6 +328,37 @@ impl Table {
             counters: self.counters(),
             items,
         })
+    }
+
+    /// Copies of the items' steps, the oldest item first, `count` items at a time. Nothing is drawn by that.
+    pub fn oldest_first(&self, count: usize) -> impl Iterator<Item = ColumnBatch> {
+        let all = (0..self.items.slots() as Slot).filter_map(|slot| Some((self.items.get(slot)?.ordinal, slot)));
+        let mut all: Vec<(u64, Slot)> = all.collect();
+        all.sort_unstable();
+        let slots: Vec<Slot> = all.into_iter().map(|(_, slot)| slot).collect();
+        let batches = slots.len().div_ceil(count);
+        (0..batches).map(move |batch| {
+            let end = slots.len().min((batch + 1) * count);
+            self.gather(&slots[batch * count..end])
+        })
+    }
+
+    /// The steps of items, item by item.
+    fn gather(&self, slots: &[Slot]) -> ColumnBatch {
+        let (signature, rows) = self
+            .contents
+            .as_ref()
+            .expect("a table with items was opened");
+        let runs = match &self.steps {
+            None => rows.runs(slots.iter().copied()),
+            Some(steps) => {
+                let first_rows = slots.iter().map(|&slot| self.items.first_row(slot));
+                rows.runs(first_rows.flat_map(|row| steps.window(row)))
+            }
+        };
+        let len = slots.len() * self.config.sequence_length;
+        ColumnBatch::of_known_values(signature, len, rows.gather(&runs))
+            .expect("stored steps were checked against the signature")
     }
 
     /// Sets the priorities of items that a sampler knows by these keys; answers how many there were,

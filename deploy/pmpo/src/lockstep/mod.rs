@@ -45,8 +45,8 @@ use crate::output::complain;
 use crate::run_folder;
 use crate::train::display::Display;
 use source::{Handed, TableSource};
-pub(crate) use start::check;
-use start::{ACTING, LOCKSTEP, Progressed, Start, TABLE, sizes};
+pub(crate) use start::{check, check_fresh, table};
+use start::{ACTING, DATA, LOCKSTEP, Progressed, Start, TABLE, sizes};
 
 /// Time between updates of the display.
 const DISPLAY_PERIOD: Duration = Duration::from_millis(250);
@@ -400,11 +400,14 @@ impl Lockstep {
         }
         let (noise, left) = self.stepper.noise().state();
         (self.progressed.noise, self.progressed.noise_left) = (noise.clone(), left);
-        let extra = [
+        let mut extra = vec![
             (TABLE, self.source.table.save()),
             (ACTING, self.acting_weights.to_vec()),
             (LOCKSTEP, postcard::to_allocvec(&self.progressed)?),
         ];
+        if let Some(data) = &self.source.data {
+            extra.push((DATA, postcard::to_allocvec(data.state())?));
+        }
         let weights = self.weights()?;
         let totals = self.totals();
         self.checkpoints

@@ -1,4 +1,5 @@
-//! The table of a run in lockstep, in this process, and what comes to it from the stepper.
+//! What a run in lockstep learns from: its table, in this process, what comes to that from the stepper, and the
+//! data set that there may be.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,10 +8,11 @@ use anyhow::{Context, Result, ensure};
 use pmpo_actor::insertion::StepSink;
 use pmpo_replay_client::ClientError;
 use pmpo_replay_core::Table;
-use pmpo_types::{Generator, StepBatch, WriterId, derive_seed, step};
+use pmpo_types::{EnvironmentSpec, Generator, StepBatch, WriterId, derive_seed, step};
 use pmpo_update::{BatchSource, Drawn};
 
 use crate::config::Config;
+use crate::data::{DataSource, DataState};
 
 /// The only writer of the table.
 const WRITER: WriterId = WriterId(1);
@@ -30,9 +32,12 @@ impl StepSink for Handed {
     }
 }
 
-/// A table in this process as a source of batches.
+/// A table in this process as a source of batches, and a data set that has a share in them.
 pub(super) struct TableSource {
     pub(super) table: Table,
+    pub(super) data: Option<DataSource>,
+    /// Windows of a batch that come from the data set.
+    data_windows: usize,
     batch_size: usize,
     next_sequence: u64,
 }
@@ -41,9 +46,10 @@ impl TableSource {
     /// Of a fresh table, or of the `saved` one.
     pub(super) fn new(
         config: &Config,
-        [observation_size, action_size]: [usize; 2],
-        saved: Option<&[u8]>,
+        spec: &EnvironmentSpec,
+        saved: Option<(&[u8], Option<DataState>)>,
     ) -> Result<Self> {
+        let (saved, data_state) = saved.unzip();
         let replay = &config.replay;
         let tables = std::iter::once(&replay.table).chain(&replay.tables);
         let table = tables
@@ -55,12 +61,16 @@ impl TableSource {
             Some(saved) => Table::load(table.clone(), saved)?,
             None => Table::new(table.clone(), seed)?,
         };
-        let signature = step::signature(observation_size, action_size);
+        let signature = step::signature(spec.observation_size(), spec.action_size());
         let rows = config.update.window().rows();
         let next_sequence = table.open_writer(WRITER, &signature, rows)?;
         table.open_sampler(config.update.batch_size, &signature, rows)?;
+        let data = DataSource::open(config, spec, data_state.flatten())?;
+        let share = config.data.share * config.update.batch_size as f64;
         Ok(Self {
             table,
+            data_windows: if data.is_some() { share.ceil() as usize } else { 0 },
+            data,
             batch_size: config.update.batch_size,
             next_sequence,
         })
@@ -83,9 +93,19 @@ impl TableSource {
 impl BatchSource for TableSource {
     type Error = anyhow::Error;
 
-    /// `None` where the rate limiter says that no learner step is due.
+    /// `None` where the rate limiter says that no learner step is due; of a data set alone, always one.
     fn next_batch(&mut self, _: Duration) -> Result<Option<Drawn>> {
-        Ok(self.table.sample(self.batch_size).ok().map(|batch| Drawn {
+        let batch = match &mut self.data {
+            Some(data) if self.data_windows >= self.batch_size => Some(data.draw(self.batch_size)?),
+            data => {
+                let drawn = self.table.sample(self.batch_size).ok();
+                match (data, drawn) {
+                    (Some(data), Some(batch)) => Some(data.mix_into(batch, self.data_windows)?),
+                    (_, drawn) => drawn,
+                }
+            }
+        };
+        Ok(batch.map(|batch| Drawn {
             batch,
             origin: 0,
             weight: 1.0,

@@ -10,18 +10,23 @@ use pmpo_actor::noise::{Noise, NoiseRepeat};
 use pmpo_learner::checkpoint::{self, Checkpoints, Identity};
 use pmpo_learner::encode_policy;
 use pmpo_learner::progress::Progress;
+use pmpo_replay_core::Table;
 use pmpo_types::EnvironmentSpec;
-use pmpo_update::TrainState;
+use pmpo_update::{DeviceChoice, TrainState};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
 use super::source::TableSource;
 use crate::config::Config;
+use crate::data::{DataConfig, DataSource};
 use crate::failure::Usage;
+use crate::run_folder;
 
-/// Files of a checkpoint beside the usual ones: the table, the policy that acts, and the rest.
+/// Files of a checkpoint beside the usual ones: the table, what was drawn of a data set, the policy that acts,
+/// and the rest.
 pub(super) const TABLE: &str = "table.bin";
+pub(super) const DATA: &str = "data.bin";
 pub(super) const ACTING: &str = "acting.safetensors";
 pub(super) const LOCKSTEP: &str = "lockstep.bin";
 
@@ -102,15 +107,24 @@ impl Start {
         config: &Config,
         run_dir: &Path,
         identity: &Identity,
-        state: TrainState,
+        mut state: TrainState,
     ) -> Result<Self> {
+        if let Some(from) = &config.run.from {
+            state = checkpoint::networks(from, identity, state).map_err(Usage::new)?;
+        }
+        let source = TableSource::new(config, &identity.spec, None)?;
+        if let Some(data) = &source.data {
+            for returns in data.returns(config.update.discount.gamma()) {
+                state.observe_episode(&returns);
+            }
+        }
         let kept = config.learner.checkpoints_kept;
         Ok(Self {
             checkpoints: Checkpoints::create(run_dir, identity.clone(), kept)?,
             progress: Progress::create(run_dir)?,
             progressed: Progressed::new(config),
-            source: TableSource::new(config, sizes(identity), None)?,
             acting: encode_policy(&config.policy, &identity.spec, &state)?,
+            source,
             state,
             seconds_before: 0.0,
         })
@@ -124,7 +138,7 @@ impl Start {
     ) -> Result<Self> {
         let kept = config.learner.checkpoints_kept;
         let (checkpoints, resumed) = Checkpoints::resume(run_dir, identity.clone(), kept, state)?;
-        let saved = Saved::read(config, &resumed.path, sizes(identity))?;
+        let saved = Saved::read(config, &resumed.path, &identity.spec)?;
         Ok(Self {
             progress: Progress::resume(run_dir, resumed.totals.learner_steps)?,
             checkpoints,
@@ -145,7 +159,7 @@ struct Saved {
 }
 
 impl Saved {
-    fn read(config: &Config, folder: &Path, sizes: [usize; 2]) -> Result<Self> {
+    fn read(config: &Config, folder: &Path, spec: &EnvironmentSpec) -> Result<Self> {
         let read = |name: &str| {
             let path = folder.join(name);
             fs::read(&path).with_context(|| {
@@ -156,7 +170,7 @@ impl Saved {
         let path = folder.join(LOCKSTEP);
         let progressed = Progressed::decode(read(LOCKSTEP)?)
             .map_err(|error| anyhow!("{}: {error}", path.display()))?;
-        let [_, action_size] = sizes;
+        let action_size = spec.action_size();
         let period = config.update.window().period;
         let mut actions = progressed.actions.iter();
         ensure!(
@@ -167,7 +181,14 @@ impl Saved {
              got others",
             path.display()
         );
-        let source = TableSource::new(config, sizes, Some(&read(TABLE)?))
+        let data = match config.data.path {
+            Some(_) => Some(postcard::from_bytes(&read(DATA)?).with_context(|| {
+                let path = folder.join(DATA);
+                path.display().to_string()
+            })?),
+            None => None,
+        };
+        let source = TableSource::new(config, spec, Some((&read(TABLE)?, data)))
             .with_context(|| folder.join(TABLE).display().to_string())?;
         Ok(Self {
             progressed,
@@ -177,11 +198,46 @@ impl Saved {
     }
 }
 
+/// The table in the folder of a checkpoint.
+pub(crate) fn table(config: &Config, folder: &Path, spec: &EnvironmentSpec) -> Result<Table> {
+    let path = folder.join(TABLE);
+    let place = || path.display().to_string();
+    let saved = fs::read(&path).with_context(|| {
+        format!("expected a checkpoint of a run in lockstep, but no {}", path.display())
+    })?;
+    let alone = Config {
+        data: DataConfig::default(),
+        ..config.clone()
+    };
+    let source = TableSource::new(&alone, spec, Some((&saved, None))).with_context(place)?;
+    Ok(source.table)
+}
+
 /// Refuses a resumption that cannot be, before anything is changed.
 pub(crate) fn check(config: &Config, run_dir: &Path, spec: &EnvironmentSpec) -> Result<()> {
     let (folder, _) = checkpoint::newest(run_dir)?;
-    let sizes = [spec.observation_size(), spec.action_size()];
-    Saved::read(config, &folder, sizes).map_err(Usage::new)?;
+    Saved::read(config, &folder, spec).map_err(Usage::new)?;
+    Ok(())
+}
+
+/// The same of a run that begins.
+pub(crate) fn check_fresh(config: &Config, run_dir: &Path, spec: &EnvironmentSpec) -> Result<()> {
+    DataSource::check(config, spec)?;
+    let Some(from) = &config.run.from else {
+        return Ok(());
+    };
+    let identity = Identity {
+        run_id: run_folder::name(run_dir)?,
+        task: config.run.task.clone(),
+        seed: config.run.seed,
+        spec: spec.clone(),
+        agent: config.agent(),
+    };
+    let device = DeviceChoice::Cpu.open()?;
+    let state = TrainState::new(&identity.agent, sizes(&identity), 0, &device)?;
+    checkpoint::networks(from, &identity, state)
+        .map_err(Usage::new)
+        .context("run.from")?;
     Ok(())
 }
 

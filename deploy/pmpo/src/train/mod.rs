@@ -10,6 +10,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use pmpo_data::DataSet;
 use pmpo_learner::RunOutcome;
 use pmpo_proto::v1;
 use pmpo_proto::v1::run_client::RunClient;
@@ -23,8 +24,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::agreement;
-use crate::cli::TrainArgs;
-use crate::config::{Config, Source};
+use crate::cli::{OfflineArgs, SecurityArgs, TrainArgs};
+use crate::config::{Config, Preset, Source};
 use crate::curve;
 use crate::environments;
 use crate::failure::{self, Usage};
@@ -91,6 +92,44 @@ pub(crate) fn run(args: &TrainArgs, format: LogFormat) -> Result<()> {
     })
 }
 
+/// Learns from a data set alone, which is a run in lockstep where nobody acts.
+pub(crate) fn offline(args: OfflineArgs) -> Result<()> {
+    let OfflineArgs {
+        data,
+        mut run,
+        alpha,
+        beta,
+        threads,
+    } = args;
+    let resume = run.resumes();
+    let set = DataSet::open(&data).map_err(Usage::new)?;
+    if !resume {
+        let spec = set.spec();
+        run.task.get_or_insert_with(|| spec.task.clone());
+        run.config.preset.get_or_insert(Preset::Offline);
+        let repeat = format!("run.action_repeat={}", spec.action_repeat);
+        run.config.set.insert(0, repeat);
+    }
+    let path = data.canonicalize().with_context(|| data.display().to_string())?;
+    let flags = [
+        Some(format!("data.path={path:?}")),
+        Some("data.share=1.0".to_owned()),
+        alpha.map(|alpha| format!("update.policy_loss.alpha={alpha:?}")),
+        beta.map(|beta| format!("update.policy_loss.kl.beta={beta:?}")),
+    ];
+    run.config.set.extend(flags.into_iter().flatten());
+    let args = TrainArgs {
+        run,
+        actors: None,
+        from: None,
+        lockstep: true,
+        threads,
+        parent: None,
+        security: SecurityArgs::default(),
+    };
+    run_in_lockstep(prepare(&args, resume)?, resume)
+}
+
 /// Trains in this process.
 fn run_in_lockstep(prepared: Prepared, resume: bool) -> Result<()> {
     let Prepared {
@@ -127,6 +166,7 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<Prepared> {
     let mut assignments = args.run.assignments();
     assignments.extend(args.security.assignments());
     assignments.extend(args.actors.map(|actors| format!("run.actors={actors}")));
+    assignments.extend(args.from.iter().map(|from| format!("run.from={from:?}")));
     assignments.extend(args.threads.map(|n| format!("update.threads={n}")));
     let stored = args
         .run
@@ -160,8 +200,18 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<Prepared> {
         resume,
         spec: &spec,
     };
-    if args.lockstep && resume {
+    if !args.lockstep {
+        let only = [("data.path", &config.data.path), ("run.from", &config.run.from)];
+        for (key, value) in only {
+            if let Some(value) = value {
+                let refused = anyhow::anyhow!("{key}: expected --lockstep with it, got {value:?} without");
+                return Err(Usage::new(refused).into());
+            }
+        }
+    } else if resume {
         lockstep::check(&config, &run_dir, &spec)?;
+    } else {
+        lockstep::check_fresh(&config, &run_dir, &spec)?;
     }
     let folder = RunFolder::take(&asked, "pmpo train")?;
     for change in &folder.changed {

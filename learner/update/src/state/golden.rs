@@ -47,6 +47,7 @@ impl Step {
             noise: self.noise.clone(),
             weights: Vec::new(),
             state_weights: Vec::new(),
+            labels: Vec::new(),
             sequence_length: None,
             mean_policy_version: 1.0,
             name: BatchName::new(&[1], &self.reward),
