@@ -76,7 +76,7 @@ impl Draft {
     /// One call for all files: a sync of each of thousands would take minutes.
     fn sync(&self) -> Result<(), DataError> {
         let folder = File::open(self.path()).in_file(self.path())?;
-        rustix::fs::syncfs(&folder).map_err(Into::into).in_file(self.path())
+        rustix::fs::syncfs(&folder).map_err(std::io::Error::from).in_file(self.path())
     }
 }
 

@@ -189,6 +189,41 @@ mod tests {
         assert_close(&gradient, &[0.5 + 0.3, -0.5 - 0.3], 1e-9);
     }
 
+    /// The objective of offline learning, with all parts: two states, policy N(0.2, 1), 0.5 accepted in the first
+    /// and -0.5 rejected in the second, alpha 1/4, beta 2. With `c = ln sqrt(2 pi)`, `ln pi` of them is
+    /// `-0.045 - c` and `-0.245 - c`:
+    /// - `J_labels = (-0.045 - c) / 4 - 3 (-0.245 - c) / 4 = 0.1725 + c / 2`;
+    /// - `E_all = -0.145 - c`, and the loss `2 (0.145 + c) - 0.1725 - c / 2 = 0.1175 + 1.5 c`.
+    ///
+    /// d/dmu: `-(1/4 + 1) 0.3` and `(3/4 - 1) (-0.7)`; d/dstd with `(a - mu)^2 - 1`, -0.91 and -0.51:
+    /// `(1/4 + 1) 0.91` and `(3/4 - 1) (-0.51)`.
+    #[test]
+    fn labels_and_behaviour_by_hand() {
+        let config = config(0.25, 1, 1, KlPenalty::Behaviour(JointKl { beta: 2.0 }));
+        let reference = gaussian(constant(&[0.0, 0.0, 0.5, 0.5], [4]), [2, 1]);
+        let loss = |x| {
+            let policy = gaussian(x, [2, 1]);
+            let improvement = Improvement {
+                policy: &policy,
+                reference: &reference,
+                actions: constant(&[0.5, -0.5], [1, 2, 1]),
+                judgement: Judgement::Labels {
+                    accepted: constant(&[1.0, 0.0], [1, 2]),
+                    rejected: constant(&[0.0, 1.0], [1, 2]),
+                },
+                state_weights: None,
+            };
+            pmpo_loss(&config, &improvement)
+        };
+        let output = loss(constant(&[0.2, 0.2, 1.0, 1.0], [4]));
+        let c = 0.5 * std::f64::consts::TAU.ln();
+        assert_close(&stat(&output, "preference"), &[0.1725 + 0.5 * c], 1e-12);
+        assert_close(&stat(&output, "cross_entropy"), &[0.145 + c], 1e-12);
+        assert_close(&values(output.loss), &[0.1175 + 1.5 * c], 1e-12);
+        let gradient = gradient_check(&[0.2, 0.2, 1.0, 1.0], |x| loss(x).loss);
+        assert_close(&gradient, &[-0.375, 0.175, 1.1375, 0.1275], 1e-9);
+    }
+
     #[test]
     fn gradients_equal_finite_differences_on_a_batch() {
         let reference = gaussian(

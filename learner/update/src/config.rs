@@ -219,11 +219,11 @@ impl UpdateConfig {
 
 #[cfg(test)]
 mod tests {
-    use pmpo_losses::{C51Config, CriticLoss};
+    use pmpo_losses::{C51Config, CriticLoss, IpoConfig, JointKl, PmpoConfig};
     use pmpo_policy::{CategoricalHead, HeadConfig};
 
     use super::*;
-    use crate::RetraceTargets;
+    use crate::{DataCandidates, RetraceTargets};
 
     fn refused(change: fn(&mut AgentConfig)) -> String {
         let mut config = AgentConfig::default();
@@ -255,6 +255,33 @@ mod tests {
             (
                 refused(|c| c.critic.loss = CriticLoss::Huber { delta: -1.0 }),
                 "critic.loss.delta: expected a finite number above 0, got -1",
+            ),
+            (
+                refused(|c| {
+                    let beta = JointKl::default();
+                    c.update.policy_loss = PolicyLoss::Pmpo(PmpoConfig {
+                        kl: KlPenalty::Behaviour(beta),
+                        ..PmpoConfig::default()
+                    });
+                }),
+                "update.policy_loss.kl.kind: expected joint or decoupled, but with candidates.kind = data, \
+                 whose actions are the behaviour's, got behaviour",
+            ),
+            (
+                refused(|c| {
+                    c.update.candidates = Candidates::Data(DataCandidates::default());
+                    c.update.policy_loss = PolicyLoss::Ipo(IpoConfig::default());
+                }),
+                "update.policy_loss.kind: expected pmpo with candidates.kind = data, which has labels and no \
+                 pairs, got ipo",
+            ),
+            (
+                refused(|c| {
+                    c.update.candidates = Candidates::Data(DataCandidates::default());
+                    c.update.targets = Targets::Retrace(RetraceTargets::default());
+                }),
+                "update.targets.kind: expected n_step with candidates.kind = data, whose behaviour has no \
+                 known densities, got retrace",
             ),
             (
                 refused(|c| c.critic.torso.hidden_sizes.clear()),

@@ -320,7 +320,7 @@ fn tables(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let entries = fs::read_dir(folder).in_file(folder)?;
-    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>();
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
     let mut paths = paths.in_file(folder)?;
     paths.sort();
     Ok(paths)

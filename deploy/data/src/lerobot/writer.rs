@@ -218,10 +218,12 @@ impl<'a> Tables<'a> {
     }
 
     fn info(&self) -> Value {
-        let names = |prefix: &str, size: usize| (0..size).map(move |i| format!("{prefix}.{i}"));
+        let names = |prefix: &str, size: usize| -> Vec<String> {
+            (0..size).map(|i| format!("{prefix}.{i}")).collect()
+        };
         let fields = self.spec.observation.iter();
-        let state: Vec<_> = fields.flat_map(|field| names(&field.name, field.size).collect::<Vec<_>>()).collect();
-        let action: Vec<_> = names(ACTION, self.spec.action_size()).collect();
+        let state: Vec<_> = fields.flat_map(|field| names(&field.name, field.size)).collect();
+        let action = names(ACTION, self.spec.action_size());
         let mut features = Map::new();
         let mut feature = |name: &str, dtype: &str, shape: usize, names: Value| {
             let value = json!({ "dtype": dtype, "shape": [shape], "names": names });

@@ -30,11 +30,6 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
-    /// Whether nothing but the data set is learned from.
-    pub(crate) fn alone(&self) -> bool {
-        self.path.is_some() && self.share >= 1.0
-    }
-
     /// Refuses what cannot be, alone or with the update.
     pub(crate) fn validate(&self, update: &UpdateConfig) -> Result<()> {
         let share = self.share;

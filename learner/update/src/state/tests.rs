@@ -15,7 +15,7 @@ use rand_distr::{Distribution, StandardNormal};
 use super::*;
 use crate::network::{Network, Parameter};
 use crate::reward_scale::RewardScaleConfig;
-use crate::{Discount, OptimizerConfig, random_windows, threads};
+use crate::{DataCandidates, Discount, OptimizerConfig, random_windows, threads};
 
 fn small() -> AgentConfig {
     let mut config = AgentConfig::default();
@@ -92,6 +92,66 @@ fn two_states(rng: &mut ChaCha8Rng, len: usize) -> SampledBatch {
         (state, action, -(action - 0.5 * state).powi(2), 1.0, -state)
     };
     windows(&(0..len).map(transition).collect::<Vec<_>>())
+}
+
+/// A data set of the same states: half of what was done in a state `s` is about `s / 2`, and accepted, the rest
+/// about `-s / 2`, and rejected.
+fn labelled(rng: &mut ChaCha8Rng, len: usize) -> SampledBatch {
+    let mut labels = Vec::new();
+    let transition = |_| {
+        let state = if rng.random() { 1.0 } else { -1.0 };
+        let good = if rng.random() { 1.0 } else { -1.0 };
+        labels.extend([good, 0.0]);
+        let noise: f32 = StandardNormal.sample(rng);
+        let action: f32 = 0.5 * state * good + 0.1 * noise;
+        (state, action, good, 1.0, -state)
+    };
+    let transitions: Vec<_> = (0..len).map(transition).collect();
+    let batch = windows(&transitions);
+    let mut columns = batch.columns.columns().to_vec();
+    columns.push(labels.into_iter().flat_map(f32::to_le_bytes).collect());
+    let signature = step::labelled_signature(1, 1);
+    SampledBatch {
+        columns: ColumnBatch::new(&signature, batch.columns.len(), columns).unwrap(),
+        ..batch
+    }
+}
+
+/// The paper, "Offline RL", on data whose optimum is known: an action's weight is `beta / n` and, of `n / 2`
+/// each, `alpha` or `alpha - 1` beside it, and the best mean is the weighted mean of the actions. With both
+/// parts and behaviour cloning, weights 3 and 1 of 4: `s / 4`; cloning alone: 0; accepted alone: `s / 2`;
+/// rejected and cloning with beta 4, weights 4 and 2 of 6: `s / 6`.
+#[test]
+fn a_data_set_is_learned_from_by_its_labels() {
+    for (labels, alpha, beta, expected) in [
+        (true, 0.5, 2.0, 0.25),
+        (false, 0.5, 2.0, 0.0),
+        (true, 1.0, 0.0, 0.5),
+        (true, 0.0, 4.0, 1.0 / 6.0),
+    ] {
+        let mut config = small();
+        config.update.batch_size = 128;
+        config.update.candidates = Candidates::Data(DataCandidates { labels });
+        config.update.policy_loss = PolicyLoss::Pmpo(PmpoConfig {
+            alpha,
+            kl: KlPenalty::Behaviour(JointKl { beta }),
+            ..PmpoConfig::default()
+        });
+        config.update.policy.learning_rate = 3e-3;
+        let mut state = fresh(&config, [1, 1]);
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for _ in 0..400 {
+            let windows = labelled(&mut rng, 128);
+            learn(&mut state, &windows);
+        }
+        let policy = &state.policy;
+        let acts = policy.model.distribution(&policy.online, column(&[-1.0, 1.0]));
+        let means = values(gaussian(acts).mean);
+        for (mean, sign) in means.into_iter().zip([-1.0, 1.0]) {
+            let error = (mean - sign * expected).abs();
+            assert!(error < 0.08, "{labels} {alpha} {beta}: {mean}, expected {}", sign * expected);
+        }
+    }
 }
 
 /// The policy is improved in the states where it is asked to act; with observation and next observation
@@ -633,4 +693,29 @@ fn parameters_have_the_shapes_of_their_plan() {
         let matrix = matches!(parameter, Parameter::Matrix(_));
         assert_eq!(matrix, spec.shape.len() == 2, "{}", spec.name);
     }
+}
+
+/// `r + d V(s') - V(s)`: of learned values, with which better actions than the policy's have positive advantages
+/// and worse ones negative ones.
+#[test]
+fn advantages_tell_good_actions_from_bad_ones() {
+    let mut config = small();
+    config.update.discount = Discount::Fixed(0.5);
+    config.update.reward_scale = RewardScaleConfig::Fixed(4.0);
+    config.update.policy.learning_rate = 1e-3;
+    config.update.critic.learning_rate = 5e-3;
+    config.update.batch_size = 64;
+    let mut state = fresh(&config, [1, 1]);
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    for _ in 0..300 {
+        let windows = two_states(&mut rng, 64);
+        learn(&mut state, &windows);
+    }
+    let of = |state: &mut TrainState, action: f32| {
+        let transition = |s: f32| (s, s * action, -(s * action - 0.5 * s).powi(2), 1.0, -s);
+        state.advantages(&windows(&[transition(-1.0), transition(1.0)]), 32)
+    };
+    let (good, bad) = (of(&mut state, 0.5), of(&mut state, -0.9));
+    assert!(good.iter().all(|&advantage| advantage > 0.0), "{good:?}");
+    assert!(bad.iter().all(|&advantage| advantage < -2.0), "{bad:?}");
 }
