@@ -42,9 +42,8 @@ impl Columns<'_> {
             if let Some(hole) = (0..values.len()).find(|&index| values.is_null(index)) {
                 return Err(ConfigError::new(place(hole), "a number", "nothing"));
             }
-            append(values.as_ref(), &mut flat).ok_or_else(|| {
-                ConfigError::new(name, "numbers", values.data_type())
-            })
+            append(values.as_ref(), &mut flat)
+                .ok_or_else(|| ConfigError::new(name, "numbers", values.data_type()))
         })?;
         Ok(flat)
     }
@@ -135,7 +134,11 @@ fn elements(
     let check = |row: usize, length: usize| match length == width && array.is_valid(row) {
         true => Ok(()),
         false => {
-            let got = if array.is_valid(row) { format!("one of {length}") } else { "nothing".to_owned() };
+            let got = if array.is_valid(row) {
+                format!("one of {length}")
+            } else {
+                "nothing".to_owned()
+            };
             let place = format!("row {} of {name}", first_row + row);
             Err(ConfigError::new(place, &expected, got))
         }
@@ -186,7 +189,14 @@ fn append<T: Number>(array: &dyn Array, to: &mut Vec<T>) -> Option<()> {
             })*
         };
     }
-    append!(Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type);
+    append!(
+        Float32Type,
+        Float64Type,
+        Int8Type,
+        Int16Type,
+        Int32Type,
+        Int64Type
+    );
     append!(UInt8Type, UInt16Type, UInt32Type, UInt64Type);
     let flags = array.as_boolean_opt()?.values();
     to.extend(flags.iter().map(|flag| T::of(f64::from(u8::from(flag)))));

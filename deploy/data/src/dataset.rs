@@ -61,7 +61,8 @@ impl DataSet {
             Layout::D4rl(D4rl::open(path)?)
         } else {
             path.metadata().in_file(path)?;
-            let expected = "Minari's data/metadata.json, LeRobot's meta/info.json, or a file of D4RL's";
+            let expected =
+                "Minari's data/metadata.json, LeRobot's meta/info.json, or a file of D4RL's";
             return refused(path, "data set", expected, "neither");
         };
         Ok(Self(layout))
@@ -98,7 +99,10 @@ impl DataSet {
     }
 
     /// Number of episodes.
-    #[expect(clippy::len_without_is_empty, reason = "one without episodes is refused")]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "one without episodes is refused"
+    )]
     pub fn len(&self) -> usize {
         match &self.0 {
             Layout::Minari(data) => data.len(),

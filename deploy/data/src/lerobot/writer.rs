@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::builder::{ListBuilder, StringBuilder};
-use arrow_array::{
-    ArrayRef, BooleanArray, Float32Array, Int64Array, RecordBatch, StringArray,
-};
+use arrow_array::{ArrayRef, BooleanArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
@@ -70,7 +68,11 @@ impl<'a> Tables<'a> {
             spec,
             labelled: data.is_labelled(),
             // A step a second where the specification does not know.
-            fps: if seconds > 0.0 { (1.0 / seconds).round().max(1.0) as i64 } else { 1 },
+            fps: if seconds > 0.0 {
+                (1.0 / seconds).round().max(1.0) as i64
+            } else {
+                1
+            },
             open: None,
             file: 0,
             values: 0,
@@ -85,7 +87,11 @@ impl<'a> Tables<'a> {
     fn push(&mut self, episode: &Episode) -> Result<(), DataError> {
         let steps = episode.steps();
         let observed = &episode.observations[..steps * self.spec.observation_size()];
-        let rewards: Vec<f32> = episode.rewards.iter().map(|&reward| reward as f32).collect();
+        let rewards: Vec<f32> = episode
+            .rewards
+            .iter()
+            .map(|&reward| reward as f32)
+            .collect();
         self.state.add(observed);
         self.action.add(&episode.actions);
         self.reward.add(&rewards);
@@ -99,7 +105,9 @@ impl<'a> Tables<'a> {
         }
         if let Some(file) = &mut self.open {
             let written = file.write(&batch);
-            written.or_else(|e| unreadable("a file that can be written", e)).in_file(&path)?;
+            written
+                .or_else(|e| unreadable("a file that can be written", e))
+                .in_file(&path)?;
         }
         let (from, to) = (self.rows, self.rows + steps as i64);
         self.episodes.push([self.file as i64, from, to]);
@@ -113,7 +121,8 @@ impl<'a> Tables<'a> {
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.join(data_path(self.file / CHUNK, self.file % CHUNK))
+        self.folder
+            .join(data_path(self.file / CHUNK, self.file % CHUNK))
     }
 
     fn close(&mut self) -> Result<(), DataError> {
@@ -138,14 +147,23 @@ impl<'a> Tables<'a> {
         };
         let index = |values: Vec<i64>| -> ArrayRef { Arc::new(Int64Array::from(values)) };
         let mut columns: Vec<(&str, ArrayRef)> = vec![
-            (STATE, lists(observed.to_vec(), self.spec.observation_size())?),
-            (ACTION, lists(episode.actions.clone(), self.spec.action_size())?),
+            (
+                STATE,
+                lists(observed.to_vec(), self.spec.observation_size())?,
+            ),
+            (
+                ACTION,
+                lists(episode.actions.clone(), self.spec.action_size())?,
+            ),
             (REWARD, Arc::new(Float32Array::from(rewards))),
             (DONE, ends(true)),
             (TRUNCATED, ends(!episode.terminated)),
             ("timestamp", Arc::new(times.collect::<Float32Array>())),
             ("frame_index", index((0..steps).collect())),
-            ("episode_index", index(vec![self.episodes.len() as i64; steps as usize])),
+            (
+                "episode_index",
+                index(vec![self.episodes.len() as i64; steps as usize]),
+            ),
             ("index", index((self.rows..self.rows + steps).collect())),
             ("task_index", index(vec![0; steps as usize])),
         ];
@@ -165,13 +183,17 @@ impl<'a> Tables<'a> {
         file.append_key_value_metadata(pandas_index());
         let tasks = self.tasks().or_else(failed).in_file(&path)?;
         let written = file.write(&tasks);
-        written.or_else(|e| unreadable("a file that can be written", e)).in_file(&path)?;
+        written
+            .or_else(|e| unreadable("a file that can be written", e))
+            .in_file(&path)?;
         close(file, &path)?;
         let path = self.folder.join("meta/episodes/chunk-000/file-000.parquet");
         let episodes = self.places().or_else(failed).in_file(&path)?;
         let mut file = create(&path, &episodes)?;
         let written = file.write(&episodes);
-        written.or_else(|e| unreadable("a file that can be written", e)).in_file(&path)?;
+        written
+            .or_else(|e| unreadable("a file that can be written", e))
+            .in_file(&path)?;
         close(file, &path)?;
         for (name, value) in [("stats", self.statistics()), ("info", self.info())] {
             let path = self.folder.join(format!("meta/{name}.json"));
@@ -190,7 +212,11 @@ impl<'a> Tables<'a> {
 
     fn places(&self) -> Result<RecordBatch, ArrowError> {
         let column = |value: &dyn Fn(usize, &[i64; 3]) -> i64| -> ArrayRef {
-            let values = self.episodes.iter().enumerate().map(|(row, place)| value(row, place));
+            let values = self
+                .episodes
+                .iter()
+                .enumerate()
+                .map(|(row, place)| value(row, place));
             Arc::new(values.collect::<Int64Array>())
         };
         let mut tasks = ListBuilder::new(StringBuilder::new());
@@ -202,8 +228,14 @@ impl<'a> Tables<'a> {
             ("episode_index", column(&|row, _| row as i64)),
             ("tasks", tasks),
             ("length", column(&|_, [_, from, to]| to - from)),
-            ("data/chunk_index", column(&|_, [file, ..]| file / CHUNK as i64)),
-            ("data/file_index", column(&|_, [file, ..]| file % CHUNK as i64)),
+            (
+                "data/chunk_index",
+                column(&|_, [file, ..]| file / CHUNK as i64),
+            ),
+            (
+                "data/file_index",
+                column(&|_, [file, ..]| file % CHUNK as i64),
+            ),
             ("dataset_from_index", column(&|_, [_, from, _]| *from)),
             ("dataset_to_index", column(&|_, [.., to]| *to)),
             ("meta/episodes/chunk_index", column(&|_, _| 0)),
@@ -218,10 +250,14 @@ impl<'a> Tables<'a> {
     }
 
     fn info(&self) -> Value {
-        let names = |prefix: &str, size: usize| (0..size).map(move |i| format!("{prefix}.{i}"));
+        let names = |prefix: &str, size: usize| -> Vec<String> {
+            (0..size).map(|i| format!("{prefix}.{i}")).collect()
+        };
         let fields = self.spec.observation.iter();
-        let state: Vec<_> = fields.flat_map(|field| names(&field.name, field.size).collect::<Vec<_>>()).collect();
-        let action: Vec<_> = names(ACTION, self.spec.action_size()).collect();
+        let state: Vec<_> = fields
+            .flat_map(|field| names(&field.name, field.size))
+            .collect();
+        let action = names(ACTION, self.spec.action_size());
         let mut features = Map::new();
         let mut feature = |name: &str, dtype: &str, shape: usize, names: Value| {
             let value = json!({ "dtype": dtype, "shape": [shape], "names": names });
@@ -269,9 +305,7 @@ pub(crate) fn text(label: Option<bool>) -> &'static str {
 
 /// That a table's column `task` is its index.
 fn pandas_index() -> KeyValue {
-    let column = |name: &str, kind: &str, numpy: &str| {
-        json!({ "name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": null })
-    };
+    let column = |name: &str, kind: &str, numpy: &str| json!({ "name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": null });
     let pandas = json!({
         "index_columns": ["task"],
         "column_indexes": [],
@@ -334,7 +368,10 @@ impl Statistics {
     }
 
     fn json(&self) -> Value {
-        let deviation = self.squares.iter().map(|square| (square / self.count).sqrt());
+        let deviation = self
+            .squares
+            .iter()
+            .map(|square| (square / self.count).sqrt());
         json!({
             "min": self.minimum,
             "max": self.maximum,
