@@ -3,6 +3,7 @@
 //! Rewards become f32, as theirs are. Labels become the texts `accept`, `reject` and none, since LeRobot's
 //! loader has no place for a Boolean that is missing. Where each episode ended is not in this layout.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,6 @@ use arrow_array::builder::{ListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, BooleanArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::ArrowError;
 use parquet::arrow::ArrowWriter;
-use parquet::file::metadata::KeyValue;
 use pmpo_types::EnvironmentSpec;
 use serde_json::{Map, Value, json};
 
@@ -104,10 +104,7 @@ impl<'a> Tables<'a> {
             self.open = Some(create(&path, &batch)?);
         }
         if let Some(file) = &mut self.open {
-            let written = file.write(&batch);
-            written
-                .or_else(|e| unreadable("a file that can be written", e))
-                .in_file(&path)?;
+            write(file, &batch, &path)?;
         }
         let (from, to) = (self.rows, self.rows + steps as i64);
         self.episodes.push([self.file as i64, from, to]);
@@ -177,24 +174,17 @@ impl<'a> Tables<'a> {
 
     fn finish(mut self) -> Result<(), DataError> {
         self.close()?;
-        let failed = |error| unreadable("columns of one length", error);
-        let path = self.folder.join("meta/tasks.parquet");
-        let mut file = create(&path, &self.tasks().or_else(failed).in_file(&path)?)?;
-        file.append_key_value_metadata(pandas_index());
-        let tasks = self.tasks().or_else(failed).in_file(&path)?;
-        let written = file.write(&tasks);
-        written
-            .or_else(|e| unreadable("a file that can be written", e))
-            .in_file(&path)?;
-        close(file, &path)?;
-        let path = self.folder.join("meta/episodes/chunk-000/file-000.parquet");
-        let episodes = self.places().or_else(failed).in_file(&path)?;
-        let mut file = create(&path, &episodes)?;
-        let written = file.write(&episodes);
-        written
-            .or_else(|e| unreadable("a file that can be written", e))
-            .in_file(&path)?;
-        close(file, &path)?;
+        for (table, rows) in [
+            ("tasks", self.tasks()),
+            ("episodes/chunk-000/file-000", self.places()),
+        ] {
+            let path = self.folder.join(format!("meta/{table}.parquet"));
+            let rows = rows.or_else(|e| unreadable("columns of one length", e));
+            let rows = rows.in_file(&path)?;
+            let mut file = create(&path, &rows)?;
+            write(&mut file, &rows, &path)?;
+            close(file, &path)?;
+        }
         for (name, value) in [("stats", self.statistics()), ("info", self.info())] {
             let path = self.folder.join(format!("meta/{name}.json"));
             fs::write(&path, format!("{value:#}")).in_file(&path)?;
@@ -207,7 +197,10 @@ impl<'a> Tables<'a> {
         let index: ArrayRef = Arc::new(Int64Array::from(vec![0]));
         let task: ArrayRef = Arc::new(StringArray::from(vec![self.spec.task.as_str()]));
         let columns = [("task_index", index, true), ("task", task, true)];
-        RecordBatch::try_from_iter_with_nullable(columns)
+        let rows = RecordBatch::try_from_iter_with_nullable(columns)?;
+        let metadata = HashMap::from([("pandas".to_owned(), pandas_index().to_string())]);
+        let schema = rows.schema().as_ref().clone().with_metadata(metadata);
+        rows.with_schema(Arc::new(schema))
     }
 
     fn places(&self) -> Result<RecordBatch, ArrowError> {
@@ -304,16 +297,15 @@ pub(crate) fn text(label: Option<bool>) -> &'static str {
 }
 
 /// That a table's column `task` is its index.
-fn pandas_index() -> KeyValue {
+fn pandas_index() -> Value {
     let column = |name: &str, kind: &str, numpy: &str| json!({ "name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": null });
-    let pandas = json!({
+    json!({
         "index_columns": ["task"],
         "column_indexes": [],
         "columns": [column("task_index", "int64", "int64"), column("task", "unicode", "object")],
         "creator": { "library": "pyarrow", "version": "26.0.1" },
         "pandas_version": "2.3.3",
-    });
-    KeyValue::new("pandas".to_owned(), pandas.to_string())
+    })
 }
 
 fn create(path: &Path, batch: &RecordBatch) -> Result<ArrowWriter<File>, DataError> {
@@ -322,6 +314,12 @@ fn create(path: &Path, batch: &RecordBatch) -> Result<ArrowWriter<File>, DataErr
     }
     let file = File::create_new(path).in_file(path)?;
     ArrowWriter::try_new(file, batch.schema(), Some(properties()))
+        .or_else(|error| unreadable("a file that can be written", error))
+        .in_file(path)
+}
+
+fn write(file: &mut ArrowWriter<File>, rows: &RecordBatch, path: &Path) -> Result<(), DataError> {
+    file.write(rows)
         .or_else(|error| unreadable("a file that can be written", error))
         .in_file(path)
 }
