@@ -111,7 +111,7 @@ fn tables(data: &DataSet, path: &Path) -> Result<(Kind, Vec<(PathBuf, Vec<usize>
         }
         None => {
             let expected =
-                "a layout that keeps labels: import it first, which writes Minari's in Parquet";
+                "one that keeps labels: import it first, which writes Minari's in Parquet";
             refused(path, "layout", expected, data.layout())
         }
     }

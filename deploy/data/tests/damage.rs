@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray};
-use common::{replace, write};
+use common::{edit, into_arrow, replace, write, write_d4rl};
 use pmpo_data::{DataSet, Format, export};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -274,9 +274,12 @@ fn what_is_no_data_set_is_refused() {
 #[test]
 fn no_bytes_panic() {
     let folder = tempfile::tempdir().unwrap();
-    let [ours, theirs] = ["a", "b"].map(|name| folder.path().join(name));
-    write(&ours, true);
+    let [ours, theirs, arrow, d4rl] = ["a", "b", "c", "d"].map(|name| folder.path().join(name));
+    let episodes = write(&ours, true);
     export(&DataSet::open(&ours).unwrap(), &theirs, Format::LeRobot).unwrap();
+    write(&arrow, true);
+    into_arrow(&arrow);
+    write_d4rl(&d4rl, &episodes);
     let mut random = ChaCha8Rng::seed_from_u64(7);
     let files = [
         (&ours, TABLE),
@@ -284,9 +287,16 @@ fn no_bytes_panic() {
         (&theirs, "data/chunk-000/file-000.parquet"),
         (&theirs, "meta/episodes/chunk-000/file-000.parquet"),
         (&theirs, "meta/info.json"),
+        (&arrow, "data/3/part-0.arrow"),
+        (&d4rl, ""),
     ];
     for (path, file) in files {
-        let whole = fs::read(path.join(file)).unwrap();
+        let damaged = if file.is_empty() {
+            path.clone()
+        } else {
+            path.join(file)
+        };
+        let whole = fs::read(&damaged).unwrap();
         for _ in 0..400 {
             let mut bytes = whole.clone();
             for _ in 0..random.random_range(1..4) {
@@ -296,10 +306,10 @@ fn no_bytes_panic() {
             if random.random_bool(0.2) {
                 bytes.truncate(random.random_range(0..whole.len()));
             }
-            fs::write(path.join(file), &bytes).unwrap();
+            fs::write(&damaged, &bytes).unwrap();
             read_all(path);
         }
-        fs::write(path.join(file), whole).unwrap();
+        fs::write(&damaged, whole).unwrap();
         assert_eq!(read_all(path), None);
     }
 }
@@ -380,10 +390,4 @@ fn labels(path: &Path, text: &str) {
 fn cut(path: &Path, length: usize) {
     let bytes = fs::read(path).unwrap();
     fs::write(path, &bytes[..length]).unwrap();
-}
-
-fn edit(path: &Path, from: &str, to: &str) {
-    let text = fs::read_to_string(path).unwrap();
-    assert!(text.contains(from), "{from} in {text}");
-    fs::write(path, text.replacen(from, to, 1)).unwrap();
 }

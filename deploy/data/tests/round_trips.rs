@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{about, episode, read, rows, spec, write};
+use common::{about, episode, into_arrow, read, rows, spec, write, write_d4rl};
 use pmpo_data::{DataSet, Episode, Format, Writer, export, import, relabel};
 use pmpo_types::{EnvironmentSpec, ObservationField};
 
@@ -26,6 +26,33 @@ fn our_own_format_keeps_every_bit() {
         // The folder that Minari calls `data` is as good.
         assert_eq!(read(&path.join("data")), episodes);
     }
+}
+
+#[test]
+fn the_same_in_arrow_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    let episodes = write(&path, true);
+    into_arrow(&path);
+    let data = DataSet::open(&path).unwrap();
+    assert_eq!((data.layout(), data.is_labelled()), ("Minari, Arrow", true));
+    assert_eq!(read(&path), episodes);
+    let error = relabel(&path, |_, episode| vec![None; episode.steps()]).unwrap_err();
+    let expected = "layout: expected one that keeps labels: import it first, which writes Minari's in Parquet, \
+                    got Minari, Arrow";
+    assert!(error.to_string().ends_with(expected), "{error}");
+}
+
+#[test]
+fn d4rl_s_flat_file_is_cut_into_episodes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hopper-medium.hdf5");
+    let episodes: Vec<_> = (0..5).map(|index| episode(index, false)).collect();
+    write_d4rl(&path, &episodes);
+    let data = DataSet::open(&path).unwrap();
+    assert_eq!((data.len(), data.steps(), data.layout()), (5, 20, "D4RL"));
+    assert_eq!(data.spec().task, "hopper-medium");
+    assert_eq!(read(&path), episodes);
 }
 
 #[test]

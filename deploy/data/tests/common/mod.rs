@@ -2,10 +2,12 @@
 
 #![allow(dead_code, reason = "each test binary uses some")]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 
 use arrow_array::RecordBatch;
+use arrow_ipc::writer::FileWriter;
+use hdf5_pure::FileBuilder;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use pmpo_data::{About, DataSet, Episode, Writer};
@@ -101,4 +103,69 @@ pub(crate) fn replace(path: &Path, change: impl FnOnce(RecordBatch) -> RecordBat
     let mut writer = ArrowWriter::try_new(file, changed.schema(), None).unwrap();
     writer.write(&changed).unwrap();
     writer.close().unwrap();
+}
+
+/// Turns a data set of ours into one as Minari stores it in Arrow.
+pub(crate) fn into_arrow(path: &Path) {
+    for index in 0..5 {
+        let [table, arrow] = ["parquet", "arrow"]
+            .map(|extension| path.join(format!("data/{index}/part-0.{extension}")));
+        let rows = rows(&table);
+        let file = File::create(arrow).unwrap();
+        let mut writer = FileWriter::try_new(file, rows.schema_ref()).unwrap();
+        writer.write(&rows).unwrap();
+        writer.finish().unwrap();
+        fs::remove_file(table).unwrap();
+    }
+    edit(&path.join("data/metadata.json"), "parquet", "arrow");
+}
+
+/// Writes a file as D4RL's are: steps of all episodes one after the other, compressed.
+pub(crate) fn write_d4rl(path: &Path, episodes: &[Episode]) {
+    let mut file = FileBuilder::new();
+    let mut add = |name: &str, values: Vec<f32>, width: u64| {
+        let rows = values.len() as u64 / width;
+        let dataset = file.create_dataset(name).with_f32_data(&values);
+        dataset
+            .with_shape(&[rows, width])
+            .with_chunks(&[4, width])
+            .with_deflate(4);
+    };
+    let all = |column: fn(&Episode) -> Vec<f32>| episodes.iter().flat_map(column).collect();
+    add(
+        "observations",
+        all(|e| e.observations[..e.steps() * 6].to_vec()),
+        6,
+    );
+    add(
+        "next_observations",
+        all(|e| e.observations[6..].to_vec()),
+        6,
+    );
+    add("actions", all(|e| e.actions.clone()), 2);
+    let rewards: Vec<f64> = episodes.iter().flat_map(|e| e.rewards.clone()).collect();
+    let ends = |terminated: bool| -> Vec<u8> {
+        let flags = episodes.iter().flat_map(|e| {
+            let last = e.steps() - 1;
+            (0..=last).map(move |step| u8::from(step == last && e.terminated == terminated))
+        });
+        flags.collect()
+    };
+    let rows = [rewards.len() as u64];
+    file.create_dataset("rewards")
+        .with_f64_data(&rewards)
+        .with_shape(&rows);
+    file.create_dataset("terminals")
+        .with_u8_data(&ends(true))
+        .with_shape(&rows);
+    file.create_dataset("timeouts")
+        .with_u8_data(&ends(false))
+        .with_shape(&rows);
+    file.write(path).unwrap();
+}
+
+pub(crate) fn edit(path: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{from} in {text}");
+    fs::write(path, text.replacen(from, to, 1)).unwrap();
 }
