@@ -140,6 +140,28 @@ impl DataSet {
             Layout::D4rl(data) => data.read(episode),
         }
     }
+
+    /// A column of the layout's own as labels, one a step: Booleans, 0 and 1, or the texts `accept` and
+    /// `reject`, with holes. Slashes lead into structs, as in `infos/success`.
+    ///
+    /// # Errors
+    /// There is no such column or no such episode, or it has something else.
+    pub fn column(&self, episode: usize, name: &str) -> Result<Vec<Option<bool>>, DataError> {
+        let (path, count) = (Path::new(name), self.len());
+        if episode >= count {
+            return refused(path, "episode", format!("below {count}"), episode);
+        }
+        match &self.0 {
+            Layout::Minari(data) => data.column(episode, name),
+            Layout::LeRobot(data) => data.column(episode, name),
+            Layout::D4rl(_) => refused(
+                path,
+                "column",
+                "a layout of tables: import it first",
+                "D4RL",
+            ),
+        }
+    }
 }
 
 /// Writes a data set of any layout in ours, whole or not at all.

@@ -76,7 +76,7 @@ fn what_is_wrong_with_ours_is_said() {
         (
             TABLE,
             |p| labels(p, "good"),
-            "row 0 of label: expected `accept`, `reject` or nothing, got \"good\"",
+            "row 0 of label: expected a Boolean, `accept`, `reject` or nothing, got \"good\"",
         ),
         (
             TABLE,

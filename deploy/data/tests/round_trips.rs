@@ -166,6 +166,39 @@ fn labels_are_given_to_a_set_without() {
 }
 
 #[test]
+fn any_column_of_truths_may_be_the_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    let episodes = write(&path, true);
+    let data = DataSet::open(&path).unwrap();
+    assert_eq!(data.column(3, "label").unwrap(), episodes[3].labels);
+    let ends = [
+        Some(false),
+        Some(false),
+        Some(false),
+        Some(false),
+        Some(true),
+    ];
+    assert_eq!(data.column(3, "terminations").unwrap(), ends);
+    for (episode, name, expected) in [
+        (
+            3,
+            "infos/success",
+            "infos/success: expected a column, got none of that name",
+        ),
+        (
+            3,
+            "rewards",
+            "row 1 of rewards: expected a Boolean, `accept`, `reject` or nothing, got 0.125",
+        ),
+        (5, "label", "episode: expected below 5, got 5"),
+    ] {
+        let error = data.column(episode, name).unwrap_err().to_string();
+        assert!(error.ends_with(expected), "{error}");
+    }
+}
+
+#[test]
 fn nothing_half_written_is_seen_and_nothing_is_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a");

@@ -181,10 +181,23 @@ impl LeRobot {
             rewards: columns.numbers(&[REWARD.to_owned()], 1)?,
             terminated: done[steps - 1] && !truncated,
             labels: match self.labelled {
-                true => columns.labels(LABEL)?,
+                true => columns.labels(&[LABEL.to_owned()])?,
                 false => Vec::new(),
             },
         })
+    }
+
+    /// A feature as labels.
+    pub(crate) fn column(
+        &self,
+        episode: usize,
+        name: &str,
+    ) -> Result<Vec<Option<bool>>, DataError> {
+        let place = &self.episodes[episode];
+        let rows = place.start..place.start + place.steps;
+        let path = self.file(place);
+        let columns = Encoding::Parquet.read(&path, &[name], Some(rows))?;
+        columns.labels(&[name.to_owned()])
     }
 
     fn file(&self, place: &Place) -> PathBuf {

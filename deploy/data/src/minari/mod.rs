@@ -158,7 +158,7 @@ impl Minari {
         let truncations = columns.flags("truncations")?;
         let ends = (&terminations[..steps], &truncations[..steps]);
         let mut labels = match self.labelled {
-            true => columns.labels(LABEL)?,
+            true => columns.labels(&[LABEL.to_owned()])?,
             false => Vec::new(),
         };
         labels.truncate(steps);
@@ -178,6 +178,28 @@ impl Minari {
             terminated: terminated(ends).in_file(columns.path)?,
             labels,
         })
+    }
+
+    /// A column as labels. What Minari has in `infos` came with what was observed, a row after the step.
+    pub(crate) fn column(
+        &self,
+        episode: usize,
+        name: &str,
+    ) -> Result<Vec<Option<bool>>, DataError> {
+        let Storage::Tables(encoding) = self.storage else {
+            let expected = "one whose columns are tables: import it first";
+            return refused(&self.folder, "layout", expected, self.layout());
+        };
+        let table = self.table(episode, encoding);
+        let keys: Vec<String> = name.split('/').map(str::to_owned).collect();
+        let mut labels = encoding
+            .read(&table, &[keys[0].as_str()], None)?
+            .labels(&keys)?;
+        match keys[0] == "infos" {
+            true => labels.drain(..labels.len().min(1)).for_each(drop),
+            false => drop(labels.pop()),
+        }
+        Ok(labels)
     }
 
     fn table(&self, episode: usize, encoding: Encoding) -> PathBuf {
