@@ -8,7 +8,7 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build dist wheel train test test-python test-cluster test-dashboards test-watch test-manifests check cuda-check device-test parity-env conformance conformance-env docs reference
+.PHONY: help setup build dist wheel train test test-data test-python test-cluster test-dashboards test-watch test-manifests check cuda-check device-test parity-env conformance conformance-env docs reference
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
@@ -23,6 +23,7 @@ help:
 	@echo "make build                                        target/release/pmpo"
 	@echo "make wheel                                        the Python package, in target/wheels"
 	@echo "make test-python                                  the Python package, in a private environment"
+	@echo "make test-data                                    data sets, beside Minari's own package"
 	@echo "make dist                                         one archive for machines of the same system"
 	@echo "make docs                                         the manual as a book in target/book"
 	@echo "make reference                                    the manual's generated pages, from the code"
@@ -47,6 +48,7 @@ train: build
 test: check cuda-check parity-env conformance-env
 	$(CARGO) test --release --workspace --no-fail-fast
 	$(CONFORMANCE)
+	$(MAKE) test-data
 	$(MAKE) test-python
 
 # The replay's protocol, spoken by gRPC's own Python and NumPy, which know the .proto alone. `make test` runs
@@ -61,6 +63,10 @@ conformance-env:
 # The wheel as a user has it, beside the real Gymnasium, dm_control and onnxruntime.
 test-python: wheel
 	@actor/python/tests/run.sh
+
+# Data sets between the library and Minari's own package, in each of its formats.
+test-data:
+	@deploy/data/tests/peers.sh
 
 # `.ci/run` passes --skip-without-engine.
 test-cluster:

@@ -42,9 +42,8 @@ impl Columns<'_> {
             if let Some(hole) = (0..values.len()).find(|&index| values.is_null(index)) {
                 return Err(ConfigError::new(place(hole), "a number", "nothing"));
             }
-            append(values.as_ref(), &mut flat).ok_or_else(|| {
-                ConfigError::new(name, "numbers", values.data_type())
-            })
+            append(values.as_ref(), &mut flat)
+                .ok_or_else(|| ConfigError::new(name, "numbers", values.data_type()))
         })?;
         Ok(flat)
     }
@@ -68,28 +67,20 @@ impl Columns<'_> {
         Ok(flags)
     }
 
-    /// `[rows]` of a label column: Booleans with holes, or the texts `accept`, `reject` and none.
-    pub(crate) fn labels(&self, name: &str) -> Result<Vec<Option<bool>>, DataError> {
+    /// `[rows]` of a column of labels: Booleans or 0 and 1, with holes, or the texts `accept`, `reject` and none.
+    pub(crate) fn labels(&self, path: &[String]) -> Result<Vec<Option<bool>>, DataError> {
         let mut labels = Vec::with_capacity(self.rows());
-        self.each(&[name.to_owned()], |name, first_row, array| {
-            if let Some(flags) = array.as_boolean_opt() {
-                labels.extend(flags.iter());
-                return Ok(());
-            }
-            let texts = array
-                .as_string_opt::<i32>()
-                .ok_or_else(|| ConfigError::new(name, "Booleans or texts", array.data_type()))?;
-            for (row, text) in texts.iter().enumerate() {
-                labels.push(match text {
-                    None | Some("") => None,
-                    Some(ACCEPT) => Some(true),
-                    Some(REJECT) => Some(false),
-                    Some(other) => {
-                        let place = format!("row {} of {name}", first_row + row);
-                        let expected = format!("`{ACCEPT}`, `{REJECT}` or nothing");
-                        return Err(ConfigError::new(place, expected, format!("{other:?}")));
-                    }
-                });
+        self.each(path, |name, first_row, array| {
+            let values = match array.data_type() {
+                DataType::FixedSizeList(..) => elements(name, first_row, array, 1)?,
+                _ => array.clone(),
+            };
+            for row in 0..values.len() {
+                labels.push(label(values.as_ref(), row).map_err(|got| {
+                    let place = format!("row {} of {name}", first_row + row);
+                    let expected = format!("a Boolean, `{ACCEPT}`, `{REJECT}` or nothing");
+                    ConfigError::new(place, expected, got)
+                })?);
             }
             Ok(())
         })?;
@@ -135,7 +126,11 @@ fn elements(
     let check = |row: usize, length: usize| match length == width && array.is_valid(row) {
         true => Ok(()),
         false => {
-            let got = if array.is_valid(row) { format!("one of {length}") } else { "nothing".to_owned() };
+            let got = if array.is_valid(row) {
+                format!("one of {length}")
+            } else {
+                "nothing".to_owned()
+            };
             let place = format!("row {} of {name}", first_row + row);
             Err(ConfigError::new(place, &expected, got))
         }
@@ -156,6 +151,28 @@ fn elements(
         }
         _ if width == 1 => Ok(array.clone()),
         other => Err(ConfigError::new(name, expected, other)),
+    }
+}
+
+/// The label in a row, or what is there instead.
+fn label(values: &dyn Array, row: usize) -> Result<Option<bool>, String> {
+    if values.is_null(row) {
+        return Ok(None);
+    }
+    if let Some(texts) = values.as_string_opt::<i32>() {
+        return match texts.value(row) {
+            "" => Ok(None),
+            ACCEPT => Ok(Some(true)),
+            REJECT => Ok(Some(false)),
+            other => Err(format!("{other:?}")),
+        };
+    }
+    let mut number = Vec::with_capacity(1);
+    match append::<f64>(values.slice(row, 1).as_ref(), &mut number).map(|()| number[0]) {
+        Some(0.0) => Ok(Some(false)),
+        Some(1.0) => Ok(Some(true)),
+        Some(other) => Err(other.to_string()),
+        None => Err(values.data_type().to_string()),
     }
 }
 
@@ -186,7 +203,14 @@ fn append<T: Number>(array: &dyn Array, to: &mut Vec<T>) -> Option<()> {
             })*
         };
     }
-    append!(Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type);
+    append!(
+        Float32Type,
+        Float64Type,
+        Int8Type,
+        Int16Type,
+        Int32Type,
+        Int64Type
+    );
     append!(UInt8Type, UInt16Type, UInt32Type, UInt64Type);
     let flags = array.as_boolean_opt()?.values();
     to.extend(flags.iter().map(|flag| T::of(f64::from(u8::from(flag)))));

@@ -41,7 +41,11 @@ impl D4rl {
             }
         }
         let spec = EnvironmentSpec {
-            task: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            task: path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             observation: vec![ObservationField {
                 name: "observation".to_owned(),
                 size: observation,
@@ -96,7 +100,9 @@ impl D4rl {
         let read = Episode {
             observations,
             actions: numbers("actions", rows.clone(), self.spec.action_size())?,
-            rewards: self.file.numbers("rewards", rows.clone(), (self.steps, 1))?,
+            rewards: self
+                .file
+                .numbers("rewards", rows.clone(), (self.steps, 1))?,
             terminated,
             labels: Vec::new(),
         };

@@ -61,7 +61,8 @@ impl DataSet {
             Layout::D4rl(D4rl::open(path)?)
         } else {
             path.metadata().in_file(path)?;
-            let expected = "Minari's data/metadata.json, LeRobot's meta/info.json, or a file of D4RL's";
+            let expected =
+                "Minari's data/metadata.json, LeRobot's meta/info.json, or a file of D4RL's";
             return refused(path, "data set", expected, "neither");
         };
         Ok(Self(layout))
@@ -98,7 +99,10 @@ impl DataSet {
     }
 
     /// Number of episodes.
-    #[expect(clippy::len_without_is_empty, reason = "one without episodes is refused")]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "one without episodes is refused"
+    )]
     pub fn len(&self) -> usize {
         match &self.0 {
             Layout::Minari(data) => data.len(),
@@ -134,6 +138,28 @@ impl DataSet {
             Layout::Minari(data) => data.read(episode),
             Layout::LeRobot(data) => data.read(episode),
             Layout::D4rl(data) => data.read(episode),
+        }
+    }
+
+    /// A column of the layout's own as labels, one a step: Booleans, 0 and 1, or the texts `accept` and
+    /// `reject`, with holes. Slashes lead into structs, as in `infos/success`.
+    ///
+    /// # Errors
+    /// There is no such column or no such episode, or it has something else.
+    pub fn column(&self, episode: usize, name: &str) -> Result<Vec<Option<bool>>, DataError> {
+        let (path, count) = (Path::new(name), self.len());
+        if episode >= count {
+            return refused(path, "episode", format!("below {count}"), episode);
+        }
+        match &self.0 {
+            Layout::Minari(data) => data.column(episode, name),
+            Layout::LeRobot(data) => data.column(episode, name),
+            Layout::D4rl(_) => refused(
+                path,
+                "column",
+                "a layout of tables: import it first",
+                "D4RL",
+            ),
         }
     }
 }

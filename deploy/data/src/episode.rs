@@ -74,8 +74,15 @@ pub(crate) fn check_spec(spec: &EnvironmentSpec) -> Result<(), ConfigError> {
     for (index, field) in spec.observation.iter().enumerate() {
         ConfigError::at_least_one(&field.name, field.size as u64)?;
         size = size.saturating_add(field.size);
-        if spec.observation[..index].iter().any(|f| f.name == field.name) {
-            return Err(ConfigError::new("observation", "one field of each name", &field.name));
+        if spec.observation[..index]
+            .iter()
+            .any(|f| f.name == field.name)
+        {
+            return Err(ConfigError::new(
+                "observation",
+                "one field of each name",
+                &field.name,
+            ));
         }
     }
     let expected = format!("at most {MAX_WIDTH} values");
@@ -85,12 +92,20 @@ pub(crate) fn check_spec(spec: &EnvironmentSpec) -> Result<(), ConfigError> {
     let (minimum, maximum) = (&spec.action.minimum, &spec.action.maximum);
     if minimum.is_empty() || minimum.len() > MAX_WIDTH || minimum.len() != maximum.len() {
         let got = format!("{} and {}", minimum.len(), maximum.len());
-        return Err(ConfigError::new("action", "as many lower as upper bounds", got));
+        return Err(ConfigError::new(
+            "action",
+            "as many lower as upper bounds",
+            got,
+        ));
     }
     for (low, high) in minimum.iter().zip(maximum) {
         if !(low < high) {
             let got = format!("{low} and {high}");
-            return Err(ConfigError::new("action", "lower bounds below the upper ones", got));
+            return Err(ConfigError::new(
+                "action",
+                "lower bounds below the upper ones",
+                got,
+            ));
         }
     }
     ConfigError::not_negative("control_timestep", spec.control_timestep)?;

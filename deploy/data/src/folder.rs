@@ -20,7 +20,12 @@ impl Draft {
     /// Of a folder that is not there yet.
     pub(crate) fn new(target: &Path) -> Result<Self, DataError> {
         if target.symlink_metadata().is_ok() {
-            return refused(target, "folder", "a path where nothing is", "something that is there");
+            return refused(
+                target,
+                "folder",
+                "a path where nothing is",
+                "something that is there",
+            );
         }
         Self::beside(target)
     }
@@ -76,7 +81,9 @@ impl Draft {
     /// One call for all files: a sync of each of thousands would take minutes.
     fn sync(&self) -> Result<(), DataError> {
         let folder = File::open(self.path()).in_file(self.path())?;
-        rustix::fs::syncfs(&folder).map_err(std::io::Error::from).in_file(self.path())
+        rustix::fs::syncfs(&folder)
+            .map_err(std::io::Error::from)
+            .in_file(self.path())
     }
 }
 
@@ -88,5 +95,7 @@ fn parent(path: &Path) -> &Path {
 }
 
 fn sync(folder: &Path) -> Result<(), DataError> {
-    File::open(folder).and_then(|folder| folder.sync_all()).in_file(folder)
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .in_file(folder)
 }

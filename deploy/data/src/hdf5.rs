@@ -46,17 +46,26 @@ impl Hdf5 {
     /// Rows of a dataset, and values a row.
     pub(crate) fn shape(&self, name: &str) -> Result<(usize, usize), DataError> {
         let shape = guarded("a dataset", || self.file.dataset(name)?.shape());
-        let shape = shape.map_err(|error| error.within(name)).in_file(&self.path)?;
-        let values = shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n));
+        let shape = shape
+            .map_err(|error| error.within(name))
+            .in_file(&self.path)?;
+        let values = shape
+            .iter()
+            .try_fold(1_u64, |product, &n| product.checked_mul(n));
         let most = self.file.file_size().saturating_mul(MAX_RATIO);
         let refused = || {
             let expected = format!("a shape of rows, of at most {most} values");
             ConfigError::new(name, expected, format!("{shape:?}"))
         };
         let fits = values.is_some_and(|values| values <= most) && !shape.is_empty();
-        fits.then(|| (shape[0] as usize, shape[1..].iter().product::<u64>() as usize))
-            .ok_or_else(refused)
-            .in_file(&self.path)
+        fits.then(|| {
+            (
+                shape[0] as usize,
+                shape[1..].iter().product::<u64>() as usize,
+            )
+        })
+        .ok_or_else(refused)
+        .in_file(&self.path)
     }
 
     /// `[rows, width]`, flat, of a dataset of numbers that has so many rows in all.
@@ -100,7 +109,9 @@ impl Hdf5 {
             return Err(ConfigError::new(name, expected, got)).in_file(&self.path);
         }
         let values = guarded(expected, || read(&self.file.dataset(name)?));
-        values.map_err(|error| error.within(name)).in_file(&self.path)
+        values
+            .map_err(|error| error.within(name))
+            .in_file(&self.path)
     }
 
     fn whole<T>(

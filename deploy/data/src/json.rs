@@ -74,13 +74,15 @@ pub(crate) fn numbers(value: &Value, field: &str) -> Result<Vec<f64>, ConfigErro
 /// A text under a key.
 pub(crate) fn text<'a>(map: &'a Map<String, Value>, key: &str) -> Result<&'a str, ConfigError> {
     let got = map.get(key).unwrap_or(&Value::Null);
-    got.as_str().ok_or_else(|| ConfigError::new(key, "a text", kind(got)))
+    got.as_str()
+        .ok_or_else(|| ConfigError::new(key, "a text", kind(got)))
 }
 
 /// A count under a key.
 pub(crate) fn count(map: &Map<String, Value>, key: &str) -> Result<u64, ConfigError> {
     let got = map.get(key).unwrap_or(&Value::Null);
-    got.as_u64().ok_or_else(|| ConfigError::new(key, "a count", kind(got)))
+    got.as_u64()
+        .ok_or_else(|| ConfigError::new(key, "a count", kind(got)))
 }
 
 /// What a refusal calls a value.
@@ -100,13 +102,18 @@ mod tests {
 
     #[test]
     fn python_s_infinities_are_read_and_texts_are_left() {
-        let value = parse(r#"{"low": [[-Infinity, 1.5], [NaN, Infinity]], "a": "\"NaN, Infinity\\"}"#).unwrap();
+        let value =
+            parse(r#"{"low": [[-Infinity, 1.5], [NaN, Infinity]], "a": "\"NaN, Infinity\\"}"#)
+                .unwrap();
         assert_eq!(value["a"], "\"NaN, Infinity\\");
         let low = numbers(&value["low"], "low").unwrap();
         assert_eq!(low[..2], [f64::NEG_INFINITY, 1.5]);
         assert!(low[2].is_nan() && low[3] == f64::INFINITY);
         for value in [1e300, -0.0, 5e-324, f64::NEG_INFINITY] {
-            assert_eq!(numbers(&parse(&number(value)).unwrap(), "x").unwrap(), [value]);
+            assert_eq!(
+                numbers(&parse(&number(value)).unwrap(), "x").unwrap(),
+                [value]
+            );
         }
     }
 

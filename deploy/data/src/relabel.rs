@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::arrow::{ARROW_SCHEMA_META_KEY, ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata};
+use parquet::arrow::{
+    ARROW_SCHEMA_META_KEY, ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata,
+};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType};
 use parquet::errors::{ParquetError, Result as ParquetResult};
@@ -102,10 +104,14 @@ fn tables(data: &DataSet, path: &Path) -> Result<(Kind, Vec<(PathBuf, Vec<usize>
     match files {
         Some(files) => {
             let files = files.into_iter().enumerate();
-            Ok((Kind::Boolean, files.map(|(episode, file)| (file, vec![episode])).collect()))
+            Ok((
+                Kind::Boolean,
+                files.map(|(episode, file)| (file, vec![episode])).collect(),
+            ))
         }
         None => {
-            let expected = "a layout that keeps labels: import it first, which writes Minari's in Parquet";
+            let expected =
+                "one that keeps labels: import it first, which writes Minari's in Parquet";
             refused(path, "layout", expected, data.layout())
         }
     }
@@ -179,13 +185,22 @@ fn described(
     let fields = [root, label_schema.root_schema()].map(Type::get_fields);
     let kept = fields[0].iter().filter(|field| field.name() != name);
     let fields = kept.chain(fields[1]).cloned().collect();
-    let types = Type::group_type_builder(root.name()).with_fields(fields).build()?;
+    let types = Type::group_type_builder(root.name())
+        .with_fields(fields)
+        .build()?;
 
     let arrow = reader.schema();
-    let kept = arrow.fields().iter().filter(|field| field.name() != name).cloned();
+    let kept = arrow
+        .fields()
+        .iter()
+        .filter(|field| field.name() != name)
+        .cloned();
     let fields: Vec<_> = kept.chain([Arc::new(label)]).collect();
     let others = reader.metadata().file_metadata().key_value_metadata();
-    let others = others.into_iter().flatten().filter(|entry| entry.key != ARROW_SCHEMA_META_KEY);
+    let others = others
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry.key != ARROW_SCHEMA_META_KEY);
     let mut properties = WriterProperties::builder()
         .set_key_value_metadata(Some(others.cloned().collect()))
         .build();
@@ -233,12 +248,16 @@ fn write(
         Kind::Boolean => {
             let given: Vec<bool> = labels.iter().filter_map(|label| *label).collect();
             let is_given: Vec<i16> = labels.iter().map(|label| label.is_some().into()).collect();
-            column.typed::<BoolType>().write_batch(&given, Some(&is_given), None)?;
+            column
+                .typed::<BoolType>()
+                .write_batch(&given, Some(&is_given), None)?;
         }
         Kind::Text => {
             let texts: Vec<ByteArray> = labels.iter().map(|label| text(*label).into()).collect();
             let all = vec![1; labels.len()];
-            column.typed::<ByteArrayType>().write_batch(&texts, Some(&all), None)?;
+            column
+                .typed::<ByteArrayType>()
+                .write_batch(&texts, Some(&all), None)?;
         }
     }
     column.close()

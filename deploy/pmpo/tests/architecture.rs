@@ -27,9 +27,10 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 
 const SERVICES: [&str; 3] = ["pmpo-actor", "pmpo-learner", "pmpo-replay"];
 /// Crates without a socket, a runtime or a service, and those of ours that each may build on.
-const PURE: [(&str, &[&str]); 7] = [
+const PURE: [(&str, &[&str]); 8] = [
     ("pmpo-types", &[]),
     ("pmpo-kernels", &[]),
+    ("pmpo-data", &["pmpo-types"]),
     ("pmpo-suite", &["pmpo-types"]),
     ("pmpo-replay-core", &["pmpo-types"]),
     ("pmpo-policy", &["pmpo-kernels", "pmpo-types"]),
@@ -83,12 +84,14 @@ fn services_never_depend_on_each_other_and_only_deploy_sees_all() {
 
 #[test]
 fn heavy_libraries_have_one_home() {
-    let homes: [(&str, &[&str]); 5] = [
+    let homes: [(&str, &[&str]); 7] = [
         ("mujoco-rs", &["pmpo-suite"]),
         (
             "burn",
             &["pmpo-bandit", "pmpo-kernels", "pmpo-losses", "pmpo-update"],
         ),
+        ("hdf5-pure", &["pmpo-data"]),
+        ("parquet", &["pmpo-data"]),
         ("plotters", &["pmpo-figures"]),
         (
             "tonic",

@@ -8,8 +8,8 @@
 pub(crate) mod writer;
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use pmpo_types::{ActionSpec, ConfigError, EnvironmentSpec, ObservationField};
 use serde_json::{Map, Value};
@@ -74,13 +74,20 @@ impl LeRobot {
         let width: usize = observation.iter().map(|(_, size)| size).sum();
         if (spec.observation_size(), spec.action_size()) != (width, action) {
             let got = format!("{width} and {action}");
-            let expected = format!("{} and {} values", spec.observation_size(), spec.action_size());
+            let expected = format!(
+                "{} and {} values",
+                spec.observation_size(),
+                spec.action_size()
+            );
             return refused(&path, "observation and action", expected, got);
         }
         let episodes = places(folder)?;
         let total = json::count(&info, "total_episodes").in_file(&path)?;
         if total != episodes.len() as u64 || episodes.is_empty() {
-            let expected = format!("as many as in meta/episodes, {}, and at least 1", episodes.len());
+            let expected = format!(
+                "as many as in meta/episodes, {}, and at least 1",
+                episodes.len()
+            );
             return refused(&path, "total_episodes", expected, total);
         }
         Ok(Self {
@@ -131,7 +138,9 @@ impl LeRobot {
             return refused(&path, field, episode.to_string(), indices[row]);
         }
         let read = self.episode(&columns, place.steps, &within)?;
-        let checked = read.check(&self.spec).map_err(|error| error.within(&within));
+        let checked = read
+            .check(&self.spec)
+            .map_err(|error| error.within(&within));
         checked.in_file(&path)?;
         Ok(read)
     }
@@ -144,7 +153,10 @@ impl LeRobot {
     ) -> Result<Episode, DataError> {
         let mut parts = Vec::new();
         for (name, size) in &self.observation {
-            parts.push((columns.numbers::<f32>(std::slice::from_ref(name), *size)?, *size));
+            parts.push((
+                columns.numbers::<f32>(std::slice::from_ref(name), *size)?,
+                *size,
+            ));
         }
         let mut observations = Vec::with_capacity((steps + 1) * self.spec.observation_size());
         // The last observation stands for the one after the last action.
@@ -155,7 +167,11 @@ impl LeRobot {
         }
         let done = columns.flags(DONE)?;
         if let Some(row) = done[..steps - 1].iter().position(|&done| done) {
-            let refusal = ConfigError::new(format!("row {row} of {DONE}"), "false before the last row", true);
+            let refusal = ConfigError::new(
+                format!("row {row} of {DONE}"),
+                "false before the last row",
+                true,
+            );
             return Err(refusal.within(within)).in_file(columns.path);
         }
         let truncated = self.truncated && columns.flags(TRUNCATED)?[steps - 1];
@@ -165,10 +181,23 @@ impl LeRobot {
             rewards: columns.numbers(&[REWARD.to_owned()], 1)?,
             terminated: done[steps - 1] && !truncated,
             labels: match self.labelled {
-                true => columns.labels(LABEL)?,
+                true => columns.labels(&[LABEL.to_owned()])?,
                 false => Vec::new(),
             },
         })
+    }
+
+    /// A feature as labels.
+    pub(crate) fn column(
+        &self,
+        episode: usize,
+        name: &str,
+    ) -> Result<Vec<Option<bool>>, DataError> {
+        let place = &self.episodes[episode];
+        let rows = place.start..place.start + place.steps;
+        let path = self.file(place);
+        let columns = Encoding::Parquet.read(&path, &[name], Some(rows))?;
+        columns.labels(&[name.to_owned()])
     }
 
     fn file(&self, place: &Place) -> PathBuf {
@@ -202,13 +231,23 @@ fn features(info: &Map<String, Value>) -> Result<HashMap<String, usize>, ConfigE
     }
     let path = json::text(info, "data_path")?;
     if path != DATA_PATH {
-        return Err(ConfigError::new("data_path", DATA_PATH, format!("{path:?}")));
+        return Err(ConfigError::new(
+            "data_path",
+            DATA_PATH,
+            format!("{path:?}"),
+        ));
     }
     let none = Map::new();
-    let features = info.get("features").and_then(Value::as_object).unwrap_or(&none);
+    let features = info
+        .get("features")
+        .and_then(Value::as_object)
+        .unwrap_or(&none);
     let mut sizes = HashMap::new();
     for (name, feature) in features {
-        let dtype = feature.get("dtype").and_then(Value::as_str).unwrap_or("nothing");
+        let dtype = feature
+            .get("dtype")
+            .and_then(Value::as_str)
+            .unwrap_or("nothing");
         if matches!(dtype, "video" | "image") {
             return Err(ConfigError::new(name, "a feature of numbers", dtype));
         }
@@ -217,10 +256,18 @@ fn features(info: &Map<String, Value>) -> Result<HashMap<String, usize>, ConfigE
         let Some(Some(shape)) = shape else {
             return Err(ConfigError::new(name, "a shape", "none"));
         };
-        let size = shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n));
+        let size = shape
+            .iter()
+            .try_fold(1_u64, |product, &n| product.checked_mul(n));
         match size.map(|size| size as usize) {
             Some(size @ 1..=MAX_WIDTH) => sizes.insert(name.clone(), size),
-            _ => return Err(ConfigError::new(name, "at least one value", format!("{shape:?}"))),
+            _ => {
+                return Err(ConfigError::new(
+                    name,
+                    "at least one value",
+                    format!("{shape:?}"),
+                ));
+            }
         };
     }
     for name in [ACTION, REWARD, DONE] {
@@ -233,7 +280,9 @@ fn features(info: &Map<String, Value>) -> Result<HashMap<String, usize>, ConfigE
 
 /// The features that are observed: the robot's state first, then the others by name.
 fn observation(features: &HashMap<String, usize>) -> Result<Vec<(String, usize)>, ConfigError> {
-    let observed = features.iter().filter(|(name, _)| name.starts_with("observation."));
+    let observed = features
+        .iter()
+        .filter(|(name, _)| name.starts_with("observation."));
     let mut observed: Vec<(String, usize)> = observed.map(|(n, &size)| (n.clone(), size)).collect();
     observed.sort_by_key(|(name, _)| (name != STATE, name.clone()));
     match observed.is_empty() {
@@ -255,17 +304,29 @@ fn derived(
         let values = json::numbers(stats.get(key).unwrap_or(&Value::Null), key)?;
         match values.len() == action {
             true => Ok(values),
-            false => Err(ConfigError::new(key, format!("{action} values"), values.len())),
+            false => Err(ConfigError::new(
+                key,
+                format!("{action} values"),
+                values.len(),
+            )),
         }
     };
-    let bounds = |key| bounds(key).map_err(|error| error.within(ACTION)).in_file(&path);
+    let bounds = |key| {
+        bounds(key)
+            .map_err(|error| error.within(ACTION))
+            .in_file(&path)
+    };
     let field = |(name, size): &(String, usize)| ObservationField {
         name: name.trim_start_matches("observation.").to_owned(),
         size: *size,
     };
     let task = folder.canonicalize().in_file(folder)?;
     Ok(EnvironmentSpec {
-        task: task.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        task: task
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
         observation: observation.iter().map(field).collect(),
         action: ActionSpec {
             minimum: bounds("min")?,
@@ -283,13 +344,21 @@ fn places(folder: &Path) -> Result<Vec<Place>, DataError> {
     // The first row of each file, counted over all files.
     let mut starts = HashMap::new();
     for path in tables(&folder.join("meta/episodes"))? {
-        let names = ["episode_index", "length", "data/chunk_index", "data/file_index", "dataset_from_index"];
+        let names = [
+            "episode_index",
+            "length",
+            "data/chunk_index",
+            "data/file_index",
+            "dataset_from_index",
+        ];
         let columns = Encoding::Parquet.read(&path, &names, None)?;
         let column = |name: &str| columns.numbers::<f64>(&[name.to_owned()], 1);
         let [index, length, chunk, file, from] = names.map(column);
         let (index, length, chunk, file, from) = (index?, length?, chunk?, file?, from?);
         for row in 0..columns.rows() {
-            let first = *starts.entry((chunk[row] as usize, file[row] as usize)).or_insert(from[row]);
+            let first = *starts
+                .entry((chunk[row] as usize, file[row] as usize))
+                .or_insert(from[row]);
             let place = Place {
                 chunk: chunk[row] as usize,
                 file: file[row] as usize,
@@ -299,7 +368,10 @@ fn places(folder: &Path) -> Result<Vec<Place>, DataError> {
             let fits = index[row] == places.len() as f64 && from[row] >= first;
             if !fits || place.steps == 0 || place.start.max(place.steps) > u32::MAX as usize {
                 let expected = format!("episode {} with its place", places.len());
-                let got = format!("episode {} of {} steps at {}", index[row], length[row], from[row]);
+                let got = format!(
+                    "episode {} of {} steps at {}",
+                    index[row], length[row], from[row]
+                );
                 return refused(&path, format!("row {row}"), expected, got);
             }
             places.push(place);
@@ -320,7 +392,7 @@ fn tables(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let entries = fs::read_dir(folder).in_file(folder)?;
-    let paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
+    let paths: io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
     let mut paths = paths.in_file(folder)?;
     paths.sort();
     Ok(paths)

@@ -3,17 +3,15 @@
 //! Rewards become f32, as theirs are. Labels become the texts `accept`, `reject` and none, since LeRobot's
 //! loader has no place for a Boolean that is missing. Where each episode ended is not in this layout.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::builder::{ListBuilder, StringBuilder};
-use arrow_array::{
-    ArrayRef, BooleanArray, Float32Array, Int64Array, RecordBatch, StringArray,
-};
+use arrow_array::{ArrayRef, BooleanArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::ArrowError;
 use parquet::arrow::ArrowWriter;
-use parquet::file::metadata::KeyValue;
 use pmpo_types::EnvironmentSpec;
 use serde_json::{Map, Value, json};
 
@@ -70,7 +68,11 @@ impl<'a> Tables<'a> {
             spec,
             labelled: data.is_labelled(),
             // A step a second where the specification does not know.
-            fps: if seconds > 0.0 { (1.0 / seconds).round().max(1.0) as i64 } else { 1 },
+            fps: if seconds > 0.0 {
+                (1.0 / seconds).round().max(1.0) as i64
+            } else {
+                1
+            },
             open: None,
             file: 0,
             values: 0,
@@ -85,7 +87,11 @@ impl<'a> Tables<'a> {
     fn push(&mut self, episode: &Episode) -> Result<(), DataError> {
         let steps = episode.steps();
         let observed = &episode.observations[..steps * self.spec.observation_size()];
-        let rewards: Vec<f32> = episode.rewards.iter().map(|&reward| reward as f32).collect();
+        let rewards: Vec<f32> = episode
+            .rewards
+            .iter()
+            .map(|&reward| reward as f32)
+            .collect();
         self.state.add(observed);
         self.action.add(&episode.actions);
         self.reward.add(&rewards);
@@ -98,8 +104,7 @@ impl<'a> Tables<'a> {
             self.open = Some(create(&path, &batch)?);
         }
         if let Some(file) = &mut self.open {
-            let written = file.write(&batch);
-            written.or_else(|e| unreadable("a file that can be written", e)).in_file(&path)?;
+            write(file, &batch, &path)?;
         }
         let (from, to) = (self.rows, self.rows + steps as i64);
         self.episodes.push([self.file as i64, from, to]);
@@ -113,7 +118,8 @@ impl<'a> Tables<'a> {
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.join(data_path(self.file / CHUNK, self.file % CHUNK))
+        self.folder
+            .join(data_path(self.file / CHUNK, self.file % CHUNK))
     }
 
     fn close(&mut self) -> Result<(), DataError> {
@@ -138,14 +144,23 @@ impl<'a> Tables<'a> {
         };
         let index = |values: Vec<i64>| -> ArrayRef { Arc::new(Int64Array::from(values)) };
         let mut columns: Vec<(&str, ArrayRef)> = vec![
-            (STATE, lists(observed.to_vec(), self.spec.observation_size())?),
-            (ACTION, lists(episode.actions.clone(), self.spec.action_size())?),
+            (
+                STATE,
+                lists(observed.to_vec(), self.spec.observation_size())?,
+            ),
+            (
+                ACTION,
+                lists(episode.actions.clone(), self.spec.action_size())?,
+            ),
             (REWARD, Arc::new(Float32Array::from(rewards))),
             (DONE, ends(true)),
             (TRUNCATED, ends(!episode.terminated)),
             ("timestamp", Arc::new(times.collect::<Float32Array>())),
             ("frame_index", index((0..steps).collect())),
-            ("episode_index", index(vec![self.episodes.len() as i64; steps as usize])),
+            (
+                "episode_index",
+                index(vec![self.episodes.len() as i64; steps as usize]),
+            ),
             ("index", index((self.rows..self.rows + steps).collect())),
             ("task_index", index(vec![0; steps as usize])),
         ];
@@ -159,20 +174,17 @@ impl<'a> Tables<'a> {
 
     fn finish(mut self) -> Result<(), DataError> {
         self.close()?;
-        let failed = |error| unreadable("columns of one length", error);
-        let path = self.folder.join("meta/tasks.parquet");
-        let mut file = create(&path, &self.tasks().or_else(failed).in_file(&path)?)?;
-        file.append_key_value_metadata(pandas_index());
-        let tasks = self.tasks().or_else(failed).in_file(&path)?;
-        let written = file.write(&tasks);
-        written.or_else(|e| unreadable("a file that can be written", e)).in_file(&path)?;
-        close(file, &path)?;
-        let path = self.folder.join("meta/episodes/chunk-000/file-000.parquet");
-        let episodes = self.places().or_else(failed).in_file(&path)?;
-        let mut file = create(&path, &episodes)?;
-        let written = file.write(&episodes);
-        written.or_else(|e| unreadable("a file that can be written", e)).in_file(&path)?;
-        close(file, &path)?;
+        for (table, rows) in [
+            ("tasks", self.tasks()),
+            ("episodes/chunk-000/file-000", self.places()),
+        ] {
+            let path = self.folder.join(format!("meta/{table}.parquet"));
+            let rows = rows.or_else(|e| unreadable("columns of one length", e));
+            let rows = rows.in_file(&path)?;
+            let mut file = create(&path, &rows)?;
+            write(&mut file, &rows, &path)?;
+            close(file, &path)?;
+        }
         for (name, value) in [("stats", self.statistics()), ("info", self.info())] {
             let path = self.folder.join(format!("meta/{name}.json"));
             fs::write(&path, format!("{value:#}")).in_file(&path)?;
@@ -185,12 +197,19 @@ impl<'a> Tables<'a> {
         let index: ArrayRef = Arc::new(Int64Array::from(vec![0]));
         let task: ArrayRef = Arc::new(StringArray::from(vec![self.spec.task.as_str()]));
         let columns = [("task_index", index, true), ("task", task, true)];
-        RecordBatch::try_from_iter_with_nullable(columns)
+        let rows = RecordBatch::try_from_iter_with_nullable(columns)?;
+        let metadata = HashMap::from([("pandas".to_owned(), pandas_index().to_string())]);
+        let schema = rows.schema().as_ref().clone().with_metadata(metadata);
+        rows.with_schema(Arc::new(schema))
     }
 
     fn places(&self) -> Result<RecordBatch, ArrowError> {
         let column = |value: &dyn Fn(usize, &[i64; 3]) -> i64| -> ArrayRef {
-            let values = self.episodes.iter().enumerate().map(|(row, place)| value(row, place));
+            let values = self
+                .episodes
+                .iter()
+                .enumerate()
+                .map(|(row, place)| value(row, place));
             Arc::new(values.collect::<Int64Array>())
         };
         let mut tasks = ListBuilder::new(StringBuilder::new());
@@ -202,8 +221,14 @@ impl<'a> Tables<'a> {
             ("episode_index", column(&|row, _| row as i64)),
             ("tasks", tasks),
             ("length", column(&|_, [_, from, to]| to - from)),
-            ("data/chunk_index", column(&|_, [file, ..]| file / CHUNK as i64)),
-            ("data/file_index", column(&|_, [file, ..]| file % CHUNK as i64)),
+            (
+                "data/chunk_index",
+                column(&|_, [file, ..]| file / CHUNK as i64),
+            ),
+            (
+                "data/file_index",
+                column(&|_, [file, ..]| file % CHUNK as i64),
+            ),
             ("dataset_from_index", column(&|_, [_, from, _]| *from)),
             ("dataset_to_index", column(&|_, [.., to]| *to)),
             ("meta/episodes/chunk_index", column(&|_, _| 0)),
@@ -222,7 +247,9 @@ impl<'a> Tables<'a> {
             (0..size).map(|i| format!("{prefix}.{i}")).collect()
         };
         let fields = self.spec.observation.iter();
-        let state: Vec<_> = fields.flat_map(|field| names(&field.name, field.size)).collect();
+        let state: Vec<_> = fields
+            .flat_map(|field| names(&field.name, field.size))
+            .collect();
         let action = names(ACTION, self.spec.action_size());
         let mut features = Map::new();
         let mut feature = |name: &str, dtype: &str, shape: usize, names: Value| {
@@ -270,18 +297,15 @@ pub(crate) fn text(label: Option<bool>) -> &'static str {
 }
 
 /// That a table's column `task` is its index.
-fn pandas_index() -> KeyValue {
-    let column = |name: &str, kind: &str, numpy: &str| {
-        json!({ "name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": null })
-    };
-    let pandas = json!({
+fn pandas_index() -> Value {
+    let column = |name: &str, kind: &str, numpy: &str| json!({ "name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": null });
+    json!({
         "index_columns": ["task"],
         "column_indexes": [],
         "columns": [column("task_index", "int64", "int64"), column("task", "unicode", "object")],
         "creator": { "library": "pyarrow", "version": "26.0.1" },
         "pandas_version": "2.3.3",
-    });
-    KeyValue::new("pandas".to_owned(), pandas.to_string())
+    })
 }
 
 fn create(path: &Path, batch: &RecordBatch) -> Result<ArrowWriter<File>, DataError> {
@@ -290,6 +314,12 @@ fn create(path: &Path, batch: &RecordBatch) -> Result<ArrowWriter<File>, DataErr
     }
     let file = File::create_new(path).in_file(path)?;
     ArrowWriter::try_new(file, batch.schema(), Some(properties()))
+        .or_else(|error| unreadable("a file that can be written", error))
+        .in_file(path)
+}
+
+fn write(file: &mut ArrowWriter<File>, rows: &RecordBatch, path: &Path) -> Result<(), DataError> {
+    file.write(rows)
         .or_else(|error| unreadable("a file that can be written", error))
         .in_file(path)
 }
@@ -336,7 +366,10 @@ impl Statistics {
     }
 
     fn json(&self) -> Value {
-        let deviation = self.squares.iter().map(|square| (square / self.count).sqrt());
+        let deviation = self
+            .squares
+            .iter()
+            .map(|square| (square / self.count).sqrt());
         json!({
             "min": self.minimum,
             "max": self.maximum,

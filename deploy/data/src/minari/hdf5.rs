@@ -34,7 +34,9 @@ impl Store {
         ConfigError::at_least_one(&of("rewards"), steps as u64).in_file(self.0.path())?;
         let column = |part: &Part| {
             let keys: Vec<&str> = part.keys.iter().map(String::as_str).collect();
-            let name = [&[group.as_str(), "observations"], keys.as_slice()].concat().join("/");
+            let name = [&[group.as_str(), "observations"], keys.as_slice()]
+                .concat()
+                .join("/");
             self.0.numbers(&name, 0..steps + 1, (steps + 1, part.size))
         };
         let columns = parts.iter().map(column).collect::<Result<Vec<_>, _>>()?;
@@ -42,7 +44,9 @@ impl Store {
         let truncations = self.0.flags(&of("truncations"), 0..steps, steps)?;
         let read = Episode {
             observations: side_by_side(columns, parts, steps + 1),
-            actions: self.0.numbers(&of("actions"), 0..steps, (steps, spec.action_size()))?,
+            actions: self
+                .0
+                .numbers(&of("actions"), 0..steps, (steps, spec.action_size()))?,
             rewards: self.0.numbers(&of("rewards"), 0..steps, (steps, 1))?,
             terminated: terminated((&terminations, &truncations))
                 .map_err(|error| error.within(&group))

@@ -25,7 +25,13 @@ pub use writer::Writer;
 /// The key of the specification in the metadata.
 const SPEC: &str = "pmpo";
 /// The columns of an episode.
-const COLUMNS: [&str; 5] = ["observations", "actions", "rewards", "terminations", "truncations"];
+const COLUMNS: [&str; 5] = [
+    "observations",
+    "actions",
+    "rewards",
+    "terminations",
+    "truncations",
+];
 /// The column of labels, which Minari passes over.
 pub(crate) const LABEL: &str = "label";
 
@@ -109,7 +115,12 @@ impl Minari {
 
     pub(crate) fn read(&self, episode: usize) -> Result<Episode, DataError> {
         if episode >= self.episodes {
-            return refused(&self.folder, "episode", format!("below {}", self.episodes), episode);
+            return refused(
+                &self.folder,
+                "episode",
+                format!("below {}", self.episodes),
+                episode,
+            );
         }
         match &self.storage {
             Storage::Tables(encoding) => self.read_table(episode, *encoding),
@@ -128,7 +139,8 @@ impl Minari {
         let steps = json::count(&json::read(&said)?, "total_steps").in_file(&said)?;
         let rows = columns.rows();
         if rows as u64 != steps.saturating_add(1) || steps == 0 {
-            let expected = format!("one more than total_steps, which is {steps} in its metadata.json");
+            let expected =
+                format!("one more than total_steps, which is {steps} in its metadata.json");
             return refused(&table, "rows", expected, rows);
         }
         let episode = self.episode(&columns, rows - 1)?;
@@ -146,7 +158,7 @@ impl Minari {
         let truncations = columns.flags("truncations")?;
         let ends = (&terminations[..steps], &truncations[..steps]);
         let mut labels = match self.labelled {
-            true => columns.labels(LABEL)?,
+            true => columns.labels(&[LABEL.to_owned()])?,
             false => Vec::new(),
         };
         labels.truncate(steps);
@@ -154,7 +166,11 @@ impl Minari {
             let keys = std::iter::once("observations".to_owned()).chain(part.keys.clone());
             columns.numbers(&keys.collect::<Vec<_>>(), part.size)
         };
-        let parts = self.parts.iter().map(column).collect::<Result<Vec<_>, _>>()?;
+        let parts = self
+            .parts
+            .iter()
+            .map(column)
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(Episode {
             observations: side_by_side(parts, &self.parts, steps + 1),
             actions,
@@ -164,8 +180,31 @@ impl Minari {
         })
     }
 
+    /// A column as labels. What Minari has in `infos` came with what was observed, a row after the step.
+    pub(crate) fn column(
+        &self,
+        episode: usize,
+        name: &str,
+    ) -> Result<Vec<Option<bool>>, DataError> {
+        let Storage::Tables(encoding) = self.storage else {
+            let expected = "one whose columns are tables: import it first";
+            return refused(&self.folder, "layout", expected, self.layout());
+        };
+        let table = self.table(episode, encoding);
+        let keys: Vec<String> = name.split('/').map(str::to_owned).collect();
+        let mut labels = encoding
+            .read(&table, &[keys[0].as_str()], None)?
+            .labels(&keys)?;
+        match keys[0] == "infos" {
+            true => labels.drain(..labels.len().min(1)).for_each(drop),
+            false => drop(labels.pop()),
+        }
+        Ok(labels)
+    }
+
     fn table(&self, episode: usize, encoding: Encoding) -> PathBuf {
-        self.folder.join(format!("{episode}/part-0.{}", encoding.extension()))
+        self.folder
+            .join(format!("{episode}/part-0.{}", encoding.extension()))
     }
 
     /// The Parquet file of each episode, if there are such files.
@@ -192,15 +231,25 @@ fn described(metadata: &Map<String, Value>) -> Result<(EnvironmentSpec, Vec<Part
     check_spec(&spec)?;
     if spec.action_size() != action.minimum.len() {
         let expected = format!("{} values, as {SPEC} says", spec.action_size());
-        return Err(ConfigError::new("action_space", expected, action.minimum.len()));
+        return Err(ConfigError::new(
+            "action_space",
+            expected,
+            action.minimum.len(),
+        ));
     }
     let find = |field: &pmpo_types::ObservationField| {
-        let part = parts.iter().find(|p| p.name() == field.name && p.size == field.size);
+        let part = parts
+            .iter()
+            .find(|p| p.name() == field.name && p.size == field.size);
         let expected = || format!("the field {:?} of {} values", field.name, field.size);
         part.cloned()
             .ok_or_else(|| ConfigError::new("observation_space", expected(), "none such"))
     };
-    let parts = spec.observation.iter().map(find).collect::<Result<_, _>>()?;
+    let parts = spec
+        .observation
+        .iter()
+        .map(find)
+        .collect::<Result<_, _>>()?;
     Ok((spec, parts))
 }
 
@@ -222,7 +271,12 @@ fn storage(
             let file = folder.join("main_data.hdf5");
             Ok(Storage::Hdf5(hdf5::Store::open(&file, episodes)?))
         }
-        other => refused(&path, "data_format", "parquet, arrow or hdf5", format!("{other:?}")),
+        other => refused(
+            &path,
+            "data_format",
+            "parquet, arrow or hdf5",
+            format!("{other:?}"),
+        ),
     }
 }
 

@@ -75,7 +75,9 @@ fn shape(space: &Value) -> Option<Vec<u64>> {
 }
 
 fn size(shape: &[u64]) -> Option<usize> {
-    let product = shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n))?;
+    let product = shape
+        .iter()
+        .try_fold(1_u64, |product, &n| product.checked_mul(n))?;
     let size = usize::try_from(product).ok()?;
     (1..=MAX_WIDTH).contains(&size).then_some(size)
 }
@@ -83,12 +85,17 @@ fn size(shape: &[u64]) -> Option<usize> {
 /// Bounds of an action space, which has to be a Box.
 pub(super) fn action(space: &Value) -> Result<ActionSpec, ConfigError> {
     let refused = |got: String| ConfigError::new("action_space", "Box with a shape", got);
-    let shape = shape(space).ok_or_else(|| refused(kind(space).unwrap_or("no space").to_owned()))?;
+    let shape =
+        shape(space).ok_or_else(|| refused(kind(space).unwrap_or("no space").to_owned()))?;
     let size = size(&shape).ok_or_else(|| refused(format!("shape {shape:?}")))?;
     let bounds = |key: &str| {
         let values = json::numbers(space.get(key).unwrap_or(&Value::Null), key)?;
         if values.len() != size {
-            return Err(ConfigError::new(key, format!("{size} numbers"), values.len()));
+            return Err(ConfigError::new(
+                key,
+                format!("{size} numbers"),
+                values.len(),
+            ));
         }
         Ok(values)
     };
@@ -138,7 +145,10 @@ pub(super) fn observation_space(spec: &EnvironmentSpec) -> String {
     }
     let entry = |field: &ObservationField| format!("{}: {}", quoted(&field.name), space(field));
     let entries: Vec<String> = spec.observation.iter().map(entry).collect();
-    format!("{{\"type\": \"Dict\", \"subspaces\": {{{}}}}}", entries.join(", "))
+    format!(
+        "{{\"type\": \"Dict\", \"subspaces\": {{{}}}}}",
+        entries.join(", ")
+    )
 }
 
 /// Whether the observation is written as an array rather than as a mapping.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::{
-    ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, RecordBatch, StructArray,
+    ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, RecordBatch,
+    StructArray,
 };
 use arrow_schema::{ArrowError, DataType, Field, Fields};
 use parquet::arrow::ArrowWriter;
@@ -174,7 +175,10 @@ fn observations(spec: &EnvironmentSpec, episode: &Episode) -> Result<ArrayRef, A
     let mut start = 0;
     let mut column = |size: usize| {
         let rows = episode.observations.chunks_exact(width);
-        let values = rows.flat_map(|row| &row[start..start + size]).copied().collect();
+        let values = rows
+            .flat_map(|row| &row[start..start + size])
+            .copied()
+            .collect();
         start += size;
         lists(values, size)
     };
@@ -205,8 +209,8 @@ pub(crate) fn properties() -> WriterProperties {
 
 fn write(batch: &RecordBatch, path: &Path) -> Result<(), DataError> {
     let file = File::create_new(path).in_file(path)?;
-    let written = ArrowWriter::try_new(file, batch.schema(), Some(properties()))
-        .and_then(|mut writer| {
+    let written =
+        ArrowWriter::try_new(file, batch.schema(), Some(properties())).and_then(|mut writer| {
             writer.write(batch)?;
             writer.close()
         });
