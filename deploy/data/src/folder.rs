@@ -35,11 +35,15 @@ impl Draft {
         let Some(name) = target.file_name() else {
             return refused(target, "folder", "a path with a name", "one without");
         };
+        let parent = parent(target);
+        fs::create_dir_all(parent).in_file(parent)?;
         // Readable as any new folder is, subject to the umask; tempfile's own default is the owner alone.
         let folder = tempfile::Builder::new()
             .prefix(&format!(".{}.", name.to_string_lossy()))
             .permissions(Permissions::from_mode(0o777))
-            .tempdir_in(parent(target))
+            .tempdir_in(parent)
+            // Its own error names a folder that nobody asked for.
+            .map_err(|error| error.kind().into())
             .in_file(target)?;
         Ok(Self {
             folder,

@@ -160,10 +160,10 @@ pub(crate) struct OfflineArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
     /// Weight of what is accepted; what is rejected has the rest of 1.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) alpha: Option<f64>,
     /// Weight of all that was done, which is behaviour cloning.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) beta: Option<f64>,
     /// Threads of the update; speed changes with them, results do not.
     #[arg(long)]

@@ -129,6 +129,18 @@ fn an_offline_run_is_the_same_however_it_is_run_and_goes_on_on_line() {
     let begun = progress(&folder.join("online"));
     assert!(begun[1].starts_with("0,0,1,"), "{begun:?}");
 
+    // For others, and back.
+    let for_others = ["data", "export", "data", "for-others", "--format", "lerobot"];
+    said(folder, &for_others);
+    said(folder, &["data", "import", "for-others", "back"]);
+    let (of, back) = (info(folder, "data"), info(folder, "back"));
+    for key in ["episodes", "steps", "accepted", "rejected"] {
+        assert_eq!(of[key], back[key], "{key}");
+    }
+    // LeRobot's rewards are f32.
+    let mean = |info: &serde_json::Value| info["return_mean"].as_f64().unwrap();
+    assert!((mean(&of) - mean(&back)).abs() < 1e-5, "{of} {back}");
+
     // What it has stored is a data set again, all of its steps in their order.
     said(folder, &["data", "export", "--replay", "online", "stored"]);
     let of = info(folder, "stored");
@@ -152,7 +164,7 @@ fn what_cannot_be_is_refused_and_has_changed_nothing() {
         (offline(&["--beta", "-1"]), "update.policy_loss.kl.beta"),
         (train.to_vec(), "data.path: expected --lockstep"),
         ([&train[..], &["--lockstep"], &share].concat(), "share: expected a number above 0"),
-        (vec!["data", "label", "data"], "expected --critic or --return-quantile"),
+        (vec!["data", "label", "data"], "expected --critic, --return-quantile or --column"),
         (vec!["data", "label", "data", "--critic", "nowhere"], "nowhere"),
     ];
     for (arguments, expected) in cases {

@@ -11,7 +11,6 @@ use pmpo_types::{ColumnBatch, EnvironmentSpec, StepType, step};
 use crate::config::{Config, Source};
 use crate::failure::Usage;
 use crate::lockstep;
-use crate::output::answer;
 use crate::run_folder;
 
 /// Windows that are copied at a time.
@@ -44,19 +43,18 @@ pub(super) fn export(run: &Path, out: &Path) -> Result<()> {
         description: format!("the table of the run {}", subject.run_id),
         ..About::default()
     };
-    let mut writer = Writer::create(out, &spec, &about).map_err(Usage::new)?;
+    let mut writer = Writer::create(out, &spec, &about).map_err(super::unwritten)?;
     let mut parts = Parts::new(&spec);
-    let (mut episodes, mut steps) = (0, 0);
+    let (mut episodes, mut steps) = (0, 0u64);
     for windows in table.oldest_first(WINDOWS) {
         for episode in parts.take(&windows, window.rows()) {
-            steps += episode.steps();
+            steps += episode.steps() as u64;
             episodes += 1;
-            writer.push(&episode).map_err(Usage::new)?;
+            writer.push(&episode).map_err(super::unwritten)?;
         }
     }
-    writer.finish().map_err(Usage::new)?;
-    answer!("{episodes} episodes, {steps} steps in {}", out.display())?;
-    Ok(())
+    writer.finish().map_err(super::unwritten)?;
+    super::written(episodes, steps, out)
 }
 
 /// Episodes from windows that follow each other by a step.

@@ -17,6 +17,9 @@ const SAMPLES: usize = 8;
 pub(crate) struct LabelArgs {
     /// The data set.
     data: PathBuf,
+    /// By a column of the data set's own, of truths: true is accepted, false rejected.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["critic", "return_quantile"])]
+    column: Option<String>,
     /// By the critic of this run: what brought more than its policy would have on average is accepted, the rest
     /// is rejected. Over `update.n_step` steps of that run.
     #[arg(long, value_name = "RUN", conflicts_with = "return_quantile")]
@@ -44,11 +47,16 @@ pub(super) fn label(args: &LabelArgs) -> Result<()> {
         );
     }
     let set = DataSet::open(&args.data).map_err(Usage::new)?;
-    let labels = match (&args.critic, args.return_quantile) {
-        (Some(run), _) => by_critic(&set, &args.data, run, args.drop)?,
-        (None, Some(quantile)) => by_return(&set, quantile)?,
-        (None, None) => {
-            return Err(Usage::new(anyhow!("expected --critic or --return-quantile")).into());
+    let labels = match (&args.critic, args.return_quantile, &args.column) {
+        (Some(run), ..) => by_critic(&set, &args.data, run, args.drop)?,
+        (None, Some(quantile), _) => by_return(&set, quantile)?,
+        (None, None, Some(name)) => {
+            let column = |number| set.column(number, name).map_err(Usage::new);
+            (0..set.len()).map(column).collect::<Result<_, _>>()?
+        }
+        (None, None, None) => {
+            let error = anyhow!("expected --critic, --return-quantile or --column");
+            return Err(Usage::new(error).into());
         }
     };
     let first = args.first.unwrap_or(usize::MAX);
@@ -62,7 +70,7 @@ pub(super) fn label(args: &LabelArgs) -> Result<()> {
         }
         labels[number].clone()
     };
-    pmpo_data::relabel(&args.data, given).map_err(Usage::new)?;
+    pmpo_data::relabel(&args.data, given).map_err(super::unwritten)?;
     answer!("{} steps accepted, {} rejected, of {}", counts[0], counts[1], set.steps())?;
     Ok(())
 }

@@ -5,11 +5,14 @@ mod experience;
 mod info;
 mod label;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use clap::Subcommand;
+use anyhow::{Result, anyhow};
+use clap::{Args, Subcommand, ValueEnum};
+use pmpo_data::{DataError, DataSet, Format};
 
+use crate::failure::{self, Usage};
+use crate::output::answer;
 use collect::CollectArgs;
 use label::LabelArgs;
 
@@ -17,14 +20,15 @@ use label::LabelArgs;
 pub(crate) enum DataCommand {
     /// Act in a task and write what happens.
     Collect(CollectArgs),
-    /// Write what a run in lockstep has in its table, in the order of age.
-    Export {
-        /// Folder of the run.
-        #[arg(long, value_name = "RUN")]
-        replay: PathBuf,
+    /// Write a data set of Minari, LeRobot or D4RL in our layout.
+    Import {
+        /// What is read: a folder, or D4RL's file.
+        source: PathBuf,
         /// Folder to write, which must not be there.
         out: PathBuf,
     },
+    /// Write a data set for others, or what a run has stored as a data set.
+    Export(ExportArgs),
     /// Say what a data set holds.
     Info {
         /// The data set.
@@ -37,10 +41,68 @@ pub(crate) enum DataCommand {
     Label(LabelArgs),
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The data set, unless a run is given, and the folder to write, which must not be there.
+    #[arg(required = true, num_args = 1..=2, value_names = ["DATA", "OUT"])]
+    paths: Vec<PathBuf>,
+    /// In place of a data set: what this run in lockstep has in its table, in the order of age.
+    #[arg(long, value_name = "RUN")]
+    replay: Option<PathBuf>,
+    /// Layout of what is written.
+    #[arg(long, value_enum, default_value_t, conflicts_with = "replay")]
+    format: Layout,
+}
+
+/// A layout that is written.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Layout {
+    /// Minari's in Parquet, which is ours.
+    #[default]
+    Minari,
+    /// LeRobot's v3.
+    Lerobot,
+}
+
+fn export(args: &ExportArgs) -> Result<()> {
+    let (set, out) = match (&args.replay, &args.paths[..]) {
+        (Some(run), [out]) => return experience::export(run, out),
+        (None, [data, out]) => (DataSet::open(data).map_err(Usage::new)?, out),
+        (Some(_), _) => return Err(Usage::new(anyhow!("--replay: expected OUT alone")).into()),
+        (None, _) => return Err(Usage::new(anyhow!("expected DATA and OUT, or --replay")).into()),
+    };
+    let format = match args.format {
+        Layout::Minari => Format::Minari,
+        Layout::Lerobot => Format::LeRobot,
+    };
+    pmpo_data::export(&set, out, format).map_err(unwritten)?;
+    written(set.len(), set.steps(), out)
+}
+
+fn import(source: &Path, out: &Path) -> Result<()> {
+    let set = DataSet::open(source).map_err(Usage::new)?;
+    pmpo_data::export(&set, out, Format::Minari).map_err(unwritten)?;
+    written(set.len(), set.steps(), out)
+}
+
+/// What became of writing: a refusal, or what the storage said.
+fn unwritten(error: DataError) -> anyhow::Error {
+    match error {
+        DataError::Io { path, source } => failure::storage(&path)(source),
+        refused => Usage::new(refused).into(),
+    }
+}
+
+fn written(episodes: usize, steps: u64, out: &Path) -> Result<()> {
+    answer!("{episodes} episodes, {steps} steps in {}", out.display())?;
+    Ok(())
+}
+
 pub(crate) fn data(command: &DataCommand) -> Result<()> {
     match command {
         DataCommand::Collect(args) => collect::collect(args),
-        DataCommand::Export { replay, out } => experience::export(replay, out),
+        DataCommand::Import { source, out } => import(source, out),
+        DataCommand::Export(args) => export(args),
         DataCommand::Info { data, json } => info::info(data, *json),
         DataCommand::Label(args) => label::label(args),
     }
