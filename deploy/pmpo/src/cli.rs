@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use pmpo_service::telemetry::LogFormat;
 
-use crate::commands::{BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastPart, ExportArgs};
+use crate::commands::{
+    BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastPart, DataCommand, ExportArgs,
+};
 use crate::config::Preset;
 use crate::policies::Choice;
 use crate::sweep::SweepArgs;
@@ -89,6 +91,9 @@ pub(crate) enum Command {
     },
     /// Optimise the paper's synthetic functions with PMPO and DPO (Figure 1).
     Bandit(BanditArgs),
+    /// Look at recorded episodes, bring them from one layout to another, and label them.
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Show the table of a running replay, and change its bounds while it runs.
     Tables(TablesArgs),
     /// Make a CA, and each role's certificate and token, for a lab.

@@ -93,6 +93,7 @@ fn run(cli: Cli) -> Result<()> {
             out,
         } => commands::trace(&task, seed, &actions, &out),
         Command::Bandit(args) => commands::bandit(&args),
+        Command::Data(command) => commands::data(&command),
         Command::Tables(args) => commands::tables(&args),
         Command::Certs(args) => commands::certs(&args),
         Command::Health(args) => commands::health(&args),

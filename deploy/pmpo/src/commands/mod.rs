@@ -3,6 +3,7 @@
 mod bandit;
 mod bench;
 mod certs;
+mod data;
 mod eval;
 mod export;
 mod health;
@@ -24,6 +25,7 @@ pub(crate) use bench::actor::BenchActorArgs;
 pub(crate) use bench::bench;
 pub(crate) use bench::broadcast::{BroadcastBenchArgs, BroadcastPart};
 pub(crate) use certs::certs;
+pub(crate) use data::{DataCommand, data};
 pub(crate) use eval::eval;
 pub(crate) use export::{ExportArgs, export};
 pub(crate) use health::health;
