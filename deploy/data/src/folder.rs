@@ -43,7 +43,7 @@ impl Draft {
             .permissions(Permissions::from_mode(0o777))
             .tempdir_in(parent)
             // Its own error names a folder that nobody asked for.
-            .map_err(|error| error.kind().into())
+            .map_err(|error| std::io::Error::from(error.kind()))
             .in_file(target)?;
         Ok(Self {
             folder,

@@ -50,9 +50,6 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Learn a policy from a data set alone, and evaluate it in its task.
     Offline(OfflineArgs),
-    /// Make, look at and label data sets.
-    #[command(subcommand)]
-    Data(DataCommand),
     /// Train a list of configurations with several seeds and draw them together.
     Sweep(SweepArgs),
     /// Serve a replay table.
@@ -96,6 +93,9 @@ pub(crate) enum Command {
     },
     /// Optimise the paper's synthetic functions with PMPO and DPO (Figure 1).
     Bandit(BanditArgs),
+    /// Record episodes, look at them, bring them from one layout to another, and label them.
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Show the table of a running replay, and change its bounds while it runs.
     Tables(TablesArgs),
     /// Make a CA, and each role's certificate and token, for a lab.

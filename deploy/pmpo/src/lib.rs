@@ -77,7 +77,6 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Train(args) => train::run(&args, format),
         Command::Offline(args) => train::offline(args),
-        Command::Data(command) => commands::data(&command),
         Command::Sweep(args) => sweep::run(&args),
         Command::Replay(args) => roles::replay(&args, format),
         Command::Learner(args) => roles::learner(&args, format),
@@ -96,6 +95,7 @@ fn run(cli: Cli) -> Result<()> {
             out,
         } => commands::trace(&task, seed, &actions, &out),
         Command::Bandit(args) => commands::bandit(&args),
+        Command::Data(command) => commands::data(&command),
         Command::Tables(args) => commands::tables(&args),
         Command::Certs(args) => commands::certs(&args),
         Command::Health(args) => commands::health(&args),

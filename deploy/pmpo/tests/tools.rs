@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use common::Process;
+use pmpo_data::{About, Episode, Writer};
+use pmpo_types::{ActionSpec, EnvironmentSpec, ObservationField};
 
 const PMPO: &str = env!("CARGO_BIN_EXE_pmpo");
 
@@ -125,6 +127,87 @@ fn a_trace_says_which_actions_came_after_the_end() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     assert!(stderr.contains("the last 7 actions"), "{stderr}");
+}
+
+/// Writes four episodes of two steps, with returns 0, 2, 4 and 6.
+fn write_data(path: &Path) {
+    let spec = EnvironmentSpec {
+        task: "cartpole-swingup".to_owned(),
+        observation: vec![ObservationField {
+            name: "observation".to_owned(),
+            size: 1,
+        }],
+        action: ActionSpec {
+            minimum: vec![-1.0],
+            maximum: vec![1.0],
+        },
+        control_timestep: 0.01,
+        step_limit: None,
+        action_repeat: 1,
+    };
+    let mut writer = Writer::create(path, &spec, &About::default()).unwrap();
+    for reward in [0.0, 1.0, 2.0, 3.0] {
+        let episode = Episode {
+            observations: vec![0.0; 3],
+            actions: vec![0.5; 2],
+            rewards: vec![reward; 2],
+            terminated: true,
+            labels: Vec::new(),
+        };
+        writer.push(&episode).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+#[test]
+fn data_are_labelled_and_go_from_one_layout_to_another() {
+    let folder = tempfile::tempdir().unwrap();
+    write_data(&folder.path().join("a"));
+    for arguments in [
+        "data label a --return-quantile 0.5 --episodes 3",
+        "data export a b --format lerobot",
+        "data import b c",
+        "data label a --column terminations",
+    ] {
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let output = pmpo(folder.path(), &arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+    }
+    for (data, accepted, rejected) in [("a", 4, 4), ("b", 4, 2), ("c", 4, 2)] {
+        let report = last_line_as_json(folder.path(), &["data", "info", data, "--json"]);
+        assert_eq!(report["episodes"], 4, "{report}");
+        assert_eq!(report["steps"], 8, "{report}");
+        let expected = [0.0, 3.0, 6.0].map(serde_json::Value::from);
+        let returns = ["return_minimum", "return_mean", "return_maximum"];
+        assert_eq!(returns.map(|key| report[key].clone()), expected);
+        assert_eq!(report["accepted_steps"], accepted, "{report}");
+        assert_eq!(report["rejected_steps"], rejected, "{report}");
+    }
+    for (arguments, said) in [
+        (
+            "data import a b",
+            "b: folder: expected a path where nothing is",
+        ),
+        (
+            "data label a --return-quantile 2",
+            "return-quantile: expected a number in [0, 1], got 2",
+        ),
+        (
+            "data label a --column infos/success",
+            "infos/success: expected a column",
+        ),
+        (
+            "data info tools",
+            "data set: expected Minari's data/metadata.json",
+        ),
+    ] {
+        std::fs::create_dir_all(folder.path().join("tools")).unwrap();
+        let output = pmpo(folder.path(), &arguments.split(' ').collect::<Vec<_>>());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments}: {stderr}");
+        assert!(stderr.contains(said), "{arguments}: {stderr}");
+    }
 }
 
 /// A command that may not write to a folder of mode 555, whoever runs the tests: root without the

@@ -106,14 +106,14 @@ pub(super) fn collect(args: &CollectArgs) -> Result<()> {
         noise: args.noise,
         rng: ChaCha8Rng::seed_from_u64(derive_seed(args.seed, Generator::ActorPolicy, 0)),
     };
-    let mut writer = Writer::create(&args.out, &spec, &about).map_err(super::unwritten)?;
+    let mut writer = Writer::create(&args.out, &spec, &about).map_err(super::failed)?;
     let mut sum = 0.0;
     for _ in 0..args.episodes {
         let episode = episode(environment.as_mut(), &mut acting, limit)?;
         sum += episode.undiscounted_return();
-        writer.push(&episode).map_err(super::unwritten)?;
+        writer.push(&episode).map_err(super::failed)?;
     }
-    writer.finish().map_err(super::unwritten)?;
+    writer.finish().map_err(super::failed)?;
     let mean = sum / args.episodes as f64;
     let (episodes, out) = (args.episodes, args.out.display());
     answer!("{episodes} episodes of {}, mean return {mean:.1}, in {out}", spec.task)?;

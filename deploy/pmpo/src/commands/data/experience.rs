@@ -43,17 +43,17 @@ pub(super) fn export(run: &Path, out: &Path) -> Result<()> {
         description: format!("the table of the run {}", subject.run_id),
         ..About::default()
     };
-    let mut writer = Writer::create(out, &spec, &about).map_err(super::unwritten)?;
+    let mut writer = Writer::create(out, &spec, &about).map_err(super::failed)?;
     let mut parts = Parts::new(&spec);
     let (mut episodes, mut steps) = (0, 0u64);
     for windows in table.oldest_first(WINDOWS) {
         for episode in parts.take(&windows, window.rows()) {
             steps += episode.steps() as u64;
             episodes += 1;
-            writer.push(&episode).map_err(super::unwritten)?;
+            writer.push(&episode).map_err(super::failed)?;
         }
     }
-    writer.finish().map_err(super::unwritten)?;
+    writer.finish().map_err(super::failed)?;
     super::written(episodes, steps, out)
 }
 

@@ -1,77 +1,105 @@
-//! `pmpo data info`: what a data set holds.
+//! `pmpo data info`.
 
 use std::path::Path;
 
 use anyhow::Result;
-use pmpo_data::DataSet;
+use pmpo_data::{DataSet, Episode};
+use pmpo_types::{ActionSpec, ObservationField};
 use serde::Serialize;
 
-use crate::failure::Usage;
+use super::failed;
 use crate::output::answer;
 
 #[derive(Serialize)]
-struct Report {
-    task: String,
+struct Summary<'a> {
     layout: &'static str,
+    task: &'a str,
+    observation: &'a [ObservationField],
+    action: &'a ActionSpec,
     episodes: usize,
-    steps: u64,
-    observation_size: usize,
-    action_size: usize,
+    steps: usize,
+    terminated_episodes: usize,
+    return_minimum: f64,
     return_mean: f64,
-    return_least: f64,
-    return_largest: f64,
-    terminated: usize,
-    accepted: usize,
-    rejected: usize,
+    return_maximum: f64,
+    accepted_steps: usize,
+    rejected_steps: usize,
 }
 
-/// Reads all of it, which is also a check of all of it.
+/// Reads everything, so that what is damaged is found.
 pub(super) fn info(path: &Path, json: bool) -> Result<()> {
-    let set = DataSet::open(path).map_err(Usage::new)?;
-    let (mut returns, mut labels, mut terminated) = (Vec::new(), [0, 0], 0);
-    for number in 0..set.len() {
-        let episode = set.read(number).map_err(Usage::new)?;
-        returns.push(episode.undiscounted_return());
-        terminated += usize::from(episode.terminated);
-        for label in episode.labels.iter().flatten() {
-            labels[usize::from(!label)] += 1;
-        }
-    }
-    let spec = set.spec();
-    let report = Report {
-        task: spec.task.clone(),
-        layout: set.layout(),
-        episodes: set.len(),
-        steps: set.steps(),
-        observation_size: spec.observation_size(),
-        action_size: spec.action_size(),
-        return_mean: returns.iter().sum::<f64>() / returns.len().max(1) as f64,
-        return_least: returns.iter().copied().fold(f64::INFINITY, f64::min),
-        return_largest: returns.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-        terminated,
-        accepted: labels[0],
-        rejected: labels[1],
+    let data = DataSet::open(path).map_err(failed)?;
+    let spec = data.spec();
+    let mut summary = Summary {
+        layout: data.layout(),
+        task: &spec.task,
+        observation: &spec.observation,
+        action: &spec.action,
+        episodes: data.len(),
+        steps: 0,
+        terminated_episodes: 0,
+        return_minimum: f64::INFINITY,
+        return_mean: 0.0,
+        return_maximum: f64::NEG_INFINITY,
+        accepted_steps: 0,
+        rejected_steps: 0,
     };
+    for episode in 0..data.len() {
+        summary.add(&data.read(episode).map_err(failed)?);
+    }
     if json {
-        answer!("{}", serde_json::to_string(&report)?)?;
+        answer!("{}", serde_json::to_string(&summary)?)?;
         return Ok(());
     }
-    answer!(
-        "{} ({}): {} episodes, {} steps, observations of {}, actions of {}",
-        report.task,
-        report.layout,
-        report.episodes,
-        report.steps,
-        report.observation_size,
-        report.action_size
-    )?;
-    answer!(
-        "returns {:.1} to {:.1}, mean {:.1}; {} episodes end in a termination",
-        report.return_least,
-        report.return_largest,
-        report.return_mean,
-        report.terminated
-    )?;
-    answer!("labels: {} accepted, {} rejected", report.accepted, report.rejected)?;
-    Ok(())
+    summary.print()
+}
+
+impl Summary<'_> {
+    fn add(&mut self, episode: &Episode) {
+        let labelled = |as_what: bool| {
+            let labels = episode.labels.iter();
+            labels.filter(|label| **label == Some(as_what)).count()
+        };
+        let sum = episode.undiscounted_return();
+        self.steps += episode.steps();
+        self.terminated_episodes += usize::from(episode.terminated);
+        self.return_minimum = self.return_minimum.min(sum);
+        self.return_mean += sum / self.episodes as f64;
+        self.return_maximum = self.return_maximum.max(sum);
+        self.accepted_steps += labelled(true);
+        self.rejected_steps += labelled(false);
+    }
+
+    fn print(&self) -> Result<()> {
+        let fields = self.observation.iter();
+        let fields: Vec<_> = fields
+            .map(|field| format!("{} {}", field.name, field.size))
+            .collect();
+        answer!("{}: {}", self.task, self.layout)?;
+        answer!("  observation: {}", fields.join(", "))?;
+        answer!(
+            "  action: {:?} to {:?}",
+            self.action.minimum,
+            self.action.maximum
+        )?;
+        answer!(
+            "  {} episodes, {} of them terminated; {} steps",
+            self.episodes,
+            self.terminated_episodes,
+            self.steps
+        )?;
+        answer!(
+            "  return: {:.3} at least, {:.3} in the mean, {:.3} at most",
+            self.return_minimum,
+            self.return_mean,
+            self.return_maximum
+        )?;
+        answer!(
+            "  labels: {} steps accepted, {} rejected, {} neither",
+            self.accepted_steps,
+            self.rejected_steps,
+            self.steps - self.accepted_steps - self.rejected_steps
+        )?;
+        Ok(())
+    }
 }

@@ -67,7 +67,7 @@ enum Layout {
 fn export(args: &ExportArgs) -> Result<()> {
     let (set, out) = match (&args.replay, &args.paths[..]) {
         (Some(run), [out]) => return experience::export(run, out),
-        (None, [data, out]) => (DataSet::open(data).map_err(Usage::new)?, out),
+        (None, [data, out]) => (DataSet::open(data).map_err(failed)?, out),
         (Some(_), _) => return Err(Usage::new(anyhow!("--replay: expected OUT alone")).into()),
         (None, _) => return Err(Usage::new(anyhow!("expected DATA and OUT, or --replay")).into()),
     };
@@ -75,21 +75,21 @@ fn export(args: &ExportArgs) -> Result<()> {
         Layout::Minari => Format::Minari,
         Layout::Lerobot => Format::LeRobot,
     };
-    pmpo_data::export(&set, out, format).map_err(unwritten)?;
+    pmpo_data::export(&set, out, format).map_err(failed)?;
     written(set.len(), set.steps(), out)
 }
 
 fn import(source: &Path, out: &Path) -> Result<()> {
-    let set = DataSet::open(source).map_err(Usage::new)?;
-    pmpo_data::export(&set, out, Format::Minari).map_err(unwritten)?;
+    pmpo_data::import(source, out).map_err(failed)?;
+    let set = DataSet::open(out).map_err(failed)?;
     written(set.len(), set.steps(), out)
 }
 
-/// What became of writing: a refusal, or what the storage said.
-fn unwritten(error: DataError) -> anyhow::Error {
+/// What a file has that it should not is the caller's to mend; what the system refused is not.
+fn failed(error: DataError) -> anyhow::Error {
     match error {
+        DataError::Content { .. } => Usage::new(error).into(),
         DataError::Io { path, source } => failure::storage(&path)(source),
-        refused => Usage::new(refused).into(),
     }
 }
 
