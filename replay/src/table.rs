@@ -12,6 +12,7 @@ use bytes::Bytes;
 use pmpo_replay_core::{Changes, Error, Hold, Table, TableConfig};
 use pmpo_types::{SampledBatch, Signature, StepBatch, TableCounters, TraceContext, WriterId};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Sleep;
 use tonic::Status;
 
 use crate::budget::Budget;
@@ -210,10 +211,9 @@ impl TableHandle {
         session: WriterSession,
         first_sequence: u64,
         batch: StepBatch,
-        blocked_after: Option<Duration>,
     ) -> Result<Call<Result<u64, Error>>, Status> {
         let (reply, answer) = oneshot::channel();
-        let call = self.call(answer, blocked_after);
+        let call = self.call(answer);
         let pending = PendingInsert {
             call: call.number,
             since: call.since,
@@ -244,10 +244,9 @@ impl TableHandle {
         &self,
         batch_size: usize,
         signature: &Arc<Signature>,
-        blocked_after: Option<Duration>,
     ) -> Result<Call<Result<Drawn, Error>>, Status> {
         let (reply, answer) = oneshot::channel();
-        let call = self.call(answer, blocked_after);
+        let call = self.call(answer);
         let pending = PendingSample {
             call: call.number,
             since: call.since,
@@ -327,16 +326,12 @@ impl TableHandle {
         }
     }
 
-    fn call<T>(&self, answer: oneshot::Receiver<T>, blocked_after: Option<Duration>) -> Call<T> {
-        let since = Instant::now();
+    fn call<T>(&self, answer: oneshot::Receiver<T>) -> Call<T> {
         Call {
             table: self.clone(),
             number: self.number(),
-            since,
+            since: Instant::now(),
             answer,
-            blocked_after,
-            // What is beyond the clock is never.
-            told_at: blocked_after.and_then(|period| since.checked_add(period)),
         }
     }
 
@@ -369,35 +364,31 @@ pub(crate) struct Call<T> {
     number: u64,
     since: Instant,
     answer: oneshot::Receiver<T>,
-    /// How long it waits before it is told why, again and again.
-    blocked_after: Option<Duration>,
-    /// When it is told next.
-    told_at: Option<Instant>,
 }
 
 impl<T> Call<T> {
-    /// The answer or, each time it has been waited for long enough, why there is none. May be dropped
-    /// and called again.
+    /// The answer or, each time the reminder is due, why there is none. May be dropped and called again.
     ///
     /// # Errors
     /// The table has dropped the call, or has stopped.
-    pub(crate) async fn progress(&mut self) -> Result<Progress<T>, Status> {
-        while let Some(told_at) = self.told_at {
-            if let Ok(answer) = tokio::time::timeout_at(told_at.into(), &mut self.answer).await {
-                return answer.map(Progress::Done).map_err(|_| self.dropped());
+    pub(crate) async fn progress(
+        &mut self,
+        reminder: &mut Option<Reminder>,
+    ) -> Result<Progress<T>, Status> {
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut self.answer => {
+                    return answer.map(Progress::Done).map_err(|_| self.dropped());
+                }
+                () = due(reminder, self.since) => {}
             }
             let call = self.number;
-            let why = self.table.ask(|reply| Command::Why { call, reply }).await;
-            let now = Instant::now();
-            self.told_at = self
-                .blocked_after
-                .and_then(|period| now.checked_add(period));
-            if let Some(blocked) = why? {
+            let why = self.table.ask(|reply| Command::Why { call, reply });
+            if let Some(blocked) = why.await? {
                 return Ok(Progress::Blocked(blocked));
             }
         }
-        let answer = (&mut self.answer).await;
-        answer.map(Progress::Done).map_err(|_| self.dropped())
     }
 
     /// The answer, if it is there.
@@ -412,6 +403,43 @@ impl<T> Call<T> {
             shutting_down()
         } else {
             superseded()
+        }
+    }
+}
+
+/// When a stream's peer is told why it waits. A stream has one for all of its calls: a timer for each would
+/// cost more than a call that need not wait.
+pub(crate) struct Reminder {
+    period: Duration,
+    /// At the latest a period after the oldest call began.
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Reminder {
+    pub(crate) fn every(period: Duration) -> Self {
+        // The clock has an end, and a period comes from outside.
+        let period = period.min(LONGEST_PERIOD);
+        Self {
+            period,
+            timer: Box::pin(tokio::time::sleep(period)),
+        }
+    }
+}
+
+const LONGEST_PERIOD: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Waits until a call that has waited since then is to be told why, again and again.
+async fn due(reminder: &mut Option<Reminder>, since: Instant) {
+    let Some(Reminder { period, timer }) = reminder else {
+        return std::future::pending().await;
+    };
+    loop {
+        timer.as_mut().await;
+        let left = period.saturating_sub(since.elapsed());
+        let next = if left.is_zero() { *period } else { left };
+        timer.as_mut().reset(tokio::time::Instant::now() + next);
+        if left.is_zero() {
+            return;
         }
     }
 }
