@@ -89,7 +89,7 @@ pub(crate) enum Command {
     },
     /// Optimise the paper's synthetic functions with PMPO and DPO (Figure 1).
     Bandit(BanditArgs),
-    /// Show the table of a running replay, and change its bounds while it runs.
+    /// Show the table of a running replay, create one, change its bounds and copy it while it runs.
     Tables(TablesArgs),
     /// Make a CA, and each role's certificate and token, for a lab.
     Certs(CertsArgs),
