@@ -210,9 +210,8 @@ fn tables_that_are_refused_leave_nothing() {
     for (message, expected) in cases {
         assert!(message.starts_with(expected), "{message}");
     }
-    let absent = service
-        .client()
-        .create_table(v1::CreateTableRequest::default());
+    let mut client = service.client();
+    let absent = client.create_table(v1::CreateTableRequest::default());
     let absent = service.runtime.block_on(absent).unwrap_err();
     assert_eq!(
         absent.message(),
