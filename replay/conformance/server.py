@@ -11,6 +11,10 @@ PATIENCE_S = 60
 
 # One for each kind of check. `pmpo replay` gives the table `replay` the length that its own learner needs.
 CONFIG = """
+# Small, so that many segments of the log begin and go.
+[replay.disk]
+segment_bytes = 262144
+
 [replay.table]
 name = "plain"
 limiter = "none"

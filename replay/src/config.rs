@@ -23,6 +23,8 @@ pub struct ReplayConfig {
     /// Streams open at a time; more are refused. A stream takes the memory of a few messages in, or
     /// of two batches out, however slow its peer is.
     pub max_streams: usize,
+    /// Tables that there may be; beyond it, no more are created while the service runs.
+    pub max_tables: usize,
     /// Bytes of memory that each table takes beside the items it holds: half for the streams of its writers,
     /// 128 KiB each, beyond which more are refused; a quarter for their messages from their first byte
     /// until they are stored, an eighth for batches until they are sent, which wait where there is no room;
@@ -109,6 +111,7 @@ impl Default for ReplayConfig {
             command_queue: 1_024,
             open_timeout_s: 10.0,
             max_streams: 4_096,
+            max_tables: 64,
             table_budget_bytes: 1 << 30,
             writer_timeout_s: 3_600.0,
             keepalive_interval_s: 10.0,
@@ -152,6 +155,7 @@ impl ReplayConfig {
         for (field, value) in [
             ("command_queue", self.command_queue),
             ("max_streams", self.max_streams),
+            ("max_tables", self.max_tables),
         ] {
             ConfigError::at_least_one(field, value as u64)?;
         }
@@ -256,7 +260,8 @@ mod tests {
             ),
             (
                 refused(|c| c.table.name.clear()),
-                "table.name: expected letters, digits, `-`, `_` and `.`, the first no dot, got ``",
+                "table.name: expected 1 to 128 letters, digits, `-`, `_` and `.`, the first no dot, \
+                 got ``",
             ),
         ];
         for (message, expected) in cases {

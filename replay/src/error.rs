@@ -1,6 +1,7 @@
 //! What ends the service, and how a table's refusals reach a client.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use pmpo_proto::ERROR_DOMAIN;
@@ -79,6 +80,11 @@ pub(crate) fn status(error: &Error) -> Status {
         }
     };
     refusal(code, reason, error.to_string())
+}
+
+/// What the machine did not do, for a caller who may know why; nothing has changed.
+pub(crate) fn failed(error: impl Display) -> Status {
+    refusal(Code::Internal, "SYSTEM", error.to_string())
 }
 
 pub(crate) fn superseded() -> Status {

@@ -12,7 +12,9 @@
 //! an answer has come, so backpressure is HTTP/2's own.
 
 mod budget;
+mod checkpoint;
 mod config;
+mod created;
 mod disk;
 mod error;
 mod metered;
@@ -27,7 +29,6 @@ mod table;
 mod tables;
 mod wire;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pmpo_proto::replay::v1::replay_server::ReplayServer;
@@ -44,6 +45,7 @@ pub use config::{DiskConfig, Fsync, ReplayConfig};
 pub use error::ReplayError;
 pub use pmpo_replay_core::selector::SelectorKind;
 pub use pmpo_replay_core::{LimiterKind, TableConfig};
+pub use wire::config_to_wire;
 
 const SERVICES: [&str; 1] = ["pmpo.replay.v1.Replay"];
 
@@ -66,11 +68,10 @@ pub async fn run(
     let (open_timeout, max_streams) = (config.open_timeout(), config.max_streams);
     let grace = Duration::from_secs_f64(config.shutdown_grace_s);
     let keepalive = config.keepalive();
-    let opened = tokio::task::spawn_blocking(move || Tables::open(&config)).await;
+    let opened = tokio::task::spawn_blocking(move || Tables::open(config)).await;
     let tables = opened.map_err(|_| ReplayError::TableThread("of the start".to_owned()))??;
     let border = Border {
-        tables: Arc::new(tables.handles.clone()),
-        run: tables.run.clone(),
+        tables: tables.clone(),
         open_timeout,
     };
     let service = service::Service::new(border, max_streams, shutdown.clone());

@@ -2,6 +2,7 @@
 //! restart. Items of two runs in one table would be learnt from as if they were of one. Clients that give no
 //! name, tools for one, are nobody's.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -29,6 +30,11 @@ impl Run {
         Self { name, uid }
     }
 
+    fn write(&self, data_dir: &Path) -> io::Result<()> {
+        let text = format!("{}\n{}\n", self.name, self.uid);
+        write_atomically(&data_dir.join(FILE), text.as_bytes())
+    }
+
     /// Whether a client that calls itself `other` may be of this run.
     fn is(&self, other: &Self) -> bool {
         let said = !self.uid.is_empty() && !other.uid.is_empty();
@@ -40,14 +46,13 @@ impl Run {
 #[derive(Clone, Debug)]
 pub(crate) struct RunName {
     held: Arc<Mutex<Option<Run>>>,
-    file: Option<PathBuf>,
+    data_dir: Option<PathBuf>,
 }
 
 impl RunName {
     /// The name that a data directory has, or none yet.
     pub(crate) fn read(data_dir: Option<&Path>) -> Result<Self, ReplayError> {
-        let file = data_dir.map(|folder| folder.join(FILE));
-        let held = match &file {
+        let held = match &data_dir.map(|folder| folder.join(FILE)) {
             Some(path) if path.exists() => {
                 let text = std::fs::read_to_string(path);
                 let text = text.map_err(|source| ReplayError::disk(path, source))?;
@@ -59,8 +64,14 @@ impl RunName {
         };
         Ok(Self {
             held: Arc::new(Mutex::new(held)),
-            file,
+            data_dir: data_dir.map(Path::to_owned),
         })
+    }
+
+    /// Writes the name, if there is one yet, into another data directory.
+    pub(crate) fn write(&self, data_dir: &Path) -> io::Result<()> {
+        let held = self.held.lock().expect("its holders do not panic");
+        held.as_ref().map_or(Ok(()), |run| run.write(data_dir))
     }
 
     /// Refuses a run that the tables do not belong to.
@@ -86,11 +97,7 @@ impl RunName {
             None => true,
         };
         if news {
-            let text = format!("{}\n{}\n", run.name, run.uid);
-            let written = self
-                .file
-                .as_ref()
-                .map(|path| write_atomically(path, text.as_bytes()));
+            let written = self.data_dir.as_ref().map(|folder| run.write(folder));
             if let Some(Err(error)) = written {
                 // A full disk ends no run; until a restart it is known all the same.
                 tracing::warn!(%error, "the run's name is not in the data directory");
@@ -105,9 +112,10 @@ impl RunName {
     }
 
     fn refusal(&self, held: &Run, run: &Run) -> Status {
-        let help = match &self.file {
+        let help = match &self.data_dir {
             None => "start another replay".to_owned(),
-            Some(path) => {
+            Some(folder) => {
+                let path = folder.join(FILE);
                 let path = path.display();
                 format!(
                     "start another replay, with another data directory, or stop this one and remove {path}"

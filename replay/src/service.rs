@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ::metrics::gauge;
 use pmpo_proto::replay::v1::{self, replay_server};
-use pmpo_proto::{WireError, writer_id_to_wire};
+use pmpo_proto::{WireError, counters_to_wire, writer_id_to_wire};
 use pmpo_service::sparse::Sparse;
 use pmpo_types::check_priorities;
 use tokio::sync::{Semaphore, mpsc};
@@ -13,11 +13,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::disk::Copied;
 use crate::error::{refusal, shutting_down};
 use crate::metered::Account;
 use crate::metrics;
 use crate::streams::{Border, Insert, Sample};
-use crate::wire::{changes_from_wire, table_to_wire};
+use crate::wire::{changes_from_wire, config_from_wire, table_to_wire};
 
 /// Acknowledgements on their way to a writer.
 const INSERT_RESPONSES: usize = 16;
@@ -145,7 +146,7 @@ impl replay_server::Replay for Service {
             keys,
             priorities,
         } = request.into_inner();
-        let table = self.border.table(&table)?;
+        let table = self.border.tables.named(&table)?;
         if keys.len() != priorities.len() {
             let expected = format!("{}, one for each key", keys.len());
             return Err(WireError::field("priorities", expected, priorities.len()).into());
@@ -162,8 +163,8 @@ impl replay_server::Replay for Service {
         &self,
         _: Request<v1::ListTablesRequest>,
     ) -> Result<Response<v1::ListTablesResponse>, Status> {
-        let mut tables = Vec::with_capacity(self.border.tables.len());
-        for table in self.border.tables.values() {
+        let mut tables = Vec::new();
+        for table in self.border.tables.all() {
             tables.push(table_to_wire(table.describe().await?));
         }
         Ok(Response::new(v1::ListTablesResponse { tables }))
@@ -173,7 +174,7 @@ impl replay_server::Replay for Service {
         &self,
         request: Request<v1::ListWritersRequest>,
     ) -> Result<Response<v1::ListWritersResponse>, Status> {
-        let table = self.border.table(&request.into_inner().table)?;
+        let table = self.border.tables.named(&request.into_inner().table)?;
         let (writers, inserts) = table.writers().await?;
         let writer = |(id, next_sequence)| v1::WriterInfo {
             writer_id: writer_id_to_wire(id),
@@ -190,7 +191,7 @@ impl replay_server::Replay for Service {
         request: Request<v1::DeleteItemsRequest>,
     ) -> Result<Response<v1::DeleteItemsResponse>, Status> {
         let v1::DeleteItemsRequest { table, keys } = request.into_inner();
-        let (deleted, missing) = self.border.table(&table)?.delete(keys).await?;
+        let (deleted, missing) = self.border.tables.named(&table)?.delete(keys).await?;
         Ok(Response::new(v1::DeleteItemsResponse { deleted, missing }))
     }
 
@@ -198,7 +199,7 @@ impl replay_server::Replay for Service {
         &self,
         request: Request<v1::ResetTableRequest>,
     ) -> Result<Response<v1::ResetTableResponse>, Status> {
-        let table = self.border.table(&request.into_inner().table)?;
+        let table = self.border.tables.named(&request.into_inner().table)?;
         let description = table.reset().await?;
         Ok(Response::new(v1::ResetTableResponse {
             table: Some(table_to_wire(description)),
@@ -210,9 +211,36 @@ impl replay_server::Replay for Service {
         request: Request<v1::ConfigureTableRequest>,
     ) -> Result<Response<v1::ConfigureTableResponse>, Status> {
         let (table, changes) = changes_from_wire(request.into_inner());
-        let description = self.border.table(&table)?.configure(changes).await?;
+        let description = self.border.tables.named(&table)?.configure(changes).await?;
         Ok(Response::new(v1::ConfigureTableResponse {
             table: Some(table_to_wire(description)),
+        }))
+    }
+
+    async fn create_table(
+        &self,
+        request: Request<v1::CreateTableRequest>,
+    ) -> Result<Response<v1::CreateTableResponse>, Status> {
+        let config = config_from_wire(request.into_inner().config)?;
+        let description = self.border.tables.create(config).await?;
+        Ok(Response::new(v1::CreateTableResponse {
+            table: Some(table_to_wire(description)),
+        }))
+    }
+
+    async fn checkpoint(
+        &self,
+        _: Request<v1::CheckpointRequest>,
+    ) -> Result<Response<v1::CheckpointResponse>, Status> {
+        let (path, tables) = self.border.tables.checkpoint().await?;
+        let copied = |(table, Copied { counters, bytes })| v1::CopiedTable {
+            table,
+            counters: Some(counters_to_wire(counters)),
+            bytes,
+        };
+        Ok(Response::new(v1::CheckpointResponse {
+            path: path.to_string_lossy().into_owned(),
+            tables: tables.into_iter().map(copied).collect(),
         }))
     }
 }

@@ -1,6 +1,7 @@
 //! A cheap handle to a table: commands, and the answers to wait for.
 
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +17,7 @@ use tokio::time::Sleep;
 use tonic::Status;
 
 use crate::budget::Budget;
-use crate::disk::Disk;
+use crate::disk::{Copied, CopyLog, Disk};
 use crate::error::{shutting_down, status, superseded};
 use crate::owner::{Bounds, Owner};
 
@@ -67,6 +68,8 @@ pub(crate) enum Command {
         changes: Changes,
         reply: oneshot::Sender<Result<Description, Error>>,
     },
+    /// Of a table that has a disk.
+    Copy(CopyLog),
     /// A stream has ended: forget what it was waiting for, and that its writer is connected.
     Left(Option<WriterSession>),
     Describe(oneshot::Sender<Description>),
@@ -283,6 +286,13 @@ impl TableHandle {
     pub(crate) async fn configure(&self, changes: Changes) -> Result<Description, Status> {
         let command = |reply| Command::Configure { changes, reply };
         self.ask(command).await?.map_err(|error| status(&error))
+    }
+
+    /// Has the table's log copied into a folder, all that was acknowledged before included. The table must
+    /// have a disk.
+    pub(crate) async fn copy(&self, folder: PathBuf) -> Result<io::Result<Copied>, Status> {
+        self.ask(|reply| Command::Copy(CopyLog { folder, reply }))
+            .await
     }
 
     /// A stream has ended, and waits for nothing any more.

@@ -1,10 +1,12 @@
 //! Tables to the protocol and back.
 
 use pmpo_proto::replay::v1;
-use pmpo_proto::{counters_to_wire, signature_to_wire};
+use pmpo_proto::{WireError, counters_to_wire, signature_to_wire};
 use pmpo_replay_core::selector::SelectorKind;
-use pmpo_replay_core::{Blocked, Changes, LimiterKind, TableConfig};
+use pmpo_replay_core::{Blocked, Changes, Error, LimiterKind, TableConfig};
+use tonic::Status;
 
+use crate::error::status;
 use crate::table::{BlockedCalls, Description};
 
 /// What a table is and holds.
@@ -49,7 +51,8 @@ pub(crate) fn blocked_to_wire(table: &str, blocked: &BlockedCalls) -> v1::Blocke
     }
 }
 
-fn config_to_wire(config: &TableConfig) -> v1::TableConfig {
+/// What a table is, with nothing absent.
+pub fn config_to_wire(config: &TableConfig) -> v1::TableConfig {
     v1::TableConfig {
         name: config.name.clone(),
         sequence_length: Some(config.sequence_length as u32),
@@ -91,15 +94,80 @@ fn limiter_to_wire(kind: LimiterKind) -> v1::Limiter {
     }
 }
 
+/// A table to be made, checked as one of the configuration file is.
+pub(crate) fn config_from_wire(config: Option<v1::TableConfig>) -> Result<TableConfig, Status> {
+    let config =
+        config.ok_or_else(|| WireError::field("config", "a table's configuration", "nothing"))?;
+    let default = TableConfig::default();
+    let selector = |field, got, default| {
+        let number = |kind| selector_to_wire(kind).into();
+        kind_from_wire(field, got, default, &SelectorKind::ALL, number)
+    };
+    let limiter = |kind| limiter_to_wire(kind).into();
+    let config = TableConfig {
+        sampler: selector("config.sampler", config.sampler, default.sampler)?,
+        remover: selector("config.remover", config.remover, default.remover)?,
+        limiter: kind_from_wire(
+            "config.limiter",
+            config.limiter,
+            default.limiter,
+            &LimiterKind::ALL,
+            limiter,
+        )?,
+        name: config.name,
+        sequence_length: size_from_wire(config.sequence_length.map(u64::from))
+            .unwrap_or(default.sequence_length),
+        max_size: size_from_wire(config.max_size).unwrap_or(default.max_size),
+        max_bytes: config.max_bytes.unwrap_or(default.max_bytes),
+        max_times_sampled: config
+            .max_times_sampled
+            .unwrap_or(default.max_times_sampled),
+        priority_exponent: config
+            .priority_exponent
+            .unwrap_or(default.priority_exponent),
+        age_decay: config.age_decay.unwrap_or(default.age_decay),
+        age_floor: config.age_floor.unwrap_or(default.age_floor),
+        samples_per_insert: config
+            .samples_per_insert
+            .unwrap_or(default.samples_per_insert),
+        min_size_to_sample: size_from_wire(config.min_size_to_sample)
+            .unwrap_or(default.min_size_to_sample),
+        error_buffer: config.error_buffer,
+        max_batch_size: size_from_wire(config.max_batch_size).unwrap_or(default.max_batch_size),
+        max_writers: size_from_wire(config.max_writers).unwrap_or(default.max_writers),
+    };
+    let checked = config.validate();
+    checked.map_err(|error| status(&Error::from(error.within("config"))))?;
+    Ok(config)
+}
+
+/// The kind whose number in the protocol this is; 0 stands for `default`.
+fn kind_from_wire<K: Copy>(
+    field: &str,
+    got: i32,
+    default: K,
+    all: &[K],
+    number: impl Fn(K) -> i32,
+) -> Result<K, WireError> {
+    if got == 0 {
+        return Ok(default);
+    }
+    let found = all.iter().copied().find(|&kind| number(kind) == got);
+    found.ok_or_else(|| WireError::field(field, "a number that the protocol names", got))
+}
+
+/// Whatever fits no usize is no size either.
+fn size_from_wire(size: Option<u64>) -> Option<usize> {
+    size.map(|size| usize::try_from(size).unwrap_or(usize::MAX))
+}
+
 /// The changes that a request asks for, and of which table.
 pub(crate) fn changes_from_wire(request: v1::ConfigureTableRequest) -> (String, Changes) {
-    // Whatever fits no usize is no size either.
-    let size = |size: Option<u64>| size.map(|size| usize::try_from(size).unwrap_or(usize::MAX));
     let changes = Changes {
         samples_per_insert: request.samples_per_insert,
-        min_size_to_sample: size(request.min_size_to_sample),
+        min_size_to_sample: size_from_wire(request.min_size_to_sample),
         error_buffer: request.error_buffer,
-        max_size: size(request.max_size),
+        max_size: size_from_wire(request.max_size),
         max_bytes: request.max_bytes,
     };
     (request.table, changes)

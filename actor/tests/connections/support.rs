@@ -287,4 +287,18 @@ impl replay::replay_server::Replay for Replay {
     ) -> Result<Response<replay::ConfigureTableResponse>, Status> {
         Err(Status::unimplemented("not needed"))
     }
+
+    async fn create_table(
+        &self,
+        _: Request<replay::CreateTableRequest>,
+    ) -> Result<Response<replay::CreateTableResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn checkpoint(
+        &self,
+        _: Request<replay::CheckpointRequest>,
+    ) -> Result<Response<replay::CheckpointResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
 }

@@ -96,7 +96,7 @@ pub(crate) enum Command {
     /// Record episodes, look at them, bring them from one layout to another, and label them.
     #[command(subcommand)]
     Data(DataCommand),
-    /// Show the table of a running replay, and change its bounds while it runs.
+    /// Show the table of a running replay, create one, change its bounds and copy it while it runs.
     Tables(TablesArgs),
     /// Make a CA, and each role's certificate and token, for a lab.
     Certs(CertsArgs),

@@ -110,6 +110,55 @@ fn an_empty_table_has_no_samples_per_insert() {
 }
 
 #[test]
+fn a_table_is_created_and_copied_while_the_replay_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let mut command = Command::new(PMPO);
+    command.args(["replay", "--listen", "localhost:0", "--data-dir"]);
+    command.arg(&data_dir);
+    let replay = Process::start(command, folder.path(), "replay");
+    let address = replay.address().to_string();
+    let tables = |more: &[&str]| {
+        let arguments = [&["tables", "--replay", &address], more].concat();
+        let output = pmpo(folder.path(), &arguments);
+        let [stdout, stderr] =
+            [output.stdout, output.stderr].map(|s| String::from_utf8(s).unwrap());
+        (output.status.code(), stdout, stderr)
+    };
+    let file = |text: &str| std::fs::write(folder.path().join("mine.toml"), text).unwrap();
+    file("name = \"mine\"\nsequence_length = 8\n");
+    let (code, stdout, stderr) = tables(&["--create", "mine.toml", "--checkpoint"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(
+        stdout.contains(" mine: 0 of 1000000 items of 8 steps"),
+        "{stdout}"
+    );
+    assert!(
+        stdout.contains("    mine: 0 items, 0 inserts, 0 samples"),
+        "{stdout}"
+    );
+    let copy = data_dir.join(".checkpoints/000000");
+    assert!(
+        stdout.contains(&format!("copied to {}\n", copy.display())),
+        "{stdout}"
+    );
+    assert!(copy.join("mine").is_dir() && copy.join("replay").is_dir());
+    file("name = \"mine\"\nsequence_length = 9\n");
+    let (code, _, stderr) = tables(&["--create", "mine.toml"]);
+    assert!(
+        code == Some(1) && stderr.contains("the table `mine` which is there"),
+        "{stderr}"
+    );
+    file("nme = \"mine\"\n");
+    let (code, _, stderr) = tables(&["--create", "mine.toml"]);
+    assert!(
+        code == Some(2) && stderr.contains("mine.toml: "),
+        "{stderr}"
+    );
+    assert_eq!(replay.stop(), Some(0));
+}
+
+#[test]
 fn a_trace_says_which_actions_came_after_the_end() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.csv"), "0.0\n".repeat(1007)).unwrap();

@@ -198,6 +198,20 @@ impl replay_server::Replay for Service {
     ) -> Result<Response<v1::ConfigureTableResponse>, Status> {
         Err(Status::unimplemented("not needed"))
     }
+
+    async fn create_table(
+        &self,
+        _: Request<v1::CreateTableRequest>,
+    ) -> Result<Response<v1::CreateTableResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn checkpoint(
+        &self,
+        _: Request<v1::CheckpointRequest>,
+    ) -> Result<Response<v1::CheckpointResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
 }
 
 /// A small run.

@@ -11,7 +11,7 @@ use crate::selector::{SelectorKind, Weights};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TableConfig {
-    /// The table's name: letters, digits, `-`, `_` and `.`, the first no dot.
+    /// The table's name: 1 to 128 letters, digits, `-`, `_` and `.`, the first no dot.
     pub name: String,
     /// Steps of an item: 1 for transitions, more for sequences, which share their steps.
     pub sequence_length: usize,
@@ -74,6 +74,8 @@ impl Default for TableConfig {
     }
 }
 
+/// Longest name: it is a folder's, and a label of metrics.
+const MAX_NAME_LENGTH: usize = 128;
 /// Longest sequence.
 const MAX_SEQUENCE_LENGTH: usize = 65_536;
 /// Largest exponent of a priority; powers of the largest priority stay finite.
@@ -117,22 +119,45 @@ impl TableConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_fields()?;
         match self.limiter {
-            LimiterKind::SamplesPerInsert => self.validate_ratio(),
-            LimiterKind::MinSize => self.validate_min_size(),
+            LimiterKind::SamplesPerInsert => self.validate_ratio()?,
+            LimiterKind::MinSize => self.validate_min_size()?,
             LimiterKind::Queue if self.max_times_sampled == 0 => refuse(
                 "max_times_sampled",
                 "at least 1 with limiter `queue`, or a full queue would never have room".to_owned(),
                 0,
-            ),
-            LimiterKind::Queue | LimiterKind::None => Ok(()),
+            )?,
+            LimiterKind::Queue | LimiterKind::None => {}
         }
+        self.validate_for_files()
+    }
+
+    /// Refuses what a file could not say, whether or not the limiter looks at it: the log has
+    /// configurations as JSON, which knows no NaN, and TOML's integers have a sign.
+    fn validate_for_files(&self) -> Result<(), ConfigError> {
+        let error_buffer = self.error_buffer.unwrap_or_default();
+        for (field, value) in [
+            ("samples_per_insert", self.samples_per_insert),
+            ("error_buffer", error_buffer),
+        ] {
+            if !value.is_finite() {
+                return refuse(field, "a finite number", value);
+            }
+        }
+        if i64::try_from(self.max_bytes).is_err() {
+            let expected = format!("0, no bound, to {}", i64::MAX);
+            return refuse("max_bytes", expected, self.max_bytes);
+        }
+        Ok(())
     }
 
     fn validate_fields(&self) -> Result<(), ConfigError> {
         let letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let name = &self.name;
-        if name.is_empty() || name.starts_with('.') || !name.chars().all(letter) {
-            let expected = "letters, digits, `-`, `_` and `.`, the first no dot".to_owned();
+        let length = 1..=MAX_NAME_LENGTH;
+        if !length.contains(&name.len()) || name.starts_with('.') || !name.chars().all(letter) {
+            let expected = format!(
+                "1 to {MAX_NAME_LENGTH} letters, digits, `-`, `_` and `.`, the first no dot"
+            );
             return refuse("name", expected, format!("`{name}`"));
         }
         let counts = [
@@ -264,11 +289,23 @@ mod tests {
         let cases = [
             (
                 refused(|c| c.name.clear()),
-                "name: expected letters, digits, `-`, `_` and `.`, the first no dot, got ``",
+                "name: expected 1 to 128 letters, digits, `-`, `_` and `.`, the first no dot, got ``",
+            ),
+            (
+                refused(|c| {
+                    c.limiter = LimiterKind::None;
+                    c.samples_per_insert = f64::NAN;
+                }),
+                "samples_per_insert: expected a finite number, got NaN",
+            ),
+            (
+                refused(|c| c.max_bytes = 1 << 63),
+                "max_bytes: expected 0, no bound, to 9223372036854775807, got 9223372036854775808",
             ),
             (
                 refused(|c| c.name = "../up".to_owned()),
-                "name: expected letters, digits, `-`, `_` and `.`, the first no dot, got `../up`",
+                "name: expected 1 to 128 letters, digits, `-`, `_` and `.`, the first no dot, got \
+                 `../up`",
             ),
             (
                 refused(|c| c.sequence_length = 0),

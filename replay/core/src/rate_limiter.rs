@@ -46,6 +46,14 @@ pub enum LimiterKind {
 }
 
 impl LimiterKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::SamplesPerInsert,
+        Self::MinSize,
+        Self::Queue,
+        Self::None,
+    ];
+
     /// Its name in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -11,6 +11,8 @@ pub(crate) trait Files: Send + Sync {
     fn make_folder(&self, path: &Path) -> io::Result<bool>;
     /// Opens a folder that is there.
     fn folder(&self, path: &Path) -> io::Result<Box<dyn Folder>>;
+    /// Removes a folder with all that is in it.
+    fn remove_folder(&self, path: &Path) -> io::Result<()>;
 }
 
 /// An open folder. What is done to its names is safe from a power failure after the next `sync` of it.
@@ -20,6 +22,9 @@ pub(crate) trait Folder: Send + Sync {
     fn read(&self, name: &str, bytes: &mut Vec<u8>) -> io::Result<()>;
     /// Makes a file that must not be there yet.
     fn create(&self, name: &str) -> io::Result<Box<dyn AppendFile>>;
+    /// Gives a file another name as well, in a folder of the same file system.
+    fn link(&self, name: &str, other: &Path) -> io::Result<()>;
+    /// Of a file or a folder, to a name that nothing has.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn unlink(&self, name: &str) -> io::Result<()>;
     fn sync(&self) -> io::Result<()>;
@@ -77,6 +82,10 @@ impl Files for SystemFiles {
             handle: File::open(path)?,
         }))
     }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir_all(path)
+    }
 }
 
 impl Folder for SystemFolder {
@@ -98,6 +107,10 @@ impl Folder for SystemFolder {
         let mut options = OpenOptions::new();
         let file = options.append(true).create_new(true);
         Ok(Box::new(file.open(self.path.join(name))?))
+    }
+
+    fn link(&self, name: &str, other: &Path) -> io::Result<()> {
+        std::fs::hard_link(self.path.join(name), other)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

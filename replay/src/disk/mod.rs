@@ -4,7 +4,7 @@
 //! a killed process loses nothing; a thread of its own calls `fdatasync`, by the policy, for what must
 //! survive the machine. Segments are never written again once a later one has begun, and go as soon as
 //! nothing in them is alive: what is on disk stays within twice the table and two segments, without a
-//! checkpoint anybody would wait for.
+//! checkpoint anybody would wait for. For the same reason a copy of the log is other names of its segments.
 
 pub(crate) mod files;
 mod recovery;
@@ -12,11 +12,14 @@ mod syncer;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::metrics::counter;
 use pmpo_replay_core::Table;
+use pmpo_types::TableCounters;
+use tokio::sync::oneshot;
 
 use crate::config::DiskConfig;
 use crate::metrics;
@@ -81,6 +84,19 @@ impl Segment {
     }
 }
 
+/// Asks for a copy of all that was written so far, in a folder that is there and empty.
+pub(crate) struct CopyLog {
+    pub(crate) folder: PathBuf,
+    pub(crate) reply: oneshot::Sender<io::Result<Copied>>,
+}
+
+/// What a copy of the log holds, whose files are safe; the folder that they are in is yet to be synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Copied {
+    pub(crate) counters: TableCounters,
+    pub(crate) bytes: u64,
+}
+
 fn segment_name(number: u32) -> String {
     format!("{number:010}.log")
 }
@@ -132,6 +148,24 @@ impl Disk {
             self.begin_segment(table)?;
         }
         self.compact(table)
+    }
+
+    /// Ends the segment and has all that were written copied. That is for the syncer to do, which also
+    /// deletes segments, in the order in which it is told: until then, none of these goes.
+    pub(crate) fn copy(&mut self, table: &mut Table, copy: CopyLog) -> io::Result<()> {
+        let (counters, last) = (table.counters(), Arc::clone(&self.segment));
+        self.begin_segment(table)?;
+        if self.stuck {
+            let error = "a new segment of the log cannot begin, the server's log says why";
+            // Whoever asked may have gone.
+            drop(copy.reply.send(Err(io::Error::other(error))));
+            return Ok(());
+        }
+        let ended = self.sizes.range(..self.current);
+        let bytes = ended.clone().map(|(_, bytes)| bytes).sum();
+        let segments = ended.map(|(&number, _)| number).collect();
+        self.syncer
+            .copy(&last, segments, Copied { counters, bytes }, copy)
     }
 
     /// Syncs what there is.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ::metrics::{counter, gauge};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-use super::{Segment, segment_name};
+use super::{Copied, CopyLog, Segment, segment_name};
 use crate::config::{DiskConfig, Fsync};
 use crate::metrics;
 use crate::owner::Release;
@@ -27,6 +27,27 @@ enum Job {
     Sync(Arc<Segment>, Vec<Release>),
     /// These bytes, then this segment goes.
     Delete(Arc<Segment>, u32),
+    /// These bytes, then they and the segments before get other names, which somebody waits for.
+    Copy(Arc<Segment>, Copy),
+}
+
+struct Copy {
+    segments: Vec<u32>,
+    copied: Copied,
+    asked: CopyLog,
+}
+
+impl Copy {
+    /// A copy that fails does the log no harm.
+    fn make(self, segment: &Segment) {
+        let link = |&number: &u32| {
+            let name = segment_name(number);
+            segment.folder.link(&name, &self.asked.folder.join(&name))
+        };
+        let made = self.segments.iter().try_for_each(link);
+        // Whoever asked may have gone.
+        drop(self.asked.reply.send(made.map(|()| self.copied)));
+    }
 }
 
 /// The table's thread's end.
@@ -127,6 +148,22 @@ impl Syncer {
         self.send(Job::Delete(Arc::clone(segment), dead))
     }
 
+    /// All of these segments, of which `last` is the last and ended, are to be copied.
+    pub(super) fn copy(
+        &self,
+        last: &Arc<Segment>,
+        segments: Vec<u32>,
+        copied: Copied,
+        asked: CopyLog,
+    ) -> io::Result<()> {
+        let copy = Copy {
+            segments,
+            copied,
+            asked,
+        };
+        self.send(Job::Copy(Arc::clone(last), copy))
+    }
+
     /// Syncs what there is.
     pub(super) fn close(mut self, segment: &Arc<Segment>) -> io::Result<()> {
         self.ended(segment)?;
@@ -172,8 +209,10 @@ impl Worker {
         let mut last = Instant::now();
         while let Ok(first) = self.queue.recv() {
             let mut jobs = vec![first];
-            // All that comes until the next sync is due, and what is there already.
-            while let Ok(job) = self.queue.recv_deadline(last + self.pause) {
+            // All that comes until the next sync is due, or somebody waits, and what is there already.
+            while !matches!(jobs.last(), Some(Job::Copy(..)))
+                && let Ok(job) = self.queue.recv_deadline(last + self.pause)
+            {
                 jobs.push(job);
             }
             last = Instant::now();
@@ -207,7 +246,7 @@ impl Worker {
         let mut synced: Vec<*const Segment> = Vec::new();
         // In the order in which they were written: the log is safe up to the end of the last.
         for job in &jobs {
-            let (Job::Sync(segment, _) | Job::Delete(segment, _)) = job;
+            let (Job::Sync(segment, _) | Job::Delete(segment, _) | Job::Copy(segment, _)) = job;
             if !synced.contains(&Arc::as_ptr(segment)) {
                 let written = segment.sync()?;
                 self.shared.safe.fetch_max(written, Ordering::AcqRel);
@@ -221,6 +260,7 @@ impl Worker {
         for job in jobs {
             match job {
                 Job::Sync(_, waiting) => waiting.into_iter().for_each(Release::release),
+                Job::Copy(segment, copy) => copy.make(&segment),
                 Job::Delete(segment, dead) => {
                     segment.folder.unlink(&segment_name(dead))?;
                     // Each by itself: were a later one gone and this one not, there would be a hole.

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::budget::Budget;
 use crate::config::ReplayConfig;
-use crate::disk::Disk;
+use crate::disk::{CopyLog, Disk};
 use crate::table::{
     BlockedCalls, Command, Description, Drawn, ItemKind, PendingInsert, PendingSample,
     WriterSession,
@@ -73,6 +73,8 @@ pub(crate) struct Owner {
     samples: VecDeque<PendingSample>,
     /// Answers of this turn.
     ready: Vec<Release>,
+    /// Copies that were asked for in this turn: of the table as it is at its end.
+    copies: Vec<CopyLog>,
     /// What the first insert and the first sample in the rooms wait for.
     holds: [Option<Hold>; 2],
     stats: Stats,
@@ -109,6 +111,7 @@ impl Owner {
             inserts: VecDeque::new(),
             samples: VecDeque::new(),
             ready: Vec::new(),
+            copies: Vec::new(),
             holds: [None; 2],
             stats: Stats::new(inserts, Instant::now()),
             traced: Traced::default(),
@@ -166,7 +169,12 @@ impl Owner {
         let ready = std::mem::take(&mut self.ready);
         match &mut self.disk {
             None => ready.into_iter().for_each(Release::release),
-            Some(disk) => disk.write(&mut self.table, ready)?,
+            Some(disk) => {
+                disk.write(&mut self.table, ready)?;
+                for copy in std::mem::take(&mut self.copies) {
+                    disk.copy(&mut self.table, copy)?;
+                }
+            }
         }
         Ok(())
     }
@@ -231,6 +239,7 @@ impl Owner {
                 let described = configured.map(|()| self.describe());
                 drop(reply.send(described));
             }
+            Command::Copy(copy) => self.copies.push(copy),
             Command::Left(session) => self.leave(session),
             Command::Describe(reply) => drop(reply.send(self.describe())),
             Command::ListWriters(reply) => {

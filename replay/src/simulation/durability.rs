@@ -1,6 +1,8 @@
 //! What each policy of syncing promises, through losses of power, kills and restarts; and what the service
 //! does about one fault at a time.
 
+use std::path::Path;
+
 use pmpo_replay_core::TableConfig;
 use pmpo_replay_core::selector::SelectorKind;
 use pmpo_types::{StepBatch, WriterId};
@@ -9,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::files::{Faults, SimulatedFiles};
 use super::shard::{DATA_DIR, Shard, columns, disk, table};
+use crate::checkpoint::Checkpoint;
 use crate::config::Fsync;
 
 const WRITER: WriterId = WriterId(1);
@@ -213,6 +216,10 @@ fn out_of_descriptors_the_log_goes_on_in_its_segment() {
         client.hear();
     }
     assert_eq!((client.acknowledged, client.segments().len()), (200, 1));
+    let mut copy = client.shard.copy("/runs/copy".into());
+    assert!(client.shard.turn() && client.shard.sync());
+    let refused = copy.try_recv().unwrap().unwrap_err().to_string();
+    assert!(refused.contains("a new segment of the log"), "{refused}");
     client.files().set_faults(Faults::default());
     for _ in 0..2 {
         client.send(10);
@@ -221,6 +228,52 @@ fn out_of_descriptors_the_log_goes_on_in_its_segment() {
     assert_eq!(client.segments().len(), 2);
     client.restart(true);
     assert_eq!(client.shard.found.inserts, 220);
+}
+
+/// Whatever is done meanwhile, a checkpoint holds just what was there, also after a loss of power; one that was
+/// not finished is not there, and does not stand in the way of another.
+#[test]
+fn a_checkpoint_is_whole_and_safe_or_not_there() {
+    let checkpoints = format!("{DATA_DIR}/.checkpoints");
+    for fsync in POLICIES {
+        for seed in 0..200 {
+            let mut client = Client::new(fsync, SelectorKind::Fifo, seed);
+            let files = client.files().clone();
+            let go_on = |client: &mut Client, turns| {
+                for turn in 0..turns {
+                    client.send(turn % 12 + 1);
+                    assert!(client.shard.turn());
+                    if (seed + turn) % 3 == 0 {
+                        assert!(client.shard.sync());
+                    }
+                }
+            };
+            go_on(&mut client, 5 + seed % 40);
+            let inserts = client.sent;
+            let mut made = Checkpoint::begin(&files, Path::new(DATA_DIR)).unwrap();
+            let mut answer = client.shard.copy(made.table("replay").unwrap());
+            assert!(client.shard.turn());
+            go_on(&mut client, seed % 20);
+            assert!(client.shard.sync());
+            let copied = answer.try_recv().unwrap().unwrap();
+            assert_eq!(copied.counters.inserts, inserts);
+            go_on(&mut client, 20);
+            if seed % 4 == 0 {
+                files.lose_power();
+                let names = files.names(&checkpoints);
+                assert!(names.iter().all(|name| name == ".new"), "{names:?}");
+                Checkpoint::begin(&files, Path::new(DATA_DIR)).unwrap();
+                continue;
+            }
+            let path = made.finish().unwrap();
+            files.lose_power();
+            let table = client.shard.table.clone();
+            let mut copy = Shard::at(&path, table, disk(fsync), Some(files));
+            assert_eq!(copy.found.inserts, inserts, "{fsync:?}, seed {seed}");
+            let expected = inserts.saturating_sub(SIZE) as i64..inserts as i64;
+            assert_eq!(copy.contents(true), expected.collect::<Vec<_>>());
+        }
+    }
 }
 
 /// `ENOSPC` and `EIO` in the middle of a record: the service ends, nobody is told that it is stored, and the

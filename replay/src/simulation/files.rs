@@ -59,7 +59,7 @@ struct Inode {
     dirty: BTreeSet<usize>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Names {
     cache: BTreeMap<String, Entry>,
     disk: BTreeMap<String, Entry>,
@@ -206,6 +206,16 @@ impl Files for SimulatedFiles {
             path: path.to_owned(),
         }))
     }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        let (parent, name) = path.parent().zip(path.file_name()).unwrap();
+        let mut state = self.state();
+        let names = state.folders.get_mut(parent);
+        let entry = names.and_then(|names| names.cache.remove(&*name.to_string_lossy()));
+        entry.ok_or(io::ErrorKind::NotFound)?;
+        state.folders.retain(|other, _| !other.starts_with(path));
+        Ok(())
+    }
 }
 
 struct SimulatedFolder {
@@ -253,10 +263,32 @@ impl Folder for SimulatedFolder {
         })
     }
 
+    fn link(&self, name: &str, other: &Path) -> io::Result<()> {
+        self.with(|state, names| {
+            let entry = *names.cache.get(name).ok_or(io::ErrorKind::NotFound)?;
+            let (parent, name) = other.parent().zip(other.file_name()).unwrap();
+            let names = state.folders.get_mut(parent);
+            let names = names.ok_or(io::ErrorKind::NotFound)?;
+            let name = name.to_string_lossy().into_owned();
+            assert!(names.cache.insert(name, entry).is_none());
+            Ok(())
+        })
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.with(|_, names| {
+        self.with(|state, names| {
             let entry = names.cache.remove(from).ok_or(io::ErrorKind::NotFound)?;
             names.cache.insert(to.to_owned(), entry);
+            if entry == Entry::Folder {
+                // Its names go with it, whichever name it has itself after a power failure.
+                let (from, to) = (self.path.join(from), self.path.join(to));
+                let moved = state.folders.iter().filter_map(|(path, names)| {
+                    let inside = path.strip_prefix(&from).ok()?;
+                    Some((to.join(inside), names.clone()))
+                });
+                let moved: Vec<_> = moved.collect();
+                state.folders.extend(moved);
+            }
             Ok(())
         })
     }

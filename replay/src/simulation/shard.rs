@@ -1,7 +1,7 @@
 //! A shard of the simulation: the product's own parts, on a simulated file system or in memory.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pmpo_replay_core::selector::SelectorKind;
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::files::SimulatedFiles;
 use crate::config::{DiskConfig, Fsync, ReplayConfig};
 use crate::disk::files::make_folder;
-use crate::disk::{Disk, Worker, recover};
+use crate::disk::{Copied, CopyLog, Disk, Worker, recover};
 use crate::owner::{Bounds, Owner};
 use crate::table::{Command, ItemKind, PendingInsert, PendingSample, WriterSession};
 
@@ -77,7 +77,8 @@ struct Process {
 type Answer = oneshot::Receiver<Result<u64, Error>>;
 
 pub(super) struct Shard {
-    table: TableConfig,
+    data_dir: PathBuf,
+    pub(super) table: TableConfig,
     pub(super) disk: DiskConfig,
     /// `None` for one that is in memory.
     pub(super) files: Option<SimulatedFiles>,
@@ -95,7 +96,18 @@ fn bounds() -> Bounds {
 
 impl Shard {
     pub(super) fn new(table: TableConfig, disk: DiskConfig, files: Option<SimulatedFiles>) -> Self {
+        Self::at(Path::new(DATA_DIR), table, disk, files)
+    }
+
+    /// In another data directory.
+    pub(super) fn at(
+        data_dir: &Path,
+        table: TableConfig,
+        disk: DiskConfig,
+        files: Option<SimulatedFiles>,
+    ) -> Self {
         let mut shard = Self {
+            data_dir: data_dir.to_owned(),
             table,
             disk,
             files,
@@ -137,11 +149,10 @@ impl Shard {
             });
             return true;
         };
-        let data_dir = Path::new(DATA_DIR);
-        if make_folder(files, data_dir).is_err() {
+        if make_folder(files, &self.data_dir).is_err() {
             return false;
         }
-        let recovered = recover(files, data_dir, self.table.clone(), &self.disk, 1);
+        let recovered = recover(files, &self.data_dir, self.table.clone(), &self.disk, 1);
         let Ok(mut recovered) = recovered else {
             return false;
         };
@@ -191,6 +202,13 @@ impl Shard {
             signature: signature(),
             sequence_length: self.table.sequence_length,
         }
+    }
+
+    /// Somebody asks for a copy.
+    pub(super) fn copy(&mut self, folder: PathBuf) -> oneshot::Receiver<std::io::Result<Copied>> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Copy(CopyLog { folder, reply }));
+        answer
     }
 
     /// Steps arrive.

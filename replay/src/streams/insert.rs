@@ -116,8 +116,11 @@ impl Insert {
             Some(insert_request::Request::Steps(_)) => return Err(unexpected("`open`", "`steps`")),
             None => return Err(unexpected("`open`", "nothing")),
         };
-        self.border.run.check(&open.owner, &open.owner_id)?;
-        let table = self.border.table(&open.table)?.clone();
+        self.border
+            .tables
+            .run()
+            .check(&open.owner, &open.owner_id)?;
+        let table = self.border.tables.named(&open.table)?;
         self._place = Some(
             table
                 .budget()
@@ -146,7 +149,10 @@ impl Insert {
             sequence_length,
         };
         let next_sequence = writer.table.open_writer(writer.session, kind).await?;
-        self.border.run.claim(&open.owner, &open.owner_id)?;
+        self.border
+            .tables
+            .run()
+            .claim(&open.owner, &open.owner_id)?;
         Ok((writer, next_sequence))
     }
 }

@@ -3,8 +3,6 @@
 mod insert;
 mod sample;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pmpo_proto::WireError;
@@ -14,18 +12,17 @@ use tonic::{Code, Status, Streaming};
 pub(crate) use self::insert::Insert;
 pub(crate) use self::sample::Sample;
 use crate::error::refusal;
-use crate::run_name::RunName;
-use crate::table::{Reminder, TableHandle};
+use crate::table::Reminder;
+use crate::tables::Tables;
 
 /// How long a sampler may take to take a batch that it has demanded, and a writer to send a message whole
 /// that it has begun.
 pub(crate) const TAKING_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What every stream needs: the tables, whose they are, and how long to wait for the first message.
+/// What every stream needs: the tables, and how long to wait for the first message.
 #[derive(Clone)]
 pub(crate) struct Border {
-    pub(crate) tables: Arc<BTreeMap<String, TableHandle>>,
-    pub(crate) run: RunName,
+    pub(crate) tables: Tables,
     pub(crate) open_timeout: Duration,
 }
 
@@ -39,15 +36,6 @@ impl Border {
                 let message = format!("request: expected `open` within {timeout:?}, got nothing");
                 Err(refusal(Code::DeadlineExceeded, "OPEN_TIMEOUT", message))
             })
-    }
-
-    pub(crate) fn table(&self, name: &str) -> Result<&TableHandle, Status> {
-        self.tables.get(name).ok_or_else(|| {
-            let names: Vec<String> = self.tables.keys().map(|name| format!("`{name}`")).collect();
-            let names = names.join(" or ");
-            let message = format!("table: expected {names}, got `{name}`");
-            refusal(Code::NotFound, "TABLE_NOT_FOUND", message)
-        })
     }
 }
 

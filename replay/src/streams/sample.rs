@@ -58,8 +58,11 @@ impl Sample {
             }
             None => return Err(unexpected("`open`", "nothing")),
         };
-        self.border.run.check(&open.owner, &open.owner_id)?;
-        let table = self.border.table(&open.table)?.clone();
+        self.border
+            .tables
+            .run()
+            .check(&open.owner, &open.owner_id)?;
+        let table = self.border.tables.named(&open.table)?;
         let signature = signature_from_wire(open.signature)?;
         let compression = Compression::try_from(open.compression).map_err(|unknown| {
             let got = format!("compression {}", unknown.0);
@@ -95,7 +98,10 @@ impl Sample {
             sequence_length,
         };
         sampler.table.open_sampler(batch_size, kind).await?;
-        self.border.run.claim(&open.owner, &open.owner_id)?;
+        self.border
+            .tables
+            .run()
+            .claim(&open.owner, &open.owner_id)?;
         Ok(sampler)
     }
 }

@@ -55,7 +55,7 @@ const fn stream(path: &'static str, callers: Callers) -> Method {
 const WRITERS: [Role; 2] = [Writer, Actor];
 const SAMPLERS: [Role; 2] = [Sampler, Learner];
 
-const METHODS: [Method; 19] = [
+const METHODS: [Method; 21] = [
     stream("/pmpo.replay.v1.Replay/Insert", Roles(&WRITERS)),
     stream("/pmpo.replay.v1.Replay/Sample", Roles(&SAMPLERS)),
     unary("/pmpo.replay.v1.Replay/UpdatePriorities", Roles(&SAMPLERS)),
@@ -67,6 +67,8 @@ const METHODS: [Method; 19] = [
     unary("/pmpo.replay.v1.Replay/ResetTable", Roles(&[])),
     unary("/pmpo.replay.v1.Replay/ListWriters", Roles(&[])),
     unary("/pmpo.replay.v1.Replay/ConfigureTable", Roles(&[])),
+    unary("/pmpo.replay.v1.Replay/CreateTable", Roles(&[])),
+    unary("/pmpo.replay.v1.Replay/Checkpoint", Roles(&[])),
     stream("/pmpo.v1.Weights/Subscribe", Roles(&[Actor, Evaluator])),
     stream("/pmpo.v1.Run/Join", Roles(&[Actor, Evaluator])),
     unary("/pmpo.v1.Run/GetRun", Roles(&[Actor, Evaluator])),
@@ -161,7 +163,7 @@ mod tests {
             "Sample UpdatePriorities ListTables GetStatus"
         );
         assert_eq!(may(Role::Replay), "GetStatus");
-        assert_eq!(may(Role::Admin).split(' ').count(), 14);
+        assert_eq!(may(Role::Admin).split(' ').count(), 16);
         assert!(method("/pmpo.v1.Weights/Publish").is_none());
     }
 }

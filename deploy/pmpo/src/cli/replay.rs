@@ -20,6 +20,13 @@ pub(crate) struct TablesArgs {
     /// Name of the table.
     #[arg(long, default_value = "replay")]
     pub(crate) table: String,
+    /// Create the table that this file (TOML) describes as `[[replay.tables]]` of a configuration does, and
+    /// show it.
+    #[arg(long, value_name = "FILE", conflicts_with = "table")]
+    pub(crate) create: Option<PathBuf>,
+    /// Copy all tables of each service into a new folder of its data directory, while they are served.
+    #[arg(long)]
+    pub(crate) checkpoint: bool,
     /// List the writers too, with the steps that each has stored.
     #[arg(long)]
     pub(crate) writers: bool,

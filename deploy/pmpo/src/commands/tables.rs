@@ -1,15 +1,17 @@
-//! `pmpo tables`: what the tables of a running replay are and hold, and who waits for what; with a
-//! bound given, the table is changed first.
+//! `pmpo tables`: what the tables of a running replay are and hold, and who waits for what; a table that is
+//! to be created is so first, and one whose bounds are given is changed; copies come last.
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use pmpo_proto::replay::v1::replay_client::ReplayClient;
 use pmpo_proto::replay::v1::{
-    Blocked, BlockedReason, ConfigureTableRequest, Limiter, ListTablesRequest, ListWritersRequest,
-    ListWritersResponse, TableConfig, TableInfo,
+    Blocked, BlockedReason, CheckpointRequest, ConfigureTableRequest, CreateTableRequest, Limiter,
+    ListTablesRequest, ListWritersRequest, ListWritersResponse, TableConfig, TableInfo,
 };
 use pmpo_proto::writer_id_from_wire;
+use pmpo_replay::config_to_wire;
 use pmpo_service::grpc::{self, Channel};
 use pmpo_service::security::Role;
 use tonic::Request;
@@ -24,6 +26,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Asks every shard in turn.
 pub(crate) fn tables(args: &TablesArgs) -> Result<()> {
     let credentials = Config::of_tool(&args.security)?.credentials(Role::Admin)?;
+    let created = args.create.as_deref().map(read_table).transpose()?;
+    let table = created.as_ref().map_or(&args.table, |table| &table.name);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -31,24 +35,70 @@ pub(crate) fn tables(args: &TablesArgs) -> Result<()> {
         for address in &args.replay {
             let channel = grpc::connect_lazy(address, &credentials).map_err(Usage::new)?;
             let client = ReplayClient::new(channel);
-            let shard = shard(client.clone(), args).await;
-            for table in shard.with_context(|| address.clone())? {
-                print(address, &table)?;
-            }
-            if args.writers {
-                print_writers(client, args)
-                    .await
-                    .with_context(|| address.clone())?;
-            }
+            let shown = async {
+                if let Some(table) = &created {
+                    create(client.clone(), table).await?;
+                }
+                print(address, &changed(client.clone(), table, args).await?)?;
+                if args.writers {
+                    print_writers(client.clone(), table).await?;
+                }
+                if args.checkpoint {
+                    checkpoint(client).await?;
+                }
+                Ok(())
+            };
+            let shown: Result<()> = shown.await;
+            shown.with_context(|| address.clone())?;
         }
         Ok(())
     })
 }
 
-/// The tables of one shard, after the change that was asked for.
-async fn shard(mut client: ReplayClient<Channel>, args: &TablesArgs) -> Result<Vec<TableInfo>> {
+/// A table as `[[replay.tables]]` of a configuration has it, with the same defaults.
+fn read_table(path: &Path) -> Result<TableConfig> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let read = toml::from_str(&text);
+    let table = read.map_err(|error| Usage::new(anyhow::anyhow!("{}: {error}", path.display())))?;
+    Ok(config_to_wire(&table))
+}
+
+async fn create(mut client: ReplayClient<Channel>, table: &TableConfig) -> Result<()> {
+    let request = CreateTableRequest {
+        config: Some(table.clone()),
+    };
+    let response = client.create_table(timed(request)).await;
+    response.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+    Ok(())
+}
+
+async fn checkpoint(mut client: ReplayClient<Channel>) -> Result<()> {
+    let response = client.checkpoint(timed(CheckpointRequest {})).await;
+    let made = response.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+    let made = made.into_inner();
+    answer!("  copied to {}", made.path)?;
+    for copied in made.tables {
+        let counters = copied.counters.unwrap_or_default();
+        answer!(
+            "    {}: {} items, {} inserts, {} samples, {:.1} MB",
+            copied.table,
+            counters.size,
+            counters.inserts,
+            counters.samples,
+            copied.bytes as f64 / 1e6
+        )?;
+    }
+    Ok(())
+}
+
+/// The table of one shard, after the change that was asked for.
+async fn changed(
+    mut client: ReplayClient<Channel>,
+    table: &str,
+    args: &TablesArgs,
+) -> Result<TableInfo> {
     let request = ConfigureTableRequest {
-        table: args.table.clone(),
+        table: table.to_owned(),
         samples_per_insert: args.samples_per_insert,
         min_size_to_sample: args.min_size_to_sample,
         error_buffer: args.error_buffer,
@@ -56,7 +106,7 @@ async fn shard(mut client: ReplayClient<Channel>, args: &TablesArgs) -> Result<V
         max_bytes: args.max_bytes,
     };
     let unchanged = ConfigureTableRequest {
-        table: args.table.clone(),
+        table: table.to_owned(),
         ..ConfigureTableRequest::default()
     };
     if request != unchanged {
@@ -65,17 +115,14 @@ async fn shard(mut client: ReplayClient<Channel>, args: &TablesArgs) -> Result<V
     }
     let response = client.list_tables(timed(ListTablesRequest {})).await;
     let tables = response.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
-    let mut tables = tables.into_inner().tables;
-    tables.retain(|table| config(table).name == args.table);
-    if tables.is_empty() {
-        bail!("no table `{}`", args.table);
-    }
-    Ok(tables)
+    let mut tables = tables.into_inner().tables.into_iter();
+    let found = tables.find(|found| config(found).name == table);
+    found.with_context(|| format!("no table `{table}`"))
 }
 
-async fn print_writers(mut client: ReplayClient<Channel>, args: &TablesArgs) -> Result<()> {
+async fn print_writers(mut client: ReplayClient<Channel>, table: &str) -> Result<()> {
     let request = ListWritersRequest {
-        table: args.table.clone(),
+        table: table.to_owned(),
     };
     let response = client.list_writers(timed(request)).await;
     let ListWritersResponse { writers, inserts } = response

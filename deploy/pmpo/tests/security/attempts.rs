@@ -7,7 +7,8 @@ use std::process::Command;
 
 use pmpo_proto::replay::v1::replay_client::ReplayClient;
 use pmpo_proto::replay::v1::{
-    ConfigureTableRequest, InsertRequest, ListTablesRequest, SampleRequest, UpdatePrioritiesRequest,
+    CheckpointRequest, ConfigureTableRequest, CreateTableRequest, InsertRequest, ListTablesRequest,
+    SampleRequest, UpdatePrioritiesRequest,
 };
 use pmpo_proto::v1::run_client::RunClient;
 use pmpo_proto::v1::{GetStatusRequest, ReportEpisodeRequest, ReportEvaluationRequest};
@@ -26,6 +27,8 @@ pub enum Call {
     UpdatePriorities,
     ListTables,
     ConfigureTable,
+    CreateTable,
+    Checkpoint,
     GetStatus,
     ReportEpisode,
     ReportEvaluation,
@@ -59,6 +62,11 @@ impl Call {
                 };
                 replay.configure_table(request).await.map(drop)
             }
+            Self::CreateTable => {
+                let request = CreateTableRequest::default();
+                replay.create_table(request).await.map(drop)
+            }
+            Self::Checkpoint => replay.checkpoint(CheckpointRequest {}).await.map(drop),
             Self::GetStatus => run.get_status(GetStatusRequest {}).await.map(drop),
             Self::ReportEpisode => {
                 let request = ReportEpisodeRequest::default();
@@ -73,9 +81,12 @@ impl Call {
     }
 }
 
-/// Whether the service itself refuses, as it does an empty request.
+/// Whether the service itself refuses, as it does an empty request, or a checkpoint without a disk.
 fn is_the_services(status: &Status) -> bool {
-    matches!(status.code(), Code::InvalidArgument | Code::NotFound)
+    matches!(
+        status.code(),
+        Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition
+    )
 }
 
 /// Publishes weights, which nobody serves.
@@ -356,6 +367,8 @@ impl Doors {
             (replay, Role::Evaluator, Insert),
             (replay, Role::Learner, Insert),
             (replay, Role::Learner, ConfigureTable),
+            (replay, Role::Learner, CreateTable),
+            (replay, Role::Writer, Checkpoint),
             (replay, Role::Replay, Insert),
             (learner, Role::Actor, ReportEvaluation),
             (learner, Role::Actor, Unknown),
@@ -373,6 +386,8 @@ impl Doors {
             (replay, Role::Learner, UpdatePriorities),
             (replay, Role::Learner, ListTables),
             (replay, Role::Admin, ConfigureTable),
+            (replay, Role::Admin, CreateTable),
+            (replay, Role::Admin, Checkpoint),
             (learner, Role::Actor, GetStatus),
             (learner, Role::Actor, ReportEpisode),
             (learner, Role::Evaluator, ReportEvaluation),
