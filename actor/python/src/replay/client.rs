@@ -1,0 +1,486 @@
+//! A replay that is somewhere: makes writers and samplers, and asks what has one answer.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::BackoffBuilder;
+use pmpo_proto::replay::v1::replay_client::ReplayClient;
+use pmpo_proto::replay::v1::{self, BlockedReason};
+use pmpo_proto::{MAX_MESSAGE_BYTES, writer_id_from_wire};
+use pmpo_service::backoff;
+use pmpo_service::grpc::{self, Channel};
+use pmpo_service::security::{Credentials, Role, SecurityConfig};
+use pyo3::exceptions::{PyTimeoutError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tonic::{Code, Request, Response, Status};
+
+use crate::array::View;
+use crate::replay::process::{Deadline, OfProcess, runtime, wait};
+use crate::replay::sampler::{Sampler, SamplerOptions};
+use crate::replay::tables::table_info;
+use crate::replay::writer::{Writer, WriterOptions};
+use crate::replay::{columns, error};
+
+/// How long the server may take to say why it makes wait, beyond the caller's own time.
+const EXPLANATION: Duration = Duration::from_secs(1);
+/// Between attempts to reach a server that is away, at most.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// A connection to a replay server; also what a process started with the method `spawn` is given, for it can be
+/// pickled.
+///
+/// Nothing is connected until it is used. A lost connection is made again by itself.
+///
+/// Args:
+///     address: "host:port" of `pmpo replay`, or of a `Server`.
+///     timeout: seconds that a call may take; a server that is away is tried again until then.
+///     tls_ca: certificates (PEM) of the CA whose servers are trusted; with it, connections are TLS.
+///     tls_cert, tls_key: the certificate (PEM) to show, and its key.
+///     token_file: a file with the token to show, or with lines `role token`.
+///     role: whose line of that file: "writer", "sampler" or "admin".
+///
+/// Raises:
+///     ValueError: the address is not `host:port`, or a file cannot be used.
+#[pyclass(module = "pmpo.replay", frozen)]
+pub(crate) struct Client {
+    link: OfProcess<Arc<Link>>,
+    address: String,
+    /// As they were given, to make another in another process.
+    options: Py<PyDict>,
+}
+
+#[pymethods]
+impl Client {
+    #[new]
+    #[pyo3(signature = (address, *, timeout=10.0, tls_ca=None, tls_cert=None, tls_key=None, token_file=None, role="admin"))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
+    fn new(
+        py: Python<'_>,
+        address: String,
+        timeout: f64,
+        tls_ca: Option<PathBuf>,
+        tls_cert: Option<PathBuf>,
+        tls_key: Option<PathBuf>,
+        token_file: Option<PathBuf>,
+        role: &str,
+    ) -> PyResult<Self> {
+        Deadline::after(Some(timeout))?;
+        let options = PyDict::new(py);
+        options.set_item("timeout", timeout)?;
+        options.set_item("tls_ca", &tls_ca)?;
+        options.set_item("tls_cert", &tls_cert)?;
+        options.set_item("tls_key", &tls_key)?;
+        options.set_item("token_file", &token_file)?;
+        options.set_item("role", role)?;
+        let security = SecurityConfig {
+            tls_ca,
+            tls_cert,
+            tls_key,
+            token_file,
+            ..SecurityConfig::default()
+        };
+        let role = Role::from_str(role)
+            .map_err(|error| PyValueError::new_err(format!("role: {error}, got `{role}`")))?;
+        let credentials = Credentials::load(&security, role)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let link = Link::new(py, address.clone(), timeout, credentials)?;
+        Ok(Self {
+            link: OfProcess::new("Client", Arc::new(link)),
+            address,
+            options: options.unbind(),
+        })
+    }
+
+    /// "host:port" of the server.
+    #[getter]
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A writer into a table: see `Writer`.
+    ///
+    /// Args:
+    ///     table: its name.
+    ///     signature: `{name: Column(dtype, shape)}`, or arrays like those of a step; without it, the first step's.
+    ///     max_in_flight_steps: steps that may be appended and not yet acknowledged; beyond it `append` waits.
+    ///     timeout: seconds that `append` may wait for the rate limiter or for a server that is away; None: for ever.
+    ///
+    /// Raises:
+    ///     Refused: there is no such table, or this client may not ask.
+    ///     Unavailable: the server does not answer.
+    ///     ValueError: a column that no table can hold.
+    #[pyo3(signature = (table, signature=None, *, max_in_flight_steps=4096, timeout=None))]
+    fn writer(
+        &self,
+        py: Python<'_>,
+        table: String,
+        signature: Option<&Bound<'_, PyAny>>,
+        max_in_flight_steps: usize,
+        timeout: Option<f64>,
+    ) -> PyResult<Writer> {
+        let signature = signature.map(columns::signature).transpose()?;
+        let link = Arc::clone(self.link.get(py)?);
+        let options = WriterOptions {
+            table,
+            max_in_flight_steps,
+            timeout,
+        };
+        Writer::new(py, link, options, signature)
+    }
+
+    /// A sampler from a table: see `Sampler`.
+    ///
+    /// Args:
+    ///     table: its name.
+    ///     batch_size: items in a batch.
+    ///     prefetch: batches drawn ahead of their use; more hides latency, fewer are fresher.
+    ///     compression: of the network: "none", "lz4" or "zstd".
+    ///     timeout: seconds that a batch may be waited for; None: for ever.
+    ///
+    /// Raises:
+    ///     Refused: there is no such table, or this client may not ask.
+    ///     Unavailable: the server does not answer.
+    #[pyo3(signature = (table, batch_size, *, prefetch=2, compression="none", timeout=None))]
+    fn sampler(
+        &self,
+        py: Python<'_>,
+        table: String,
+        batch_size: usize,
+        prefetch: usize,
+        compression: &str,
+        timeout: Option<f64>,
+    ) -> PyResult<Sampler> {
+        let link = Arc::clone(self.link.get(py)?);
+        let options = SamplerOptions::new(table, batch_size, prefetch, compression, timeout)?;
+        Sampler::new(py, link, options)
+    }
+
+    /// Sets priorities of items, and waits until that is done.
+    ///
+    /// Args:
+    ///     table: its name.
+    ///     keys: as `Batch.keys`, uint64 `[items]`.
+    ///     priorities: one for each key, from 0 to 1e30, float `[items]`; all are set or none.
+    ///
+    /// Returns:
+    ///     How many items were updated, and how many had been removed since.
+    fn update_priorities(
+        &self,
+        py: Python<'_>,
+        table: String,
+        keys: &Bound<'_, PyAny>,
+        priorities: &Bound<'_, PyAny>,
+    ) -> PyResult<(u64, u64)> {
+        let request = v1::UpdatePrioritiesRequest {
+            table,
+            keys: of_keys(keys)?,
+            priorities: of_priorities(priorities)?,
+        };
+        let answer = self.link.get(py)?.call(py, request, |mut client, request| async move {
+            client.update_priorities(request).await
+        })?;
+        Ok((answer.updated, answer.missing))
+    }
+
+    /// Removes items. Wants the role admin.
+    ///
+    /// Returns:
+    ///     How many items were removed, and how many had been before.
+    fn delete_items(
+        &self,
+        py: Python<'_>,
+        table: String,
+        keys: &Bound<'_, PyAny>,
+    ) -> PyResult<(u64, u64)> {
+        let keys = of_keys(keys)?;
+        let request = v1::DeleteItemsRequest { table, keys };
+        let answer = self.link.get(py)?.call(py, request, |mut client, request| async move {
+            client.delete_items(request).await
+        })?;
+        Ok((answer.deleted, answer.missing))
+    }
+
+    /// What the tables are and hold, and whom they make wait: `{name: TableInfo}`.
+    fn tables<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let tables = PyDict::new(py);
+        for info in self.link.get(py)?.list(py)? {
+            let name = name(&info).to_owned();
+            tables.set_item(name, table_info(py, info)?)?;
+        }
+        Ok(tables)
+    }
+
+    /// Changes a table's limiter and size while it runs, all or nothing, until the server restarts; what is not
+    /// given stays as it is. Wants the role admin.
+    ///
+    /// Returns:
+    ///     The table as it is then, a `TableInfo`.
+    #[pyo3(signature = (table, *, samples_per_insert=None, min_size_to_sample=None, error_buffer=None, max_size=None, max_bytes=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
+    fn configure<'py>(
+        &self,
+        py: Python<'py>,
+        table: String,
+        samples_per_insert: Option<f64>,
+        min_size_to_sample: Option<u64>,
+        error_buffer: Option<f64>,
+        max_size: Option<u64>,
+        max_bytes: Option<u64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let request = v1::ConfigureTableRequest {
+            table,
+            samples_per_insert,
+            min_size_to_sample,
+            error_buffer,
+            max_size,
+            max_bytes,
+        };
+        let answer = self.link.get(py)?.call(py, request, |mut client, request| async move {
+            client.configure_table(request).await
+        })?;
+        table_info(py, answer.table.unwrap_or_default())
+    }
+
+    /// Empties a table: its items and its signature go, and its limiter counts from nothing. Wants the role admin.
+    ///
+    /// Returns:
+    ///     The table as it is then, a `TableInfo`.
+    fn reset<'py>(&self, py: Python<'py>, table: String) -> PyResult<Bound<'py, PyAny>> {
+        let request = v1::ResetTableRequest { table };
+        let answer = self.link.get(py)?.call(py, request, |mut client, request| async move {
+            client.reset_table(request).await
+        })?;
+        table_info(py, answer.table.unwrap_or_default())
+    }
+
+    /// How many steps of each writer a table has stored, each once: `{writer's id: steps}`, the least recently used
+    /// writer first. Wants the role admin.
+    fn list_writers<'py>(&self, py: Python<'py>, table: String) -> PyResult<Bound<'py, PyDict>> {
+        let request = v1::ListWritersRequest { table };
+        let answer = self.link.get(py)?.call(py, request, |mut client, request| async move {
+            client.list_writers(request).await
+        })?;
+        let writers = PyDict::new(py);
+        for writer in answer.writers {
+            let id = writer_id_from_wire(&writer.writer_id);
+            let id = id.map_err(|error| PyValueError::new_err(error.to_string()))?;
+            writers.set_item(id.to_string(), writer.next_sequence)?;
+        }
+        Ok(writers)
+    }
+
+    fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> ((&str,), &Bound<'py, PyDict>) {
+        ((&self.address,), self.options.bind(py))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("pmpo.replay.Client(\"{}\")", self.address)
+    }
+}
+
+/// What reaches the server.
+pub(crate) struct Link {
+    pub(crate) address: String,
+    pub(crate) credentials: Credentials,
+    pub(crate) runtime: Handle,
+    client: ReplayClient<Channel>,
+    timeout: Duration,
+}
+
+impl Link {
+    pub(crate) fn new(
+        py: Python<'_>,
+        address: String,
+        timeout: f64,
+        credentials: Credentials,
+    ) -> PyResult<Self> {
+        let runtime = runtime(py)?;
+        let entered = runtime.enter();
+        let channel = grpc::connect_lazy(&address, &credentials)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        drop(entered);
+        let client = ReplayClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Self {
+            address,
+            credentials,
+            runtime,
+            client,
+            timeout: Duration::from_secs_f64(timeout),
+        })
+    }
+
+    /// A call with one answer. All are harmless to repeat, so a server that is away is tried again.
+    fn call<Q, A, F>(
+        &self,
+        py: Python<'_>,
+        request: Q,
+        call: impl Fn(ReplayClient<Channel>, Request<Q>) -> F + Send + Sync,
+    ) -> PyResult<A>
+    where
+        Q: Clone + Send + Sync,
+        A: Send,
+        F: Future<Output = Result<Response<A>, Status>> + Send,
+    {
+        self.call_within(py, self.timeout, request, call)
+    }
+
+    fn call_within<Q, A, F>(
+        &self,
+        py: Python<'_>,
+        timeout: Duration,
+        request: Q,
+        call: impl Fn(ReplayClient<Channel>, Request<Q>) -> F + Send + Sync,
+    ) -> PyResult<A>
+    where
+        Q: Clone + Send + Sync,
+        A: Send,
+        F: Future<Output = Result<Response<A>, Status>> + Send,
+    {
+        let deadline = Instant::now() + timeout;
+        let delays = backoff::exponential().with_max_delay(RETRY).build();
+        let mut answer = Box::pin(async {
+            for delay in delays {
+                let mut timed = Request::new(request.clone());
+                timed.set_timeout(deadline.saturating_duration_since(Instant::now()));
+                match call(self.client.clone(), timed).await {
+                    Err(status)
+                        if status.code() == Code::Unavailable && Instant::now() + delay < deadline =>
+                    {
+                        tokio::time::sleep(delay).await;
+                    }
+                    done => return done,
+                }
+            }
+            unreachable!("the backoff has no end")
+        });
+        let answered = wait(py, Deadline::after(None)?, |slice| {
+            let slice = async { tokio::time::timeout(slice, &mut answer).await };
+            self.runtime.block_on(slice).ok().transpose()
+        })?;
+        match answered {
+            Ok(answer) => Ok(answer.expect("without a deadline").into_inner()),
+            Err(status) => Err(error::of_call(py, &self.address, &status)),
+        }
+    }
+
+    /// All tables.
+    fn list(&self, py: Python<'_>) -> PyResult<Vec<v1::TableInfo>> {
+        self.list_within(py, self.timeout)
+    }
+
+    fn list_within(&self, py: Python<'_>, timeout: Duration) -> PyResult<Vec<v1::TableInfo>> {
+        let request = v1::ListTablesRequest {};
+        let answer = self.call_within(py, timeout, request, |mut client, request| async move {
+            client.list_tables(request).await
+        })?;
+        Ok(answer.tables)
+    }
+
+    /// One table.
+    pub(crate) fn table(&self, py: Python<'_>, table: &str) -> PyResult<v1::TableInfo> {
+        let tables = self.list(py)?;
+        let names: Vec<&str> = tables.iter().map(name).collect();
+        let Some(position) = names.iter().position(|&name| name == table) else {
+            let message = format!("table: expected one of {names:?}, got `{table}`");
+            return Err(error::refused(py, Code::NotFound, &message));
+        };
+        let mut tables = tables;
+        Ok(tables.swap_remove(position))
+    }
+
+    /// One table, once it has a signature; `None` when it has none by the deadline.
+    pub(crate) fn table_with_signature(
+        &self,
+        py: Python<'_>,
+        table: &str,
+        deadline: Deadline,
+    ) -> PyResult<Option<v1::TableInfo>> {
+        loop {
+            let info = self.table(py, table)?;
+            if info.signature.is_some() {
+                return Ok(Some(info));
+            }
+            if deadline.passed() {
+                return Ok(None);
+            }
+            py.detach(|| std::thread::sleep(deadline.slice()));
+            py.check_signals()?;
+        }
+    }
+
+    /// Why `what` was not done in time: by whoever the rate limiter holds back for one of the reasons, and
+    /// otherwise by nobody.
+    pub(crate) fn late(
+        &self,
+        py: Python<'_>,
+        table: &str,
+        reasons: &[BlockedReason],
+        what: &str,
+    ) -> PyErr {
+        let tables = match self.list_within(py, EXPLANATION) {
+            Ok(tables) => tables,
+            Err(error) => return error,
+        };
+        let info = tables.into_iter().find(|info| name(info) == table);
+        let info = info.unwrap_or_default();
+        if let Some(blocked) = info.blocked.iter().find(|b| reasons.contains(&b.reason())) {
+            return error::blocked(py, what, blocked);
+        }
+        let (size, config) = (info.counters.unwrap_or_default().size, info.config.unwrap_or_default());
+        let least = config.min_size_to_sample().max(1);
+        if reasons.contains(&BlockedReason::MinSize) && info.signature.is_none() {
+            // Nobody can ask for a batch of it yet, so nobody waits there.
+            let blocked = v1::Blocked {
+                reason: BlockedReason::MinSize.into(),
+                counter: "size".to_owned(),
+                value: size as f64,
+                bound: least as f64,
+                message: format!("table `{table}`: no step was stored yet, size is {size}, has to reach {least}"),
+                ..v1::Blocked::default()
+            };
+            return error::blocked(py, what, &blocked);
+        }
+        PyTimeoutError::new_err(format!(
+            "{what}: the replay at {} does not say that it makes wait",
+            self.address
+        ))
+    }
+}
+
+/// A server names its tables.
+fn name(info: &v1::TableInfo) -> &str {
+    info.config.as_ref().map_or("", |config| &config.name)
+}
+
+/// Keys of items, from anything that NumPy takes for such.
+pub(crate) fn of_keys(keys: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
+    elements(keys, "keys", "uint64", u64::from_ne_bytes)
+}
+
+/// Priorities of items, likewise.
+pub(crate) fn of_priorities(priorities: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
+    elements(priorities, "priorities", "float64", f64::from_ne_bytes)
+}
+
+fn elements<T>(
+    values: &Bound<'_, PyAny>,
+    field: &str,
+    dtype: &str,
+    read: fn([u8; 8]) -> T,
+) -> PyResult<Vec<T>> {
+    static FLAT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let flat = FLAT.import(values.py(), "pmpo.replay", "_flat")?.call1((values, field, dtype))?;
+    let view = View::of(&flat).ok_or_else(|| {
+        PyValueError::new_err(format!("{field}: expected an array of {dtype}"))
+    })?;
+    let (elements, _) = view.bytes().as_chunks();
+    Ok(elements.iter().copied().map(read).collect())
+}

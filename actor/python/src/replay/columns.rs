@@ -1,0 +1,158 @@
+//! Steps as Python has them, `{name: array}`, to bytes of columns.
+
+use pmpo_proto::{signature_from_wire, signature_to_wire};
+use pmpo_types::{ColumnSpec, DType, Signature};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyFloat, PyString};
+
+use crate::array::View;
+
+/// A signature, and what finds its columns in a step.
+pub(crate) struct Layout {
+    pub(crate) signature: Signature,
+    names: Vec<Py<PyString>>,
+}
+
+impl Layout {
+    pub(crate) fn new(py: Python<'_>, signature: Signature) -> Self {
+        let columns = signature.columns.iter();
+        Self {
+            names: columns
+                .map(|column| PyString::intern(py, &column.name).unbind())
+                .collect(),
+            signature,
+        }
+    }
+
+    /// Appends a step to the columns, or nothing of it.
+    pub(crate) fn append(
+        &self,
+        py: Python<'_>,
+        step: &Bound<'_, PyDict>,
+        columns: &mut [Vec<u8>],
+    ) -> PyResult<()> {
+        let specs = &self.signature.columns;
+        let lengths: Vec<usize> = columns.iter().map(Vec::len).collect();
+        let mut write = || {
+            for ((spec, name), column) in specs.iter().zip(&self.names).zip(columns.iter_mut()) {
+                let Some(value) = step.get_item(name.bind(py))? else {
+                    return Err(self.other_columns(step));
+                };
+                let start = column.len();
+                write(spec, &value, column)?;
+                let values = spec.check_values(&column[start..]);
+                values.map_err(|error| PyValueError::new_err(format!("step: {error}")))?;
+            }
+            if step.len() == specs.len() {
+                return Ok(());
+            }
+            Err(self.other_columns(step))
+        };
+        let written = write();
+        if written.is_err() {
+            for (column, length) in columns.iter_mut().zip(lengths) {
+                column.truncate(length);
+            }
+        }
+        written
+    }
+
+    fn other_columns(&self, step: &Bound<'_, PyDict>) -> PyErr {
+        let names: Vec<&str> = self.signature.columns.iter().map(|c| &c.name[..]).collect();
+        let got = step.keys();
+        PyValueError::new_err(format!("step: expected the columns {names:?}, got {got}"))
+    }
+}
+
+/// A signature that is given, `{name: Column | (dtype, shape) | array}`, or, of a step, made of its values.
+pub(crate) fn signature(given: &Bound<'_, PyAny>) -> PyResult<Signature> {
+    static COLUMNS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let columns = COLUMNS.import(given.py(), "pmpo.replay", "_columns")?.call1((given,))?;
+    let columns: Vec<(String, String, Vec<usize>, bool)> = columns.extract()?;
+    let columns = columns.into_iter().map(|(name, dtype, shape, allow_nonfinite)| {
+        let Some(dtype) = DType::ALL.into_iter().find(|&known| numpy_name(known) == dtype) else {
+            let known = DType::ALL.map(numpy_name).join(", ");
+            return Err(PyValueError::new_err(format!(
+                "column `{name}`: expected a dtype of {known}, got {dtype}"
+            )));
+        };
+        Ok(ColumnSpec {
+            name,
+            dtype,
+            shape,
+            allow_nonfinite,
+        })
+    });
+    let signature = Signature {
+        columns: columns.collect::<PyResult<_>>()?,
+    };
+    // The server's own rules.
+    signature_from_wire(Some(signature_to_wire(&signature)))
+        .map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// The name of a type in NumPy, and in `ml_dtypes` that of the one that NumPy lacks.
+pub(crate) fn numpy_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::U8 => "uint8",
+        DType::I8 => "int8",
+        DType::I16 => "int16",
+        DType::I32 => "int32",
+        DType::I64 => "int64",
+        DType::U32 => "uint32",
+        DType::Bool => "bool",
+        DType::F16 => "float16",
+        DType::Bf16 => "bfloat16",
+        DType::F32 => "float32",
+        DType::F64 => "float64",
+    }
+}
+
+/// Appends a value: as it lies in memory where it is what the column holds, and otherwise as NumPy makes it that.
+fn write(spec: &ColumnSpec, value: &Bound<'_, PyAny>, column: &mut Vec<u8>) -> PyResult<()> {
+    if let Ok(number) = value.cast_exact::<PyFloat>()
+        && spec.shape.is_empty()
+        && spec.dtype == DType::F32
+    {
+        column.extend_from_slice(&(number.value() as f32).to_le_bytes());
+        return Ok(());
+    }
+    if let Some(view) = View::of(value).filter(|view| is(spec, view)) {
+        column.extend_from_slice(view.bytes());
+        return Ok(());
+    }
+    static ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let array = ARRAY.import(value.py(), "pmpo.replay", "_array")?.call1((
+        value,
+        &spec.name,
+        numpy_name(spec.dtype),
+        &spec.shape,
+    ))?;
+    let view = View::of(&array).ok_or_else(|| PyTypeError::new_err("expected an array"))?;
+    column.extend_from_slice(view.bytes());
+    Ok(())
+}
+
+/// Whether an array is what a column holds of a step.
+fn is(spec: &ColumnSpec, view: &View<'_>) -> bool {
+    let format: &[&[u8]] = match spec.dtype {
+        DType::U8 => &[b"B"],
+        DType::I8 => &[b"b"],
+        DType::I16 => &[b"h"],
+        DType::I32 => &[b"i"],
+        DType::I64 => &[b"l", b"q"],
+        DType::U32 => &[b"I"],
+        DType::Bool => &[b"?"],
+        DType::F16 => &[b"e"],
+        DType::F32 => &[b"f"],
+        DType::F64 => &[b"d"],
+        // No format is for it.
+        DType::Bf16 => &[],
+    };
+    let shape = view.shape();
+    format.contains(&view.format())
+        && shape.len() == spec.shape.len()
+        && shape.iter().zip(&spec.shape).all(|(&got, &expected)| got as usize == expected)
+}

@@ -1,0 +1,514 @@
+//! Steps into a table, one after the other, and the items that end with them.
+//!
+//! What is appended is gathered into messages here, and sent when one is full, when nothing more comes for a
+//! moment, or by `flush`; from there on it is the product's own writer.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pmpo_proto::replay::v1::BlockedReason;
+use pmpo_replay_client::{ClientError, Writer as Sender, WriterConfig};
+use pmpo_types::{ColumnBatch, Signature, StepBatch, check_priorities};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PySlice};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::replay::client::Link;
+use crate::replay::process::{Deadline, OfProcess, wait};
+use crate::replay::{columns, columns::Layout, error};
+
+/// Steps gathered into a message, at most, and their bytes: enough that what a message costs is little beside
+/// them.
+const MESSAGE_STEPS: usize = 256;
+const MESSAGE_BYTES: usize = 256 << 10;
+/// Of the steps in flight, those of one message: some are on their way while others are gathered.
+const MESSAGES_IN_FLIGHT: usize = 4;
+/// How long a step waits for others.
+const LINGER: Duration = Duration::from_millis(5);
+
+/// Writes steps into a table, exactly once: a lost connection loses and doubles nothing.
+///
+/// In a table with `sequence_length` 1 each step is an item. In others an item is the `sequence_length` steps that
+/// end with the one appended last when `create_item` is called; items that overlap share their steps.
+///
+/// `append` takes a step over and does not wait for the network, but for the rate limiter, once
+/// `max_in_flight_steps` steps wait. As a context manager, it is flushed and closed at the end. For one thread.
+#[pyclass(module = "pmpo.replay", frozen)]
+pub(crate) struct Writer(OfProcess<Arc<Inner>>);
+
+/// What `Client.writer` is told.
+pub(crate) struct WriterOptions {
+    pub(crate) table: String,
+    pub(crate) max_in_flight_steps: usize,
+    pub(crate) timeout: Option<f64>,
+}
+
+struct Inner {
+    link: Arc<Link>,
+    options: WriterOptions,
+    sequence_length: usize,
+    /// Something has been gathered, or the writer is gone.
+    gathered: Arc<Notify>,
+    state: Mutex<State>,
+}
+
+enum State {
+    /// Nothing has been appended that would say what a step is.
+    Unopened,
+    Open(Box<Open>),
+    Closed,
+}
+
+struct Open {
+    sender: Sender,
+    layout: Layout,
+    message: Message,
+    /// Appended since the episode began.
+    episode_steps: usize,
+}
+
+/// Steps that are not sent yet.
+struct Message {
+    columns: Vec<Vec<u8>>,
+    steps: usize,
+    max_steps: usize,
+    sequence_length: usize,
+    ends: Vec<u32>,
+    /// One for each item, or none at all.
+    priorities: Vec<f64>,
+}
+
+#[pymethods]
+impl Writer {
+    /// Appends a step.
+    ///
+    /// Args:
+    ///     step: `{name: value}` with a value for each column of the signature: an array of its shape, or a number for
+    ///         one without axes. What is not of the column's dtype is converted as NumPy's "same_kind" allows.
+    ///     priority: of the item, in a table where each step is one; None: the largest so far, at first 1.
+    ///
+    /// Raises:
+    ///     ValueError: the step is not of the signature, or holds what is not finite; nothing of it is taken.
+    ///     Blocked: the rate limiter has held the writer back for its timeout; nothing of it is taken.
+    ///     Refused: the server will not take what was written.
+    #[pyo3(signature = (step, priority=None))]
+    fn append(&self, py: Python<'_>, step: &Bound<'_, PyAny>, priority: Option<f64>) -> PyResult<()> {
+        let inner = self.0.get(py)?;
+        let copied;
+        let step = match step.cast::<PyDict>() {
+            Ok(step) => step,
+            Err(_) => {
+                copied = as_dict(step)?;
+                &copied
+            }
+        };
+        if let Some(priority) = priority {
+            if inner.sequence_length > 1 {
+                let (table, steps) = (&inner.options.table, inner.sequence_length);
+                return Err(PyValueError::new_err(format!(
+                    "priority: an item of table `{table}` is {steps} steps: give its priority to create_item"
+                )));
+            }
+            check_priority(priority)?;
+        }
+        inner.open(py, step)?;
+        inner.make_room(py, |message| {
+            // In tables with longer items a step alone has no priority.
+            let mixes = message.sequence_length == 1 && message.mixes(priority);
+            let full = message.steps >= message.max_steps;
+            if mixes || full { message.steps } else { 0 }
+        })?;
+        let mut state = inner.lock();
+        let open = state.open(py)?;
+        open.layout.append(py, step, &mut open.message.columns)?;
+        open.message.steps += 1;
+        open.message.priorities.extend(priority);
+        open.episode_steps += 1;
+        if open.message.steps == 1 {
+            inner.gathered.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Makes an item of the newest steps, in a table with `sequence_length` above 1.
+    ///
+    /// Args:
+    ///     num_steps: the table's `sequence_length`, or `slice(-sequence_length, None)`: other items cannot be.
+    ///     priority: from 0 to 1e30; None: the largest so far, at first 1.
+    ///
+    /// Raises:
+    ///     ValueError: the item cannot be, and why not.
+    ///     Blocked: the rate limiter has held the writer back for its timeout; the item was not made.
+    #[pyo3(signature = (num_steps=None, priority=None))]
+    fn create_item(
+        &self,
+        py: Python<'_>,
+        num_steps: Option<&Bound<'_, PyAny>>,
+        priority: Option<f64>,
+    ) -> PyResult<()> {
+        let inner = self.0.get(py)?;
+        let refuse = |reason: String| {
+            let table = &inner.options.table;
+            Err(PyValueError::new_err(format!("item of table `{table}`: {reason}")))
+        };
+        let length = inner.sequence_length;
+        if length == 1 {
+            let reason = "each step is one by itself (sequence_length is 1): give its priority to append";
+            return refuse(reason.to_owned());
+        }
+        if let Some(steps) = num_steps
+            && !is_newest(steps, length)?
+        {
+            return refuse(format!(
+                "expected the {length} steps that end with the newest, {length} or slice(-{length}, None), got {steps}"
+            ));
+        }
+        priority.map_or(Ok(()), check_priority)?;
+        inner.make_room(py, |message| match message.mixes(priority) {
+            true => message.sendable(),
+            false => 0,
+        })?;
+        let mut state = inner.lock();
+        let open = match &mut *state {
+            State::Unopened => return refuse(format!("expected {length} steps, got 0")),
+            other => other.open(py)?,
+        };
+        let (message, got) = (&mut open.message, open.episode_steps);
+        if got < length {
+            return refuse(format!("expected {length} steps since the episode began, got {got}"));
+        }
+        if message.ends_with_item() {
+            return refuse("the newest step ends one already".to_owned());
+        }
+        let Some(newest) = message.steps.checked_sub(1) else {
+            return refuse("the newest step was sent before it was made: flush after create_item".to_owned());
+        };
+        message.ends.push(newest as u32);
+        message.priorities.extend(priority);
+        inner.gathered.notify_one();
+        Ok(())
+    }
+
+    /// Begins another episode: no item holds steps of two.
+    fn end_episode(&self, py: Python<'_>) -> PyResult<()> {
+        if let State::Open(open) = &mut *self.0.get(py)?.lock() {
+            open.episode_steps = 0;
+        }
+        Ok(())
+    }
+
+    /// Sends what was appended, and waits until the server has stored it all.
+    ///
+    /// Args:
+    ///     timeout: seconds; None: for ever.
+    ///
+    /// Raises:
+    ///     Blocked: the rate limiter has held the writer back for so long; what was appended stays, and is sent.
+    ///     Refused: the server will not take what was written.
+    #[pyo3(signature = (timeout=None))]
+    fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        let inner = self.0.get(py)?;
+        let deadline = Deadline::after(timeout)?;
+        let flushed = wait(py, deadline, |slice| {
+            let State::Open(open) = &mut *inner.lock() else {
+                return Ok(Some(()));
+            };
+            let steps = open.message.steps;
+            if !open.send(steps, slice)? {
+                return Ok(None);
+            }
+            match open.sender.flush(slice) {
+                Err(ClientError::Deadline { .. }) => Ok(None),
+                done => done.map(Some),
+            }
+        })?;
+        inner.in_time(py, flushed)
+    }
+
+    /// Flushes and closes; may be called again.
+    #[pyo3(signature = (timeout=None))]
+    fn close(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        let flushed = self.flush(py, timeout);
+        *self.0.get(py)?.lock() = State::Closed;
+        flushed
+    }
+
+    /// Items that the server has stored.
+    #[getter]
+    fn acknowledged_items(&self, py: Python<'_>) -> PyResult<u64> {
+        self.count(py, |open| open.sender.acknowledged_items())
+    }
+
+    /// Items of several steps that are lost, for a server that came back without its memory had lost the steps that
+    /// they begin with.
+    #[getter]
+    fn lost_items(&self, py: Python<'_>) -> PyResult<u64> {
+        self.count(py, |open| open.sender.lost_items())
+    }
+
+    /// Steps appended and not known to be stored.
+    #[getter]
+    fn in_flight_steps(&self, py: Python<'_>) -> PyResult<u64> {
+        self.count(py, |open| (open.sender.in_flight_steps() + open.message.steps) as u64)
+    }
+
+    fn __enter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    #[pyo3(signature = (*exception))]
+    fn __exit__(&self, py: Python<'_>, exception: (Option<Bound<'_, PyAny>>, Py<PyAny>, Py<PyAny>)) -> PyResult<()> {
+        if exception.0.is_none() {
+            return self.close(py, None);
+        }
+        *self.0.get(py)?.lock() = State::Closed;
+        Ok(())
+    }
+}
+
+impl Writer {
+    pub(crate) fn new(
+        py: Python<'_>,
+        link: Arc<Link>,
+        options: WriterOptions,
+        signature: Option<Signature>,
+    ) -> PyResult<Self> {
+        Deadline::after(options.timeout)?;
+        let config = link.table(py, &options.table)?.config.unwrap_or_default();
+        let inner = Arc::new(Inner {
+            link,
+            options,
+            sequence_length: config.sequence_length().max(1) as usize,
+            gathered: Arc::default(),
+            state: Mutex::new(State::Unopened),
+        });
+        if let Some(signature) = signature {
+            inner.open_with(py, signature)?;
+        }
+        Ok(Self(OfProcess::new("Writer", inner)))
+    }
+
+    fn count(&self, py: Python<'_>, count: impl Fn(&Open) -> u64) -> PyResult<u64> {
+        Ok(match &*self.0.get(py)?.lock() {
+            State::Open(open) => count(open),
+            State::Unopened | State::Closed => 0,
+        })
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the writer by its first step.
+    fn open(self: &Arc<Self>, py: Python<'_>, step: &Bound<'_, PyDict>) -> PyResult<()> {
+        if matches!(*self.lock(), State::Unopened) {
+            return self.open_with(py, columns::signature(step)?);
+        }
+        Ok(())
+    }
+
+    fn open_with(self: &Arc<Self>, py: Python<'_>, signature: Signature) -> PyResult<()> {
+        let link = &self.link;
+        let config = WriterConfig {
+            table: self.options.table.clone(),
+            max_in_flight_items: self.options.max_in_flight_steps,
+            sequence_length: self.sequence_length,
+            credentials: link.credentials.clone(),
+            ..WriterConfig::default()
+        };
+        let step_bytes = signature.item_bytes();
+        let sender = Sender::new(
+            std::slice::from_ref(&link.address),
+            config,
+            signature.clone(),
+            &link.runtime,
+            &CancellationToken::new(),
+        )
+        .map_err(|error| error::of_client(py, &error))?;
+        let most = MESSAGE_STEPS.min(self.options.max_in_flight_steps / MESSAGES_IN_FLIGHT);
+        let message = Message {
+            columns: vec![Vec::new(); signature.columns.len()],
+            steps: 0,
+            max_steps: most.min(MESSAGE_BYTES / step_bytes).max(1),
+            sequence_length: self.sequence_length,
+            ends: Vec::new(),
+            priorities: Vec::new(),
+        };
+        *self.lock() = State::Open(Box::new(Open {
+            sender,
+            layout: Layout::new(py, signature),
+            message,
+            episode_steps: 0,
+        }));
+        let (writer, gathered) = (Arc::downgrade(self), Arc::clone(&self.gathered));
+        link.runtime.spawn(send_what_lingers(writer, gathered));
+        Ok(())
+    }
+
+    /// Sends as many of the first steps as are in the way of what comes next.
+    fn make_room(
+        &self,
+        py: Python<'_>,
+        in_the_way: impl Fn(&Message) -> usize + Sync,
+    ) -> PyResult<()> {
+        if let State::Open(open) = &*self.lock()
+            && in_the_way(&open.message) == 0
+        {
+            return Ok(());
+        }
+        let sent = wait(py, Deadline::after(self.options.timeout)?, |slice| {
+            let State::Open(open) = &mut *self.lock() else {
+                return Ok(Some(()));
+            };
+            let steps = in_the_way(&open.message);
+            Ok(open.send(steps, slice)?.then_some(()))
+        })?;
+        self.in_time(py, sent)
+    }
+
+    fn in_time(&self, py: Python<'_>, done: Result<Option<()>, ClientError>) -> PyResult<()> {
+        match done {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => {
+                let what = format!("writer of table `{}`", self.options.table);
+                Err(self.link.late(py, &self.options.table, &[BlockedReason::Samples], &what))
+            }
+            Err(error) => Err(error::of_client(py, &error)),
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.gathered.notify_one();
+    }
+}
+
+/// Sends what has been gathered when nothing has filled its message for a moment.
+async fn send_what_lingers(writer: Weak<Inner>, gathered: Arc<Notify>) {
+    loop {
+        gathered.notified().await;
+        tokio::time::sleep(LINGER).await;
+        let Some(writer) = writer.upgrade() else {
+            return;
+        };
+        // Whoever holds it sends, or waits for the limiter.
+        let Ok(mut state) = writer.state.try_lock() else {
+            gathered.notify_one();
+            continue;
+        };
+        let State::Open(open) = &mut *state else {
+            continue;
+        };
+        let steps = open.message.sendable();
+        // What has ended the writer, its next call says.
+        if let Ok(false) = open.send(steps, Duration::ZERO) {
+            gathered.notify_one();
+        }
+    }
+}
+
+impl State {
+    fn open(&mut self, py: Python<'_>) -> PyResult<&mut Open> {
+        match self {
+            Self::Open(open) => Ok(open),
+            Self::Unopened | Self::Closed => Err(error::closed(py, "Writer")),
+        }
+    }
+}
+
+impl Open {
+    /// Sends the first steps; answers whether there was room for them within `timeout`.
+    fn send(&mut self, steps: usize, timeout: Duration) -> Result<bool, ClientError> {
+        if steps == 0 {
+            return Ok(true);
+        }
+        if !self.sender.wait_for_room(steps, timeout)? {
+            return Ok(false);
+        }
+        let batch = self.message.take(&self.layout.signature, steps);
+        self.sender.push_steps(&batch)?;
+        Ok(true)
+    }
+}
+
+impl Message {
+    fn items(&self) -> usize {
+        if self.sequence_length == 1 {
+            self.steps
+        } else {
+            self.ends.len()
+        }
+    }
+
+    /// Whether an item with or without `priority` cannot share a message with those that are here.
+    fn mixes(&self, priority: Option<f64>) -> bool {
+        self.items() > 0 && self.priorities.is_empty() == priority.is_some()
+    }
+
+    fn ends_with_item(&self) -> bool {
+        self.ends.last().is_some_and(|&end| end as usize + 1 == self.steps)
+    }
+
+    /// Steps that nothing is left to be said of: an item may still be made of the newest.
+    fn sendable(&self) -> usize {
+        if self.sequence_length == 1 || self.ends_with_item() {
+            self.steps
+        } else {
+            self.steps.saturating_sub(1)
+        }
+    }
+
+    /// Takes the first steps out.
+    fn take(&mut self, signature: &Signature, steps: usize) -> StepBatch {
+        let specs = signature.columns.iter();
+        let columns = specs.zip(&mut self.columns).map(|(spec, column)| {
+            let end = spec.item_bytes() * steps;
+            let mut rest = Vec::with_capacity(column.len());
+            rest.extend_from_slice(&column[end..]);
+            column.truncate(end);
+            Bytes::from(std::mem::replace(column, rest))
+        });
+        let columns = ColumnBatch::of_known_values(signature, steps, columns.collect());
+        let columns = columns.expect("a column grows by a step at a time");
+        self.steps -= steps;
+        let ended = self.ends.partition_point(|&end| (end as usize) < steps);
+        let items = if self.sequence_length == 1 { steps } else { ended };
+        let rest = self.ends.split_off(ended);
+        let ends = std::mem::replace(&mut self.ends, rest);
+        self.ends.iter_mut().for_each(|end| *end -= steps as u32);
+        let rest = self.priorities.split_off(items.min(self.priorities.len()));
+        let priorities = std::mem::replace(&mut self.priorities, rest);
+        StepBatch::new(self.sequence_length, columns, ends, priorities)
+            .expect("ends ascend, and priorities are there for all or none")
+    }
+}
+
+fn check_priority(priority: f64) -> PyResult<()> {
+    check_priorities(&[priority]).map_err(|_| {
+        PyValueError::new_err(format!("priority: expected 0 to 1e30, got {priority}"))
+    })
+}
+
+/// Any mapping as a dictionary.
+fn as_dict<'py>(step: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+    let made = step.py().get_type::<PyDict>().call1((step,));
+    let made = made.map_err(|_| PyTypeError::new_err("step: expected {name: array}"))?;
+    Ok(made.cast_into::<PyDict>()?)
+}
+
+/// Whether a number of steps or a slice of them says the newest `length` ones.
+fn is_newest(steps: &Bound<'_, PyAny>, length: usize) -> PyResult<bool> {
+    if steps.is_instance_of::<PySlice>() {
+        let part = |name| -> PyResult<Option<isize>> { steps.getattr(name)?.extract() };
+        return Ok(part("start")? == Some(-(length as isize))
+            && part("stop")?.is_none()
+            && part("step")?.is_none_or(|step| step == 1));
+    }
+    Ok(steps.extract::<usize>().is_ok_and(|steps| steps == length))
+}
