@@ -70,7 +70,7 @@ pub async fn run_and_tell(
     config: ReplayConfig,
     listener: impl Into<grpc::Listener>,
     shutdown: CancellationToken,
-    opened: impl FnOnce() + Send,
+    ready: impl FnOnce() + Send,
 ) -> Result<(), ReplayError> {
     metrics::describe();
     config.validate()?;
@@ -91,7 +91,7 @@ pub async fn run_and_tell(
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     readiness.met(TABLES);
-    opened();
+    ready();
     let [interval, timeout] = keepalive;
     let routes = health::routes(&readiness, &SERVICES, FILE_DESCRIPTOR_SET).await;
     let server = grpc::serve(

@@ -143,7 +143,7 @@ def measure(peer, what, address, seconds):
 
 def run(python, *arguments):
     command = [python, str(pathlib.Path(__file__).resolve()), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def main():

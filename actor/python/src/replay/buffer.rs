@@ -55,7 +55,9 @@ pub(crate) fn column(
     let array = array(py, kind(dtype), shape, address, owner)?;
     if dtype == DType::Bf16 {
         static BFLOAT16: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        return BFLOAT16.import(py, "pmpo.replay", "_bfloat16")?.call1((array,));
+        return BFLOAT16
+            .import(py, "pmpo.replay", "_bfloat16")?
+            .call1((array,));
     }
     Ok(array)
 }

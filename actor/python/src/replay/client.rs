@@ -182,9 +182,12 @@ impl Client {
             keys: of_keys(keys)?,
             priorities: of_priorities(priorities)?,
         };
-        let answer = self.link.get(py)?.call(py, request, |mut client, request| async move {
-            client.update_priorities(request).await
-        })?;
+        let answer = self
+            .link
+            .get(py)?
+            .call(py, request, |mut client, request| async move {
+                client.update_priorities(request).await
+            })?;
         Ok((answer.updated, answer.missing))
     }
 
@@ -200,9 +203,12 @@ impl Client {
     ) -> PyResult<(u64, u64)> {
         let keys = of_keys(keys)?;
         let request = v1::DeleteItemsRequest { table, keys };
-        let answer = self.link.get(py)?.call(py, request, |mut client, request| async move {
-            client.delete_items(request).await
-        })?;
+        let answer = self
+            .link
+            .get(py)?
+            .call(py, request, |mut client, request| async move {
+                client.delete_items(request).await
+            })?;
         Ok((answer.deleted, answer.missing))
     }
 
@@ -241,9 +247,12 @@ impl Client {
             max_size,
             max_bytes,
         };
-        let answer = self.link.get(py)?.call(py, request, |mut client, request| async move {
-            client.configure_table(request).await
-        })?;
+        let answer = self
+            .link
+            .get(py)?
+            .call(py, request, |mut client, request| async move {
+                client.configure_table(request).await
+            })?;
         table_info(py, answer.table.unwrap_or_default())
     }
 
@@ -253,9 +262,12 @@ impl Client {
     ///     The table as it is then, a `TableInfo`.
     fn reset<'py>(&self, py: Python<'py>, table: String) -> PyResult<Bound<'py, PyAny>> {
         let request = v1::ResetTableRequest { table };
-        let answer = self.link.get(py)?.call(py, request, |mut client, request| async move {
-            client.reset_table(request).await
-        })?;
+        let answer = self
+            .link
+            .get(py)?
+            .call(py, request, |mut client, request| async move {
+                client.reset_table(request).await
+            })?;
         table_info(py, answer.table.unwrap_or_default())
     }
 
@@ -263,9 +275,12 @@ impl Client {
     /// writer first. Wants the role admin.
     fn list_writers<'py>(&self, py: Python<'py>, table: String) -> PyResult<Bound<'py, PyDict>> {
         let request = v1::ListWritersRequest { table };
-        let answer = self.link.get(py)?.call(py, request, |mut client, request| async move {
-            client.list_writers(request).await
-        })?;
+        let answer = self
+            .link
+            .get(py)?
+            .call(py, request, |mut client, request| async move {
+                client.list_writers(request).await
+            })?;
         let writers = PyDict::new(py);
         for writer in answer.writers {
             let id = writer_id_from_wire(&writer.writer_id);
@@ -352,7 +367,8 @@ impl Link {
                 timed.set_timeout(deadline.saturating_duration_since(Instant::now()));
                 match call(self.client.clone(), timed).await {
                     Err(status)
-                        if status.code() == Code::Unavailable && Instant::now() + delay < deadline =>
+                        if status.code() == Code::Unavailable
+                            && Instant::now() + delay < deadline =>
                     {
                         tokio::time::sleep(delay).await;
                     }
@@ -434,7 +450,10 @@ impl Link {
         if let Some(blocked) = info.blocked.iter().find(|b| reasons.contains(&b.reason())) {
             return error::blocked(py, what, blocked);
         }
-        let (size, config) = (info.counters.unwrap_or_default().size, info.config.unwrap_or_default());
+        let (size, config) = (
+            info.counters.unwrap_or_default().size,
+            info.config.unwrap_or_default(),
+        );
         let least = config.min_size_to_sample().max(1);
         if reasons.contains(&BlockedReason::MinSize) && info.signature.is_none() {
             // Nobody can ask for a batch of it yet, so nobody waits there.
@@ -443,7 +462,9 @@ impl Link {
                 counter: "size".to_owned(),
                 value: size as f64,
                 bound: least as f64,
-                message: format!("table `{table}`: no step was stored yet, size is {size}, has to reach {least}"),
+                message: format!(
+                    "table `{table}`: no step was stored yet, size is {size}, has to reach {least}"
+                ),
                 ..v1::Blocked::default()
             };
             return error::blocked(py, what, &blocked);
@@ -477,10 +498,11 @@ fn elements<T>(
     read: fn([u8; 8]) -> T,
 ) -> PyResult<Vec<T>> {
     static FLAT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let flat = FLAT.import(values.py(), "pmpo.replay", "_flat")?.call1((values, field, dtype))?;
-    let view = View::of(&flat).ok_or_else(|| {
-        PyValueError::new_err(format!("{field}: expected an array of {dtype}"))
-    })?;
+    let flat = FLAT
+        .import(values.py(), "pmpo.replay", "_flat")?
+        .call1((values, field, dtype))?;
+    let view = View::of(&flat)
+        .ok_or_else(|| PyValueError::new_err(format!("{field}: expected an array of {dtype}")))?;
     let (elements, _) = view.bytes().as_chunks();
     Ok(elements.iter().copied().map(read).collect())
 }

@@ -26,37 +26,22 @@ impl Layout {
         }
     }
 
-    /// Appends a step to the columns, or nothing of it.
-    pub(crate) fn append(
-        &self,
-        py: Python<'_>,
-        step: &Bound<'_, PyDict>,
-        columns: &mut [Vec<u8>],
-    ) -> PyResult<()> {
-        let specs = &self.signature.columns;
-        let lengths: Vec<usize> = columns.iter().map(Vec::len).collect();
-        let mut write = || {
-            for ((spec, name), column) in specs.iter().zip(&self.names).zip(columns.iter_mut()) {
-                let Some(value) = step.get_item(name.bind(py))? else {
-                    return Err(self.other_columns(step));
-                };
-                let start = column.len();
-                write(spec, &value, column)?;
-                let values = spec.check_values(&column[start..]);
-                values.map_err(|error| PyValueError::new_err(format!("step: {error}")))?;
-            }
-            if step.len() == specs.len() {
-                return Ok(());
-            }
-            Err(self.other_columns(step))
-        };
-        let written = write();
-        if written.is_err() {
-            for (column, length) in columns.iter_mut().zip(lengths) {
-                column.truncate(length);
-            }
+    /// The bytes of a step, column after column. Whatever of Python it calls, nothing of ours is locked meanwhile.
+    pub(crate) fn row(&self, py: Python<'_>, step: &Bound<'_, PyDict>) -> PyResult<Vec<u8>> {
+        let mut row = Vec::with_capacity(self.signature.item_bytes());
+        for (spec, name) in self.signature.columns.iter().zip(&self.names) {
+            let Some(value) = step.get_item(name.bind(py))? else {
+                return Err(self.other_columns(step));
+            };
+            let start = row.len();
+            write(spec, &value, &mut row)?;
+            let values = spec.check_values(&row[start..]);
+            values.map_err(|error| PyValueError::new_err(format!("step: {error}")))?;
         }
-        written
+        if step.len() == self.names.len() {
+            return Ok(row);
+        }
+        Err(self.other_columns(step))
     }
 
     fn other_columns(&self, step: &Bound<'_, PyDict>) -> PyErr {
@@ -69,22 +54,29 @@ impl Layout {
 /// A signature that is given, `{name: Column | (dtype, shape) | array}`, or, of a step, made of its values.
 pub(crate) fn signature(given: &Bound<'_, PyAny>) -> PyResult<Signature> {
     static COLUMNS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let columns = COLUMNS.import(given.py(), "pmpo.replay", "_columns")?.call1((given,))?;
+    let columns = COLUMNS
+        .import(given.py(), "pmpo.replay", "_columns")?
+        .call1((given,))?;
     let columns: Vec<(String, String, Vec<usize>, bool)> = columns.extract()?;
-    let columns = columns.into_iter().map(|(name, dtype, shape, allow_nonfinite)| {
-        let Some(dtype) = DType::ALL.into_iter().find(|&known| numpy_name(known) == dtype) else {
-            let known = DType::ALL.map(numpy_name).join(", ");
-            return Err(PyValueError::new_err(format!(
-                "column `{name}`: expected a dtype of {known}, got {dtype}"
-            )));
-        };
-        Ok(ColumnSpec {
-            name,
-            dtype,
-            shape,
-            allow_nonfinite,
-        })
-    });
+    let columns = columns
+        .into_iter()
+        .map(|(name, dtype, shape, allow_nonfinite)| {
+            let Some(dtype) = DType::ALL
+                .into_iter()
+                .find(|&known| numpy_name(known) == dtype)
+            else {
+                let known = DType::ALL.map(numpy_name).join(", ");
+                return Err(PyValueError::new_err(format!(
+                    "column `{name}`: expected a dtype of {known}, got {dtype}"
+                )));
+            };
+            Ok(ColumnSpec {
+                name,
+                dtype,
+                shape,
+                allow_nonfinite,
+            })
+        });
     let signature = Signature {
         columns: columns.collect::<PyResult<_>>()?,
     };
@@ -111,16 +103,16 @@ pub(crate) fn numpy_name(dtype: DType) -> &'static str {
 }
 
 /// Appends a value: as it lies in memory where it is what the column holds, and otherwise as NumPy makes it that.
-fn write(spec: &ColumnSpec, value: &Bound<'_, PyAny>, column: &mut Vec<u8>) -> PyResult<()> {
-    if let Ok(number) = value.cast_exact::<PyFloat>()
+fn write(spec: &ColumnSpec, value: &Bound<'_, PyAny>, row: &mut Vec<u8>) -> PyResult<()> {
+    if let Ok(number) = value.cast::<PyFloat>()
         && spec.shape.is_empty()
         && spec.dtype == DType::F32
     {
-        column.extend_from_slice(&(number.value() as f32).to_le_bytes());
+        row.extend_from_slice(&(number.value() as f32).to_le_bytes());
         return Ok(());
     }
     if let Some(view) = View::of(value).filter(|view| is(spec, view)) {
-        column.extend_from_slice(view.bytes());
+        row.extend_from_slice(view.bytes());
         return Ok(());
     }
     static ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -131,7 +123,7 @@ fn write(spec: &ColumnSpec, value: &Bound<'_, PyAny>, column: &mut Vec<u8>) -> P
         &spec.shape,
     ))?;
     let view = View::of(&array).ok_or_else(|| PyTypeError::new_err("expected an array"))?;
-    column.extend_from_slice(view.bytes());
+    row.extend_from_slice(view.bytes());
     Ok(())
 }
 
@@ -154,5 +146,8 @@ fn is(spec: &ColumnSpec, view: &View<'_>) -> bool {
     let shape = view.shape();
     format.contains(&view.format())
         && shape.len() == spec.shape.len()
-        && shape.iter().zip(&spec.shape).all(|(&got, &expected)| got as usize == expected)
+        && shape
+            .iter()
+            .zip(&spec.shape)
+            .all(|(&got, &expected)| got as usize == expected)
 }

@@ -3,24 +3,19 @@
 
 use pmpo_proto::replay::v1;
 use pmpo_replay_client::ClientError;
+use pyo3::call::PyCallArgs;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 use tonic::{Code, Status};
 
 use crate::replay::tables::reason;
 
 /// An instance of an exception of `pmpo.replay`.
-fn exception<'py>(
-    py: Python<'py>,
-    name: &str,
-    arguments: impl IntoPyObject<'py, Target = PyTuple>,
-) -> PyErr {
-    let made = || {
-        let arguments = arguments.into_pyobject(py).map_err(Into::<PyErr>::into)?;
-        py.import("pmpo.replay")?.getattr(name)?.call1(arguments)
-    };
-    match made() {
+fn exception<'py>(py: Python<'py>, name: &str, arguments: impl PyCallArgs<'py>) -> PyErr {
+    let class = py
+        .import("pmpo.replay")
+        .and_then(|module| module.getattr(name));
+    match class.and_then(|class| class.call1(arguments)) {
         Ok(instance) => PyErr::from_value(instance),
         Err(error) => error,
     }
@@ -94,5 +89,9 @@ pub(crate) fn blocked(py: Python<'_>, what: &str, blocked: &v1::Blocked) -> PyEr
         seconds,
         ..
     } = blocked;
-    exception(py, "Blocked", (message, reason, counter, *value, *bound, *seconds))
+    exception(
+        py,
+        "Blocked",
+        (message, reason, counter, *value, *bound, *seconds),
+    )
 }

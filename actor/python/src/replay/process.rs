@@ -87,7 +87,9 @@ impl Deadline {
             return Ok(Self(None));
         };
         let duration = Duration::try_from_secs_f64(seconds);
-        let deadline = duration.ok().and_then(|duration| Instant::now().checked_add(duration));
+        let deadline = duration
+            .ok()
+            .and_then(|duration| Instant::now().checked_add(duration));
         match deadline {
             Some(deadline) => Ok(Self(Some(deadline))),
             None => Err(PyValueError::new_err(format!(

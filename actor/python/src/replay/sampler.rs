@@ -7,7 +7,7 @@ use pmpo_replay_client::{Compression, SampledBatch, Sampler as Source, SamplerCo
 use pmpo_types::Signature;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 use tokio_util::sync::CancellationToken;
 
 use crate::replay::client::{Link, of_keys, of_priorities};
@@ -167,7 +167,7 @@ impl Sampler {
     }
 
     #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, py: Python<'_>, _exception: (Py<PyAny>, Py<PyAny>, Py<PyAny>)) -> PyResult<()> {
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
         self.close(py)
     }
 }
@@ -222,7 +222,10 @@ impl Inner {
         let Some(signature) = tables::signature(info)? else {
             return Ok(());
         };
-        let of_table = info.config.as_ref().map_or(1, |config| config.sequence_length());
+        let of_table = info
+            .config
+            .as_ref()
+            .map_or(1, |config| config.sequence_length());
         let sequence_length = of_table.max(1) as usize;
         let config = SamplerConfig {
             sequence_length,
@@ -266,13 +269,19 @@ impl Layout {
             steps => vec![items.keys.len(), steps],
         };
         let data = PyDict::new(py);
-        let columns = self.signature.columns.iter().zip(batch.columns.into_columns());
+        let columns = self
+            .signature
+            .columns
+            .iter()
+            .zip(batch.columns.into_columns());
         for (spec, column) in columns {
             let shape = leading.iter().chain(&spec.shape).copied().collect();
             data.set_item(&spec.name, buffer::column(py, spec.dtype, shape, column)?)?;
         }
         let prioritized = !items.priorities.is_empty();
-        let priorities = prioritized.then(|| buffer::numbers(py, items.priorities)).transpose()?;
+        let priorities = prioritized
+            .then(|| buffer::numbers(py, items.priorities))
+            .transpose()?;
         Ok(Batch {
             data: data.unbind(),
             keys: buffer::numbers(py, items.keys)?.unbind(),

@@ -10,7 +10,7 @@ use pmpo_service::grpc::Listener;
 use pmpo_service::security::{Credentials, Role, SecurityConfig};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,8 @@ use crate::replay::process::{Deadline, OfProcess, wait};
 
 /// A replay server in this process, on threads of its own that Python does not hold up.
 ///
-/// It serves from here on; `stop` ends it, as does the end of a `with`. Clients may be anywhere that reaches it.
+/// It serves from here on; `stop` ends it, as does the end of a `with`. Clients may be anywhere that reaches it. A
+/// process that is forked meanwhile cannot use it, and keeps its port taken.
 ///
 /// Args:
 ///     tables: `Table`s with different names, at least one.
@@ -87,7 +88,8 @@ impl Server {
         };
         let credentials = Credentials::load(&security, Role::Replay).map_err(refused)?;
         let address = SocketAddr::new(host, port.unwrap_or(0));
-        Running::start(py, config, address, credentials).map(|running| Self(OfProcess::new("Server", running)))
+        Running::start(py, config, address, credentials)
+            .map(|running| Self(OfProcess::new("Server", running)))
     }
 
     /// "host:port", for clients.
@@ -141,7 +143,7 @@ impl Server {
     }
 
     #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, py: Python<'_>, _exception: (Py<PyAny>, Py<PyAny>, Py<PyAny>)) -> PyResult<()> {
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
         self.stop(py)
     }
 }

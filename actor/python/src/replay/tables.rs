@@ -15,7 +15,8 @@ pub(crate) fn signature(info: &v1::TableInfo) -> PyResult<Option<Signature>> {
         return Ok(None);
     };
     let read = signature_from_wire(Some(wire.clone()));
-    read.map(Some).map_err(|error| PyValueError::new_err(error.to_string()))
+    read.map(Some)
+        .map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
 /// `pmpo.replay.TableInfo`.
@@ -82,7 +83,9 @@ fn config(py: Python<'_>, config: v1::TableConfig) -> PyResult<Bound<'_, PyAny>>
     fields.set_item("error_buffer", config.error_buffer)?;
     fields.set_item("max_batch_size", config.max_batch_size)?;
     fields.set_item("max_writers", config.max_writers)?;
-    py.import("pmpo.replay")?.getattr("Table")?.call((), Some(&fields))
+    py.import("pmpo.replay")?
+        .getattr("Table")?
+        .call((), Some(&fields))
 }
 
 /// What callers wait for, in a word.

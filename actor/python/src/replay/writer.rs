@@ -12,7 +12,7 @@ use pmpo_replay_client::{ClientError, Writer as Sender, WriterConfig};
 use pmpo_types::{ColumnBatch, Signature, StepBatch, check_priorities};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PySlice};
+use pyo3::types::{PyDict, PySlice, PyTuple};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,8 @@ const LINGER: Duration = Duration::from_millis(5);
 /// end with the one appended last when `create_item` is called; items that overlap share their steps.
 ///
 /// `append` takes a step over and does not wait for the network, but for the rate limiter, once
-/// `max_in_flight_steps` steps wait. As a context manager, it is flushed and closed at the end. For one thread.
+/// `max_in_flight_steps` steps wait. As a context manager, it is flushed and closed at the end; what was not flushed
+/// when it goes otherwise may not be stored.
 #[pyclass(module = "pmpo.replay", frozen)]
 pub(crate) struct Writer(OfProcess<Arc<Inner>>);
 
@@ -59,12 +60,19 @@ enum State {
     /// Nothing has been appended that would say what a step is.
     Unopened,
     Open(Box<Open>),
-    Closed,
+    Closed(Counts),
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    acknowledged_items: u64,
+    lost_items: u64,
+    in_flight_steps: usize,
 }
 
 struct Open {
     sender: Sender,
-    layout: Layout,
+    layout: Arc<Layout>,
     message: Message,
     /// Appended since the episode began.
     episode_steps: usize,
@@ -95,7 +103,12 @@ impl Writer {
     ///     Blocked: the rate limiter has held the writer back for its timeout; nothing of it is taken.
     ///     Refused: the server will not take what was written.
     #[pyo3(signature = (step, priority=None))]
-    fn append(&self, py: Python<'_>, step: &Bound<'_, PyAny>, priority: Option<f64>) -> PyResult<()> {
+    fn append(
+        &self,
+        py: Python<'_>,
+        step: &Bound<'_, PyAny>,
+        priority: Option<f64>,
+    ) -> PyResult<()> {
         let inner = self.0.get(py)?;
         let copied;
         let step = match step.cast::<PyDict>() {
@@ -114,23 +127,22 @@ impl Writer {
             }
             check_priority(priority)?;
         }
-        inner.open(py, step)?;
+        let row = inner.layout(py, step)?.row(py, step)?;
         inner.make_room(py, |message| {
             // In tables with longer items a step alone has no priority.
             let mixes = message.sequence_length == 1 && message.mixes(priority);
             let full = message.steps >= message.max_steps;
             if mixes || full { message.steps } else { 0 }
         })?;
-        let mut state = inner.lock();
-        let open = state.open(py)?;
-        open.layout.append(py, step, &mut open.message.columns)?;
-        open.message.steps += 1;
-        open.message.priorities.extend(priority);
-        open.episode_steps += 1;
-        if open.message.steps == 1 {
-            inner.gathered.notify_one();
+        if let State::Open(open) = &mut *inner.lock() {
+            open.message.append(&open.layout.signature, &row, priority);
+            open.episode_steps += 1;
+            if open.message.steps == 1 {
+                inner.gathered.notify_one();
+            }
+            return Ok(());
         }
-        Ok(())
+        Err(error::closed(py, "Writer"))
     }
 
     /// Makes an item of the newest steps, in a table with `sequence_length` above 1.
@@ -152,11 +164,14 @@ impl Writer {
         let inner = self.0.get(py)?;
         let refuse = |reason: String| {
             let table = &inner.options.table;
-            Err(PyValueError::new_err(format!("item of table `{table}`: {reason}")))
+            Err(PyValueError::new_err(format!(
+                "item of table `{table}`: {reason}"
+            )))
         };
         let length = inner.sequence_length;
         if length == 1 {
-            let reason = "each step is one by itself (sequence_length is 1): give its priority to append";
+            let reason =
+                "each step is one by itself (sequence_length is 1): give its priority to append";
             return refuse(reason.to_owned());
         }
         if let Some(steps) = num_steps
@@ -171,25 +186,16 @@ impl Writer {
             true => message.sendable(),
             false => 0,
         })?;
-        let mut state = inner.lock();
-        let open = match &mut *state {
-            State::Unopened => return refuse(format!("expected {length} steps, got 0")),
-            other => other.open(py)?,
+        let made = match &mut *inner.lock() {
+            State::Open(open) => Some(open.create_item(length, priority)),
+            State::Unopened => Some(Err(format!("expected {length} steps, got 0"))),
+            State::Closed(_) => None,
         };
-        let (message, got) = (&mut open.message, open.episode_steps);
-        if got < length {
-            return refuse(format!("expected {length} steps since the episode began, got {got}"));
-        }
-        if message.ends_with_item() {
-            return refuse("the newest step ends one already".to_owned());
-        }
-        let Some(newest) = message.steps.checked_sub(1) else {
-            return refuse("the newest step was sent before it was made: flush after create_item".to_owned());
+        let Some(made) = made else {
+            return Err(error::closed(py, "Writer"));
         };
-        message.ends.push(newest as u32);
-        message.priorities.extend(priority);
         inner.gathered.notify_one();
-        Ok(())
+        made.or_else(refuse)
     }
 
     /// Begins another episode: no item holds steps of two.
@@ -232,27 +238,27 @@ impl Writer {
     #[pyo3(signature = (timeout=None))]
     fn close(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         let flushed = self.flush(py, timeout);
-        *self.0.get(py)?.lock() = State::Closed;
+        self.0.get(py)?.close();
         flushed
     }
 
     /// Items that the server has stored.
     #[getter]
     fn acknowledged_items(&self, py: Python<'_>) -> PyResult<u64> {
-        self.count(py, |open| open.sender.acknowledged_items())
+        Ok(self.0.get(py)?.counts().acknowledged_items)
     }
 
     /// Items of several steps that are lost, for a server that came back without its memory had lost the steps that
     /// they begin with.
     #[getter]
     fn lost_items(&self, py: Python<'_>) -> PyResult<u64> {
-        self.count(py, |open| open.sender.lost_items())
+        Ok(self.0.get(py)?.counts().lost_items)
     }
 
     /// Steps appended and not known to be stored.
     #[getter]
-    fn in_flight_steps(&self, py: Python<'_>) -> PyResult<u64> {
-        self.count(py, |open| (open.sender.in_flight_steps() + open.message.steps) as u64)
+    fn in_flight_steps(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.0.get(py)?.counts().in_flight_steps)
     }
 
     fn __enter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
@@ -260,11 +266,11 @@ impl Writer {
     }
 
     #[pyo3(signature = (*exception))]
-    fn __exit__(&self, py: Python<'_>, exception: (Option<Bound<'_, PyAny>>, Py<PyAny>, Py<PyAny>)) -> PyResult<()> {
-        if exception.0.is_none() {
+    fn __exit__(&self, py: Python<'_>, exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        if exception.get_item(0)?.is_none() {
             return self.close(py, None);
         }
-        *self.0.get(py)?.lock() = State::Closed;
+        self.0.get(py)?.close();
         Ok(())
     }
 }
@@ -290,26 +296,36 @@ impl Writer {
         }
         Ok(Self(OfProcess::new("Writer", inner)))
     }
-
-    fn count(&self, py: Python<'_>, count: impl Fn(&Open) -> u64) -> PyResult<u64> {
-        Ok(match &*self.0.get(py)?.lock() {
-            State::Open(open) => count(open),
-            State::Unopened | State::Closed => 0,
-        })
-    }
 }
 
 impl Inner {
+    /// Never held while Python is called, which might let another thread run that wants it.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the writer by its first step.
-    fn open(self: &Arc<Self>, py: Python<'_>, step: &Bound<'_, PyDict>) -> PyResult<()> {
-        if matches!(*self.lock(), State::Unopened) {
-            return self.open_with(py, columns::signature(step)?);
+    fn counts(&self) -> Counts {
+        match &*self.lock() {
+            State::Unopened => Counts::default(),
+            State::Open(open) => open.counts(),
+            State::Closed(counts) => *counts,
         }
-        Ok(())
+    }
+
+    fn close(&self) {
+        let counts = self.counts();
+        *self.lock() = State::Closed(counts);
+    }
+
+    /// What a step is; the first one says it, where nobody has before.
+    fn layout(self: &Arc<Self>, py: Python<'_>, step: &Bound<'_, PyDict>) -> PyResult<Arc<Layout>> {
+        if matches!(*self.lock(), State::Unopened) {
+            self.open_with(py, columns::signature(step)?)?;
+        }
+        if let State::Open(open) = &*self.lock() {
+            return Ok(Arc::clone(&open.layout));
+        }
+        Err(error::closed(py, "Writer"))
     }
 
     fn open_with(self: &Arc<Self>, py: Python<'_>, signature: Signature) -> PyResult<()> {
@@ -341,7 +357,7 @@ impl Inner {
         };
         *self.lock() = State::Open(Box::new(Open {
             sender,
-            layout: Layout::new(py, signature),
+            layout: Arc::new(Layout::new(py, signature)),
             message,
             episode_steps: 0,
         }));
@@ -376,7 +392,9 @@ impl Inner {
             Ok(Some(())) => Ok(()),
             Ok(None) => {
                 let what = format!("writer of table `{}`", self.options.table);
-                Err(self.link.late(py, &self.options.table, &[BlockedReason::Samples], &what))
+                Err(self
+                    .link
+                    .late(py, &self.options.table, &[BlockedReason::Samples], &what))
             }
             Err(error) => Err(error::of_client(py, &error)),
         }
@@ -413,16 +431,36 @@ async fn send_what_lingers(writer: Weak<Inner>, gathered: Arc<Notify>) {
     }
 }
 
-impl State {
-    fn open(&mut self, py: Python<'_>) -> PyResult<&mut Open> {
-        match self {
-            Self::Open(open) => Ok(open),
-            Self::Unopened | Self::Closed => Err(error::closed(py, "Writer")),
+impl Open {
+    fn counts(&self) -> Counts {
+        Counts {
+            acknowledged_items: self.sender.acknowledged_items(),
+            lost_items: self.sender.lost_items(),
+            in_flight_steps: self.sender.in_flight_steps() + self.message.steps,
         }
     }
-}
 
-impl Open {
+    /// Makes an item of the newest steps, or says why not.
+    fn create_item(&mut self, length: usize, priority: Option<f64>) -> Result<(), String> {
+        let (message, got) = (&mut self.message, self.episode_steps);
+        if got < length {
+            return Err(format!(
+                "expected {length} steps since the episode began, got {got}"
+            ));
+        }
+        if message.ends_with_item() {
+            return Err("the newest step ends one already".to_owned());
+        }
+        let Some(newest) = message.steps.checked_sub(1) else {
+            return Err(
+                "the newest step was sent before it was made: flush after create_item".to_owned(),
+            );
+        };
+        message.ends.push(newest as u32);
+        message.priorities.extend(priority);
+        Ok(())
+    }
+
     /// Sends the first steps; answers whether there was room for them within `timeout`.
     fn send(&mut self, steps: usize, timeout: Duration) -> Result<bool, ClientError> {
         if steps == 0 {
@@ -438,6 +476,16 @@ impl Open {
 }
 
 impl Message {
+    fn append(&mut self, signature: &Signature, mut row: &[u8], priority: Option<f64>) {
+        for (spec, column) in signature.columns.iter().zip(&mut self.columns) {
+            let (value, rest) = row.split_at(spec.item_bytes());
+            column.extend_from_slice(value);
+            row = rest;
+        }
+        self.steps += 1;
+        self.priorities.extend(priority);
+    }
+
     fn items(&self) -> usize {
         if self.sequence_length == 1 {
             self.steps
@@ -452,7 +500,9 @@ impl Message {
     }
 
     fn ends_with_item(&self) -> bool {
-        self.ends.last().is_some_and(|&end| end as usize + 1 == self.steps)
+        self.ends
+            .last()
+            .is_some_and(|&end| end as usize + 1 == self.steps)
     }
 
     /// Steps that nothing is left to be said of: an item may still be made of the newest.
@@ -478,7 +528,11 @@ impl Message {
         let columns = columns.expect("a column grows by a step at a time");
         self.steps -= steps;
         let ended = self.ends.partition_point(|&end| (end as usize) < steps);
-        let items = if self.sequence_length == 1 { steps } else { ended };
+        let items = if self.sequence_length == 1 {
+            steps
+        } else {
+            ended
+        };
         let rest = self.ends.split_off(ended);
         let ends = std::mem::replace(&mut self.ends, rest);
         self.ends.iter_mut().for_each(|end| *end -= steps as u32);
@@ -490,9 +544,8 @@ impl Message {
 }
 
 fn check_priority(priority: f64) -> PyResult<()> {
-    check_priorities(&[priority]).map_err(|_| {
-        PyValueError::new_err(format!("priority: expected 0 to 1e30, got {priority}"))
-    })
+    check_priorities(&[priority])
+        .map_err(|_| PyValueError::new_err(format!("priority: expected 0 to 1e30, got {priority}")))
 }
 
 /// Any mapping as a dictionary.
