@@ -216,7 +216,7 @@ def test_tables_are_listed_changed_and_emptied(client):
         client.configure("replay", max_size=0)
     assert refused.value.code == "invalid_argument"
     emptied = client.reset("replay")
-    assert (emptied.size, emptied.inserts, emptied.signature) == (0, 0, None)
+    assert (emptied.size, emptied.inserts, emptied.bytes, emptied.signature) == (0, 17, 0, None)
     # And takes another signature.
     with client.writer("replay") as writer:
         writer.append({"other": np.zeros(2)})
@@ -249,7 +249,7 @@ def test_who_is_blocked_for_too_long_is_told_by_what():
         with pytest.raises(Blocked, match="writer of table `queue`") as blocked:
             for n, step in enumerate(steps(range(100))):
                 writer.append(step)
-        assert (blocked.value.reason, blocked.value.bound) == ("samples", 3) and n <= 8
+        assert (blocked.value.reason, blocked.value.counter, blocked.value.bound) == ("samples", "size", 2) and n <= 8
         with pytest.raises(Blocked):
             writer.flush(timeout=0.1)
         # What waited is still there, in order, and what was refused is not.
