@@ -1,11 +1,12 @@
-"""Double DQN (van Hasselt et al. 2016, arXiv:1509.06461) with prioritized replay (Schaul et al. 2016,
-arXiv:1511.05952) in JAX on Gymnasium's CartPole-v1, through the replay.
+"""Double DQN (van Hasselt et al. 2016, arXiv:1509.06461) over windows of steps, with prioritized replay (Schaul et al.
+2016, arXiv:1511.05952), in JAX on Gymnasium's CartPole-v1, through the replay.
 
     pip install gymnasium jax optax
     python examples/dqn_jax.py
 
-One thread acts and learns in turn, so the table only makes it wait for the first items. With `--replay HOST:PORT` the
-table is that of `pmpo replay`.
+One thread acts and learns in turn, so the table makes it wait for the first items only. An item is a window of
+`WINDOW` steps; each of its steps but the last learns from the rewards up to that one, so from one to `WINDOW - 1` of
+them. With `--replay HOST:PORT` the table is that of `pmpo replay`.
 """
 
 import argparse
@@ -21,14 +22,15 @@ import optax
 from pmpo.replay import Client, Server, Table
 
 ENVIRONMENT = "CartPole-v1"
-BATCH_SIZE = 128
+BATCH_SIZE = 64
+WINDOW = 6
 MIN_SIZE = 1000
 HIDDEN = 128
 DISCOUNT = 0.99
 LEARNING_RATE = 5e-4
-TARGET_PERIOD = 250
+TARGET_RATE = 0.01
 STEPS_PER_UPDATE = 2
-EXPLORING_STEPS = 10_000
+EXPLORING_STEPS = 5_000
 LEAST_EXPLORATION = 0.05
 IMPORTANCE_EXPONENT = 0.5
 EVALUATION_PERIOD = 2000
@@ -58,20 +60,29 @@ def greedy(network, observation):
     return values(network, observation).argmax(-1)
 
 
-@functools.partial(jax.jit, donate_argnums=(0, 2))
+def chosen(values, action):
+    return jnp.take_along_axis(values, action[..., None], -1)[..., 0]
+
+
+@functools.partial(jax.jit, donate_argnums=(0, 1, 2))
 def update(online, target, state, data, weights):
-    """A step of the online network; answers the temporal differences [B], too."""
+    """A step of both networks; data is [B, T, ...]. Answers the windows' mean absolute errors [B], too."""
 
     def loss(online):
-        action = values(online, data["next_observation"]).argmax(-1)
-        following = jnp.take_along_axis(values(target, data["next_observation"]), action[:, None], -1)[:, 0]
-        wanted = jax.lax.stop_gradient(data["reward"] + DISCOUNT * data["discount"] * following)
-        taken = jnp.take_along_axis(values(online, data["observation"]), data["action"][:, None], -1)[:, 0]
-        return (weights * optax.huber_loss(taken, wanted)).mean(), wanted - taken
+        each = values(online, data["observation"])
+        # From the last step, whose value stands for all that follows, to the first.
+        wanted, value = [], chosen(values(target, data["observation"][:, -1]), each[:, -1].argmax(-1))
+        for t in reversed(range(WINDOW - 1)):
+            value = data["reward"][:, t] + DISCOUNT * data["discount"][:, t] * value
+            wanted.insert(0, value)
+        errors = jax.lax.stop_gradient(jnp.stack(wanted, 1)) - chosen(each, data["action"])[:, :-1]
+        return (weights[:, None] * jnp.square(errors)).mean(), jnp.abs(errors).mean(1)
 
-    gradients, differences = jax.grad(loss, has_aux=True)(online)
+    gradients, errors = jax.grad(loss, has_aux=True)(online)
     updates, state = optimizer.update(gradients, state, online)
-    return optax.apply_updates(online, updates), state, differences
+    online = optax.apply_updates(online, updates)
+    target = optax.incremental_update(online, target, TARGET_RATE)
+    return online, target, state, errors
 
 
 def importance(batch):
@@ -81,36 +92,43 @@ def importance(batch):
 
 
 class Actor:
-    def __init__(self, seed):
-        self.environment, self.rng = gymnasium.make(ENVIRONMENT), np.random.default_rng(seed)
-        self.observation, _ = self.environment.reset(seed=seed)
+    """Steps an environment, and tells a writer, if there is one."""
+
+    def __init__(self, seed, writer=None):
+        self.environment, self.rng, self.writer = gymnasium.make(ENVIRONMENT), np.random.default_rng(seed), writer
+        self.observation, self.steps = self.environment.reset(seed=seed)[0], 0
 
     def step(self, network, exploration):
-        """A transition, and whether the episode has ended with it."""
+        """Reward, and whether the episode has ended."""
         observation = self.observation
+        action = int(greedy(network, observation))
         if self.rng.random() < exploration:
-            action = self.rng.integers(self.environment.action_space.n)
-        else:
-            action = int(greedy(network, observation))
-        self.observation, reward, terminated, truncated, _ = self.environment.step(int(action))
-        transition = {
-            "observation": observation,
-            "action": np.int32(action),
-            "reward": np.float32(reward),
-            # What is truncated goes on, as far as its value is concerned.
-            "discount": np.float32(1 - terminated),
-            "next_observation": self.observation,
-        }
+            action = int(self.rng.integers(self.environment.action_space.n))
+        self.observation, reward, terminated, truncated, _ = self.environment.step(action)
+        # What is truncated goes on, as far as its value is concerned.
+        self.write(observation, action, float(reward), float(not terminated))
         if terminated or truncated:
-            self.observation, _ = self.environment.reset()
-        return transition, terminated or truncated
+            # Of the last step of an episode the observation alone counts.
+            self.write(self.observation, 0, 0.0, 0.0)
+            self.observation, self.steps = self.environment.reset()[0], 0
+            if self.writer:
+                self.writer.end_episode()
+        return reward, terminated or truncated
+
+    def write(self, observation, action, reward, discount):
+        self.steps += 1
+        if self.writer:
+            step = {"observation": observation, "action": np.int32(action), "reward": np.float32(reward),
+                    "discount": np.float32(discount)}  # fmt: skip
+            self.writer.append(step)
+            if self.steps >= WINDOW:
+                self.writer.create_item()
 
     def episode(self, network):
-        self.observation, _ = self.environment.reset()
         total, ended = 0.0, False
         while not ended:
-            transition, ended = self.step(network, exploration=0.0)
-            total += float(transition["reward"])
+            reward, ended = self.step(network, exploration=0.0)
+            total += reward
         return total
 
 
@@ -121,28 +139,25 @@ def main():
     parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--stop-at-return", type=float, default=475.0)
     arguments = parser.parse_args()
-    table = Table("replay", sampler="prioritized", limiter="min_size", min_size_to_sample=MIN_SIZE, max_size=50_000)
+    table = Table("replay", sequence_length=WINDOW, sampler="prioritized", limiter="min_size",
+                  min_size_to_sample=MIN_SIZE, max_size=50_000)  # fmt: skip
     server = None if arguments.replay else Server([table], seed=arguments.seed)
     client = Client(arguments.replay or server.address)
-    actor, evaluator = Actor(arguments.seed), Actor(arguments.seed + 1000)
-    spaces = actor.environment
+    spaces = gymnasium.make(ENVIRONMENT)
     sizes = [spaces.observation_space.shape[0], HIDDEN, HIDDEN, int(spaces.action_space.n)]
     online = network(jax.random.key(arguments.seed), sizes)
     target, state, updates = jax.tree.map(jnp.copy, online), optimizer.init(online), 0
     begun = time.monotonic()
     with client.writer("replay") as writer, client.sampler("replay", BATCH_SIZE) as sampler:
+        actor, evaluator = Actor(arguments.seed, writer), Actor(arguments.seed + 1000)
         for step in range(1, arguments.steps + 1):
-            exploration = max(LEAST_EXPLORATION, 1 - step / EXPLORING_STEPS)
-            writer.append(actor.step(online, exploration)[0])
-            if step == MIN_SIZE:
-                writer.flush()
-            if step >= MIN_SIZE and step % STEPS_PER_UPDATE == 0:
+            actor.step(online, exploration=max(LEAST_EXPLORATION, 1 - step / EXPLORING_STEPS))
+            # Of an episode's first steps no window is made.
+            if step >= 2 * MIN_SIZE and step % STEPS_PER_UPDATE == 0:
                 batch = next(sampler)
-                online, state, differences = update(online, target, state, batch.data, importance(batch))
-                sampler.update_priorities(batch.keys, np.abs(differences) + 1e-3)
+                online, target, state, errors = update(online, target, state, batch.data, importance(batch))
+                sampler.update_priorities(batch.keys, np.asarray(errors) + 1e-3)
                 updates += 1
-                if updates % TARGET_PERIOD == 0:
-                    target = jax.tree.map(jnp.copy, online)
             if step % EVALUATION_PERIOD == 0:
                 mean = np.mean([evaluator.episode(online) for _ in range(EPISODES)])
                 print(f"steps {step:6} updates {updates:6} {time.monotonic() - begun:6.1f} s return {mean:6.1f}", flush=True)
