@@ -95,7 +95,7 @@ class Reverb:
         client = self.reverb.Client(address)
         while True:
             drawn = [sample.data for sample in client.sample("replay", BATCH_SIZE, emit_timesteps=False)]
-            yield {name: np.stack([item[name] for item in drawn]) for name in SHAPES}
+            yield [np.stack(column) for column in zip(*drawn)]
 
 
 class ReverbDataset(Reverb):

@@ -22,21 +22,22 @@ import optax
 from pmpo.replay import Client, Server, Table
 
 ENVIRONMENT = "CartPole-v1"
-BATCH_SIZE = 64
-WINDOW = 6
+BATCH_SIZE = 32
+WINDOW = 11
 MIN_SIZE = 1000
 HIDDEN = 128
 DISCOUNT = 0.99
-LEARNING_RATE = 5e-4
+LEARNING_RATE = 1e-3
+DECAY_UPDATES = 15_000
 TARGET_RATE = 0.01
 STEPS_PER_UPDATE = 2
 EXPLORING_STEPS = 5_000
-LEAST_EXPLORATION = 0.05
+LEAST_EXPLORATION = 0.02
 IMPORTANCE_EXPONENT = 0.5
 EVALUATION_PERIOD = 2000
 EPISODES = 10
 
-optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(LEARNING_RATE))
+optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(optax.linear_schedule(LEARNING_RATE, 0.0, DECAY_UPDATES)))
 
 
 def network(key, sizes):
