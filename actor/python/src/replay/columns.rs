@@ -151,3 +151,29 @@ fn is(spec: &ColumnSpec, view: &View<'_>) -> bool {
             .zip(&spec.shape)
             .all(|(&got, &expected)| got as usize == expected)
 }
+
+/// Keys of items, from anything that NumPy takes for such.
+pub(crate) fn of_keys(keys: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
+    elements(keys, "keys", "uint64", u64::from_ne_bytes)
+}
+
+/// Priorities of items, likewise.
+pub(crate) fn of_priorities(priorities: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
+    elements(priorities, "priorities", "float64", f64::from_ne_bytes)
+}
+
+fn elements<T>(
+    values: &Bound<'_, PyAny>,
+    field: &str,
+    dtype: &str,
+    read: fn([u8; 8]) -> T,
+) -> PyResult<Vec<T>> {
+    static FLAT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let flat = FLAT
+        .import(values.py(), "pmpo.replay", "_flat")?
+        .call1((values, field, dtype))?;
+    let view = View::of(&flat)
+        .ok_or_else(|| PyValueError::new_err(format!("{field}: expected an array of {dtype}")))?;
+    let (elements, _) = view.bytes().as_chunks();
+    Ok(elements.iter().copied().map(read).collect())
+}

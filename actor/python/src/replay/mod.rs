@@ -6,6 +6,8 @@ mod buffer;
 mod client;
 mod columns;
 mod error;
+mod link;
+mod message;
 mod process;
 mod sampler;
 mod server;

@@ -10,7 +10,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use tokio_util::sync::CancellationToken;
 
-use crate::replay::client::{Link, of_keys, of_priorities};
+use crate::replay::columns::{of_keys, of_priorities};
+use crate::replay::link::Link;
 use crate::replay::process::{Deadline, OfProcess, wait};
 use crate::replay::{buffer, error, tables};
 

@@ -9,6 +9,11 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::replay::columns::numpy_name;
 
+/// A server names its tables.
+pub(crate) fn name(info: &v1::TableInfo) -> &str {
+    info.config.as_ref().map_or("", |config| &config.name)
+}
+
 /// A table's signature; `None` before its first step.
 pub(crate) fn signature(info: &v1::TableInfo) -> PyResult<Option<Signature>> {
     let Some(wire) = &info.signature else {

@@ -6,26 +6,20 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use pmpo_proto::replay::v1::BlockedReason;
 use pmpo_replay_client::{ClientError, Writer as Sender, WriterConfig};
-use pmpo_types::{ColumnBatch, Signature, StepBatch, check_priorities};
+use pmpo_types::{Signature, check_priorities};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PySlice, PyTuple};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::replay::client::Link;
+use crate::replay::link::Link;
+use crate::replay::message::Message;
 use crate::replay::process::{Deadline, OfProcess, wait};
 use crate::replay::{columns, columns::Layout, error};
 
-/// Steps gathered into a message, at most, and their bytes: enough that what a message costs is little beside
-/// them.
-const MESSAGE_STEPS: usize = 256;
-const MESSAGE_BYTES: usize = 256 << 10;
-/// Of the steps in flight, those of one message: some are on their way while others are gathered.
-const MESSAGES_IN_FLIGHT: usize = 4;
 /// How long a step waits for others.
 const LINGER: Duration = Duration::from_millis(5);
 
@@ -78,17 +72,6 @@ struct Open {
     episode_steps: usize,
 }
 
-/// Steps that are not sent yet.
-struct Message {
-    columns: Vec<Vec<u8>>,
-    steps: usize,
-    max_steps: usize,
-    sequence_length: usize,
-    ends: Vec<u32>,
-    /// One for each item, or none at all.
-    priorities: Vec<f64>,
-}
-
 #[pymethods]
 impl Writer {
     /// Appends a step.
@@ -130,9 +113,12 @@ impl Writer {
         let row = inner.layout(py, step)?.row(py, step)?;
         inner.make_room(py, |message| {
             // In tables with longer items a step alone has no priority.
-            let mixes = message.sequence_length == 1 && message.mixes(priority);
-            let full = message.steps >= message.max_steps;
-            if mixes || full { message.steps } else { 0 }
+            let mixes = inner.sequence_length == 1 && message.mixes(priority);
+            if mixes || message.is_full() {
+                message.steps
+            } else {
+                0
+            }
         })?;
         if let State::Open(open) = &mut *inner.lock() {
             open.message.append(&open.layout.signature, &row, priority);
@@ -337,7 +323,6 @@ impl Inner {
             credentials: link.credentials.clone(),
             ..WriterConfig::default()
         };
-        let step_bytes = signature.item_bytes();
         let sender = Sender::new(
             std::slice::from_ref(&link.address),
             config,
@@ -346,15 +331,8 @@ impl Inner {
             &CancellationToken::new(),
         )
         .map_err(|error| error::of_client(py, &error))?;
-        let most = MESSAGE_STEPS.min(self.options.max_in_flight_steps / MESSAGES_IN_FLIGHT);
-        let message = Message {
-            columns: vec![Vec::new(); signature.columns.len()],
-            steps: 0,
-            max_steps: most.min(MESSAGE_BYTES / step_bytes).max(1),
-            sequence_length: self.sequence_length,
-            ends: Vec::new(),
-            priorities: Vec::new(),
-        };
+        let in_flight = self.options.max_in_flight_steps;
+        let message = Message::new(&signature, self.sequence_length, in_flight);
         *self.lock() = State::Open(Box::new(Open {
             sender,
             layout: Arc::new(Layout::new(py, signature)),
@@ -442,23 +420,13 @@ impl Open {
 
     /// Makes an item of the newest steps, or says why not.
     fn create_item(&mut self, length: usize, priority: Option<f64>) -> Result<(), String> {
-        let (message, got) = (&mut self.message, self.episode_steps);
+        let got = self.episode_steps;
         if got < length {
             return Err(format!(
                 "expected {length} steps since the episode began, got {got}"
             ));
         }
-        if message.ends_with_item() {
-            return Err("the newest step ends one already".to_owned());
-        }
-        let Some(newest) = message.steps.checked_sub(1) else {
-            return Err(
-                "the newest step was sent before it was made: flush after create_item".to_owned(),
-            );
-        };
-        message.ends.push(newest as u32);
-        message.priorities.extend(priority);
-        Ok(())
+        self.message.end_item(priority)
     }
 
     /// Sends the first steps; answers whether there was room for them within `timeout`.
@@ -472,74 +440,6 @@ impl Open {
         let batch = self.message.take(&self.layout.signature, steps);
         self.sender.push_steps(&batch)?;
         Ok(true)
-    }
-}
-
-impl Message {
-    fn append(&mut self, signature: &Signature, mut row: &[u8], priority: Option<f64>) {
-        for (spec, column) in signature.columns.iter().zip(&mut self.columns) {
-            let (value, rest) = row.split_at(spec.item_bytes());
-            column.extend_from_slice(value);
-            row = rest;
-        }
-        self.steps += 1;
-        self.priorities.extend(priority);
-    }
-
-    fn items(&self) -> usize {
-        if self.sequence_length == 1 {
-            self.steps
-        } else {
-            self.ends.len()
-        }
-    }
-
-    /// Whether an item with or without `priority` cannot share a message with those that are here.
-    fn mixes(&self, priority: Option<f64>) -> bool {
-        self.items() > 0 && self.priorities.is_empty() == priority.is_some()
-    }
-
-    fn ends_with_item(&self) -> bool {
-        self.ends
-            .last()
-            .is_some_and(|&end| end as usize + 1 == self.steps)
-    }
-
-    /// Steps that nothing is left to be said of: an item may still be made of the newest.
-    fn sendable(&self) -> usize {
-        if self.sequence_length == 1 || self.ends_with_item() {
-            self.steps
-        } else {
-            self.steps.saturating_sub(1)
-        }
-    }
-
-    /// Takes the first steps out.
-    fn take(&mut self, signature: &Signature, steps: usize) -> StepBatch {
-        let specs = signature.columns.iter();
-        let columns = specs.zip(&mut self.columns).map(|(spec, column)| {
-            let end = spec.item_bytes() * steps;
-            let mut rest = Vec::with_capacity(column.len());
-            rest.extend_from_slice(&column[end..]);
-            column.truncate(end);
-            Bytes::from(std::mem::replace(column, rest))
-        });
-        let columns = ColumnBatch::of_known_values(signature, steps, columns.collect());
-        let columns = columns.expect("a column grows by a step at a time");
-        self.steps -= steps;
-        let ended = self.ends.partition_point(|&end| (end as usize) < steps);
-        let items = if self.sequence_length == 1 {
-            steps
-        } else {
-            ended
-        };
-        let rest = self.ends.split_off(ended);
-        let ends = std::mem::replace(&mut self.ends, rest);
-        self.ends.iter_mut().for_each(|end| *end -= steps as u32);
-        let rest = self.priorities.split_off(items.min(self.priorities.len()));
-        let priorities = std::mem::replace(&mut self.priorities, rest);
-        StepBatch::new(self.sequence_length, columns, ends, priorities)
-            .expect("ends ascend, and priorities are there for all or none")
     }
 }
 
