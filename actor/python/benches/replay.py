@@ -18,7 +18,6 @@ import time
 import numpy as np
 
 OBSERVATION, ACTION = 24, 6
-ITEMS = 20_000
 BATCH_SIZE = 256
 MAX_SIZE = 200_000
 SHAPES = {
@@ -49,7 +48,7 @@ class Pmpo:
         server.wait()
 
     def write(self, address, items):
-        """Writes until `items` says that it is enough."""
+        """Writes all of `items`, and waits until they are stored."""
         with self.replay.Client(address).writer("replay") as writer:
             for step in items:
                 writer.append(step)
@@ -98,25 +97,21 @@ class Reverb:
             yield [np.stack(column) for column in zip(*drawn)]
 
 
-class ReverbDataset(Reverb):
-    """By TensorFlow's pipeline, in C++."""
-
-    def batches(self, address):
+    def dataset(self, address):
+        """By TensorFlow's pipeline, in C++."""
         of = self.reverb.TrajectoryDataset.from_table_signature
         dataset = of(address, "replay", max_in_flight_samples_per_worker=512)
         return iter(dataset.batch(BATCH_SIZE).prefetch(2))
 
 
-PEERS = {"pmpo": Pmpo, "reverb": Reverb, "reverb-dataset": ReverbDataset}
+PEERS = {"pmpo": Pmpo, "reverb": Reverb}
 
 
 def measure(peer, what, address, seconds):
     """Items a second, and microseconds of this process's CPU an item."""
     peer, made, count = PEERS[peer](), steps(), 0
-    if what == "fill":
-        peer.write(address, (made[i % len(made)] for i in range(ITEMS)))
-    batches = peer.batches(address) if what == "sample" else None
-    if batches:
+    if what != "insert":
+        batches = peer.batches(address) if what == "sample" else peer.dataset(address)
         next(batches)
     begun, cpu = time.monotonic(), time.process_time()
     end = begun + seconds
@@ -130,13 +125,11 @@ def measure(peer, what, address, seconds):
 
     if what == "insert":
         peer.write(address, timed())
-    elif what == "sample":
+    else:
         while time.monotonic() < end:
             next(batches)
             count += BATCH_SIZE
-    if count:
-        print(count / (time.monotonic() - begun), 1e6 * (time.process_time() - cpu) / count)
-    sys.stdout.flush()
+    print(count / (time.monotonic() - begun), 1e6 * (time.process_time() - cpu) / count, flush=True)
     # Without the ends of threads that are of nobody's concern here.
     os._exit(0)
 
@@ -157,25 +150,24 @@ def main():
         return PEERS[arguments.role[1]]().serve()
     if arguments.role:
         return measure(arguments.role[1], arguments.role[0], arguments.role[2], arguments.seconds)
-    pythons = {"pmpo": sys.executable}
+    peers = {"pmpo": (sys.executable, ["insert", "sample"])}
     if arguments.reverb:
-        pythons.update({"reverb": arguments.reverb, "reverb-dataset": arguments.reverb})
+        peers["reverb"] = (arguments.reverb, ["insert", "sample", "dataset"])
     found = {}
     for _ in range(arguments.rounds):
-        for peer, python in pythons.items():
+        for peer, (python, calls) in peers.items():
             server = run(python, "serve", peer)
             address = server.stdout.readline().strip()
-            for what in ("fill", "insert", "sample"):
+            for what in calls:
                 said, _ = run(python, what, peer, address, "--seconds", arguments.seconds).communicate()
-                if what != "fill":
-                    found.setdefault((peer, what), []).append(tuple(map(float, said.split())))
+                found.setdefault((peer, what), []).append(tuple(map(float, said.split())))
             server.kill()
             server.wait()
-    print(f"{'client':16} {'':8} {'items/s':>10} {'least':>10} {'most':>10} {'CPU us/item':>12}")
+    print(f"{'client':8} {'':8} {'items/s':>10} {'least':>10} {'most':>10} {'CPU us/item':>12}")
     for (peer, what), rounds in found.items():
         rates, cpu = zip(*rounds)
         middle = statistics.median
-        print(f"{peer:16} {what:8} {middle(rates):10.0f} {min(rates):10.0f} {max(rates):10.0f} {middle(cpu):12.2f}")
+        print(f"{peer:8} {what:8} {middle(rates):10.0f} {min(rates):10.0f} {max(rates):10.0f} {middle(cpu):12.2f}")
 
 
 if __name__ == "__main__":
