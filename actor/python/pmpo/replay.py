@@ -139,6 +139,10 @@ class Blocked(ReplayError, TimeoutError):
 
 def _configuration(tables, config):
     """The section `[replay]` as JSON."""
+    tables = list(tables)
+    for table in tables:
+        if not isinstance(table, Table):
+            raise TypeError(f"tables: expected pmpo.replay.Table, got {type(table).__name__}")
     tables = [{k: v for k, v in dataclasses.asdict(table).items() if v is not None} for table in tables]
     if not tables:
         raise ValueError("tables: expected at least one, got none")

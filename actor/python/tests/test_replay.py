@@ -289,6 +289,8 @@ def test_what_cannot_be_is_refused_in_one_line(client):
     ]:
         with pytest.raises(ValueError, match=complaint):
             make()
+    with pytest.raises(TypeError, match="tables: expected pmpo.replay.Table, got str"):
+        Server(["replay"])
     with pytest.raises(ReplayError, match="cannot listen on 0.0.0.0:0 without mutual TLS or tokens"):
         Server([Table("a")], host="0.0.0.0")
     with pytest.raises(ReplayError, match="cannot listen on"):

@@ -104,11 +104,7 @@ pub(crate) fn numpy_name(dtype: DType) -> &'static str {
 
 /// Appends a value: as it lies in memory where it is what the column holds, and otherwise as NumPy makes it that.
 fn write(spec: &ColumnSpec, value: &Bound<'_, PyAny>, row: &mut Vec<u8>) -> PyResult<()> {
-    if let Ok(number) = value.cast::<PyFloat>()
-        && spec.shape.is_empty()
-        && spec.dtype == DType::F32
-    {
-        row.extend_from_slice(&(number.value() as f32).to_le_bytes());
+    if spec.shape.is_empty() && write_number(spec.dtype, value, row) {
         return Ok(());
     }
     if let Some(view) = View::of(value).filter(|view| is(spec, view)) {
@@ -125,6 +121,19 @@ fn write(spec: &ColumnSpec, value: &Bound<'_, PyAny>, row: &mut Vec<u8>) -> PyRe
     let view = View::of(&array).ok_or_else(|| PyTypeError::new_err("expected an array"))?;
     row.extend_from_slice(view.bytes());
     Ok(())
+}
+
+/// Appends one of Python's own numbers, if it is one, and of the kind that the column holds.
+fn write_number(dtype: DType, value: &Bound<'_, PyAny>, row: &mut Vec<u8>) -> bool {
+    let Ok(number) = value.cast::<PyFloat>() else {
+        return false;
+    };
+    match dtype {
+        DType::F32 => row.extend_from_slice(&(number.value() as f32).to_le_bytes()),
+        DType::F64 => row.extend_from_slice(&number.value().to_le_bytes()),
+        _ => return false,
+    }
+    true
 }
 
 /// Whether an array is what a column holds of a step.
