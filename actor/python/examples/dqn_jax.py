@@ -37,7 +37,8 @@ IMPORTANCE_EXPONENT = 0.5
 EVALUATION_PERIOD = 2000
 EPISODES = 10
 
-optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(optax.linear_schedule(LEARNING_RATE, 0.0, DECAY_UPDATES)))
+learning_rate = optax.linear_schedule(LEARNING_RATE, 0.0, DECAY_UPDATES)
+optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(learning_rate))
 
 
 def network(key, sizes):
@@ -161,7 +162,8 @@ def main():
                 updates += 1
             if step % EVALUATION_PERIOD == 0:
                 mean = np.mean([evaluator.episode(online) for _ in range(EPISODES)])
-                print(f"steps {step:6} updates {updates:6} {time.monotonic() - begun:6.1f} s return {mean:6.1f}", flush=True)
+                seconds = time.monotonic() - begun
+                print(f"steps {step:6} updates {updates:6} {seconds:6.1f} s return {mean:6.1f}", flush=True)
                 if mean >= arguments.stop_at_return:
                     break
 

@@ -156,7 +156,8 @@ def main():
         learner.update(batch)
         if update % EVALUATION_PERIOD == 0:
             mean = np.mean([evaluator.episode(explore=False) for _ in range(EPISODES)])
-            print(f"update {update:6} steps {batch.inserts:6} {time.monotonic() - begun:6.1f} s return {mean:8.1f}", flush=True)
+            seconds = time.monotonic() - begun
+            print(f"update {update:6} steps {batch.inserts:6} {seconds:6.1f} s return {mean:8.1f}", flush=True)
             if mean >= arguments.stop_at_return:
                 break
 

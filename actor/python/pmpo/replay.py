@@ -1,6 +1,6 @@
 """A replay for other learners: the product's server and client.
 
-    with Server([Table("replay", limiter="min_size", min_size_to_sample=1000)]) as server:
+    with Server([Table("replay", limiter="min_size", min_size_to_sample=1)]) as server:
         client = Client(server.address)
         with client.writer("replay") as writer:
             writer.append({"observation": observation, "action": action, "reward": reward})

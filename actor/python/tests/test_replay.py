@@ -341,7 +341,8 @@ client = Client(server.address)
 print("waits", flush=True)
 {WAITS[who]}
 """
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=pipe, stderr=pipe, text=True)
     assert process.stdout.readline() == "waits\n"
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
