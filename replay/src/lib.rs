@@ -61,6 +61,19 @@ pub async fn run(
     listener: impl Into<grpc::Listener>,
     shutdown: CancellationToken,
 ) -> Result<(), ReplayError> {
+    run_and_tell(config, listener, shutdown, || {}).await
+}
+
+/// As [`run`]; says when the tables are open.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_and_tell(
+    config: ReplayConfig,
+    listener: impl Into<grpc::Listener>,
+    shutdown: CancellationToken,
+    ready: impl FnOnce() + Send,
+) -> Result<(), ReplayError> {
     metrics::describe();
     config.validate()?;
     let listener: grpc::Listener = listener.into();
@@ -79,6 +92,7 @@ pub async fn run(
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     readiness.met(TABLES);
+    ready();
     let [interval, timeout] = keepalive;
     let routes = health::routes(&readiness, &SERVICES, FILE_DESCRIPTOR_SET).await;
     let server = grpc::serve(

@@ -120,6 +120,25 @@ fn push_blocks_at_the_bound_of_items_in_flight_until_shutdown() {
 }
 
 #[test]
+fn room_can_be_waited_for_until_samplers_have_made_it() {
+    let service = Service::start(tight());
+    let shutdown = CancellationToken::new();
+    let mut writer = writer(&service.runtime, &service.address, 6, &shutdown);
+    // 14 stored, 6 in flight.
+    for _ in 0..20 {
+        assert_eq!(writer.wait_for_room(1, PATIENCE), Ok(true));
+        writer.push(batch(0..1)).unwrap();
+    }
+    assert_eq!(writer.wait_for_room(1, MOMENT), Ok(false));
+    let mut sampler = sampler(&service.runtime, &service.address, 4, &shutdown);
+    sampler.next().unwrap();
+    assert_eq!(writer.wait_for_room(1, PATIENCE), Ok(true));
+    shutdown.cancel();
+    let end = writer.flush(PATIENCE);
+    assert_eq!(writer.wait_for_room(1, PATIENCE).err(), end.err());
+}
+
+#[test]
 fn a_batch_larger_than_the_bound_or_a_message_is_split() {
     let signature = images();
     let service = Service::start(roomy());

@@ -4,6 +4,12 @@ from typing import Any, List, Mapping, Optional, Tuple, Union
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pmpo.replay import Batch as Batch
+from pmpo.replay import Client as Client
+from pmpo.replay import Sampler as Sampler
+from pmpo.replay import Server as Server
+from pmpo.replay import Writer as Writer
+
 __version__: str
 
 class Generator:

@@ -105,12 +105,23 @@ impl<'py> View<'py> {
         Some(unsafe { slice::from_raw_parts_mut(self.raw.buf.cast(), length) })
     }
 
-    fn format(&self) -> &[u8] {
+    /// The type of its elements, as the module `struct` writes it.
+    pub(crate) fn format(&self) -> &[u8] {
         if self.raw.format.is_null() {
             return b"B";
         }
         // SAFETY: a format is a C string.
         unsafe { CStr::from_ptr(self.raw.format) }.to_bytes()
+    }
+
+    /// Its elements as they lie in memory.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let length = usize::try_from(self.raw.len).unwrap_or_default();
+        if length == 0 {
+            return &[];
+        }
+        // SAFETY: asked for contiguous, so many bytes lie there, and stay while the view does.
+        unsafe { slice::from_raw_parts(self.raw.buf.cast(), length) }
     }
 
     fn elements<T>(&self) -> Option<&[T]> {

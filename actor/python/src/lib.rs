@@ -5,6 +5,7 @@ mod array;
 mod command;
 mod environment;
 mod policy;
+mod replay;
 mod watch;
 
 use pyo3::prelude::*;
@@ -16,6 +17,8 @@ mod _native {
     use crate::command::command;
     #[pymodule_export]
     use crate::policy::{Generator, Policy};
+    #[pymodule_export]
+    use crate::replay::{Batch, Client, Sampler, Server, Writer};
 
     use super::*;
 

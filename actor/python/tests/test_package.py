@@ -31,7 +31,7 @@ def test_mujoco_is_the_installed_wheels_or_is_missed_in_one_line():
 
 def test_types_and_docstrings_come_along():
     files = {str(file) for file in importlib.metadata.files("pmpo")}
-    assert {"pmpo/py.typed", "pmpo/__init__.pyi", "pmpo/_native.pyi"} <= files
+    assert {"pmpo/py.typed", "pmpo/__init__.pyi", "pmpo/_native.pyi", "pmpo/replay.pyi"} <= files
     for documented in (package.Policy, package.Policy.load, package.Policy.__call__, package.Generator):
         assert documented.__doc__
 

@@ -47,6 +47,35 @@ impl ColumnSpec {
     pub fn item_bytes(&self) -> usize {
         self.elements() * self.dtype.size()
     }
+
+    /// Refuses values that the column may not hold.
+    ///
+    /// # Errors
+    /// A value is not finite where that is not allowed, or a boolean is neither 0 nor 1.
+    pub fn check_values(&self, data: &[u8]) -> Result<(), ColumnError> {
+        let item = |position: usize| position / self.elements().max(1);
+        if self.dtype == DType::Bool {
+            let bad = data.iter().enumerate().find(|&(_, &byte)| byte > 1);
+            return bad.map_or(Ok(()), |(position, &value)| {
+                Err(ColumnError::NotBool {
+                    column: self.name.clone(),
+                    item: item(position),
+                    value,
+                })
+            });
+        }
+        if self.allow_nonfinite || !self.dtype.is_float() {
+            return Ok(());
+        }
+        let Some((position, value)) = first_nonfinite(self.dtype, data) else {
+            return Ok(());
+        };
+        Err(ColumnError::NotFinite {
+            column: self.name.clone(),
+            item: item(position),
+            value: value.to_string(),
+        })
+    }
 }
 
 /// The columns of an item, in order.
@@ -127,7 +156,7 @@ impl ColumnBatch {
     ) -> Result<Self, ColumnError> {
         let batch = Self::of_known_values(signature, len, columns)?;
         for (spec, data) in signature.columns.iter().zip(&batch.columns) {
-            check_values(spec, data)?;
+            spec.check_values(data)?;
         }
         Ok(batch)
     }
@@ -209,32 +238,6 @@ impl ColumnBatch {
     pub fn skip(&self, start: usize) -> Self {
         self.slice(start..self.len)
     }
-}
-
-/// Refuses values that the column may not hold.
-fn check_values(spec: &ColumnSpec, data: &[u8]) -> Result<(), ColumnError> {
-    let item = |position: usize| position / spec.elements().max(1);
-    if spec.dtype == DType::Bool {
-        let bad = data.iter().enumerate().find(|&(_, &byte)| byte > 1);
-        return bad.map_or(Ok(()), |(position, &value)| {
-            Err(ColumnError::NotBool {
-                column: spec.name.clone(),
-                item: item(position),
-                value,
-            })
-        });
-    }
-    if spec.allow_nonfinite || !spec.dtype.is_float() {
-        return Ok(());
-    }
-    let Some((position, value)) = first_nonfinite(spec.dtype, data) else {
-        return Ok(());
-    };
-    Err(ColumnError::NotFinite {
-        column: spec.name.clone(),
-        item: item(position),
-        value: value.to_string(),
-    })
 }
 
 #[cfg(test)]

@@ -116,6 +116,26 @@ impl Lanes {
         Ok(())
     }
 
+    /// Waits until a batch of so many steps would be taken without a wait; answers whether it would.
+    pub(crate) fn wait_for_room(
+        &self,
+        steps: usize,
+        max_in_flight: usize,
+        timeout: Duration,
+    ) -> Result<bool, ClientError> {
+        let full = |state: &State| state.dispatch.current_in_flight_steps() + steps > max_in_flight;
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(self.lock(), timeout, |state| {
+                state.ended.is_none() && full(state)
+            })
+            .expect("holders of the lock do not panic");
+        match &state.ended {
+            Some(error) => Err(error.clone()),
+            None => Ok(!full(&state)),
+        }
+    }
+
     /// Waits until nothing is in flight.
     pub(crate) fn flush(&self, timeout: Duration) -> Result<(), ClientError> {
         let unfinished =

@@ -91,6 +91,17 @@ impl Writer {
         Ok(())
     }
 
+    /// Waits until the next `steps` steps can be handed over without a wait, at most for `timeout`; answers
+    /// whether they can.
+    ///
+    /// # Errors
+    /// The server has refused for good, or the shutdown token was cancelled.
+    pub fn wait_for_room(&self, steps: usize, timeout: Duration) -> Result<bool, ClientError> {
+        let steps = steps.min(self.max_in_flight_steps);
+        self.lanes
+            .wait_for_room(steps, self.max_in_flight_steps, timeout)
+    }
+
     /// Waits until everything pushed is acknowledged, at most for `timeout`.
     ///
     /// # Errors
