@@ -69,7 +69,11 @@ pub fn of_step(run_dir: &Path, step: u64) -> Result<(PathBuf, Subject), LearnerE
 ///
 /// # Errors
 /// There is no checkpoint, or its networks or its environment are others.
-pub fn networks(run_dir: &Path, identity: &Identity, state: TrainState) -> Result<TrainState, LearnerError> {
+pub fn networks(
+    run_dir: &Path,
+    identity: &Identity,
+    state: TrainState,
+) -> Result<TrainState, LearnerError> {
     let found = find_newest(&run_dir.join(FOLDER))?;
     found.meta.check_networks(identity, &found.path)?;
     state
@@ -224,7 +228,12 @@ impl Meta {
 }
 
 /// Refuses a checkpoint's value that is another than is wanted.
-fn require_equal(field: &str, found: &Value, expected: &Value, path: &Path) -> Result<(), LearnerError> {
+fn require_equal(
+    field: &str,
+    found: &Value,
+    expected: &Value,
+    path: &Path,
+) -> Result<(), LearnerError> {
     match first_difference(field, found, expected) {
         None => Ok(()),
         Some((field, found, expected)) => Err(LearnerError::OtherRun {

@@ -42,7 +42,14 @@ const SMALL: [&str; 8] = [
 ];
 
 fn collect(folder: &Path, task: &str, out: &str, episodes: &str) {
-    let arguments = ["--max-episode-steps", "60", "--seed", "3", "--episodes", episodes];
+    let arguments = [
+        "--max-episode-steps",
+        "60",
+        "--seed",
+        "3",
+        "--episodes",
+        episodes,
+    ];
     let all = [&["data", "collect", task, "--out", out], &arguments[..]].concat();
     said(folder, &all);
 }
@@ -71,11 +78,28 @@ fn an_offline_run_is_the_same_however_it_is_run_and_goes_on_on_line() {
     let of = info(folder, "data");
     assert_eq!((&of["episodes"], &of["steps"]), (&6.into(), &360.into()));
     assert_eq!(of["task"], "cartpole-balance");
-    assert_eq!((&of["accepted_steps"], &of["rejected_steps"]), (&0.into(), &0.into()));
+    assert_eq!(
+        (&of["accepted_steps"], &of["rejected_steps"]),
+        (&0.into(), &0.into())
+    );
 
-    let labelled = said(folder, &["data", "label", "data", "--return-quantile", "0.5", "--episodes", "4"]);
+    let labelled = said(
+        folder,
+        &[
+            "data",
+            "label",
+            "data",
+            "--return-quantile",
+            "0.5",
+            "--episodes",
+            "4",
+        ],
+    );
     let of = info(folder, "data");
-    let (accepted, rejected) = (of["accepted_steps"].as_u64().unwrap(), of["rejected_steps"].as_u64().unwrap());
+    let (accepted, rejected) = (
+        of["accepted_steps"].as_u64().unwrap(),
+        of["rejected_steps"].as_u64().unwrap(),
+    );
     assert_eq!(accepted + rejected, 4 * 60);
     assert!(accepted > 0 && rejected > 0, "{labelled}");
 
@@ -102,7 +126,9 @@ fn an_offline_run_is_the_same_however_it_is_run_and_goes_on_on_line() {
     }
 
     // Its critic labels, and its policy goes on with a share of the data.
-    let by_critic = ["data", "label", "data", "--critic", "once/run", "--drop", "0.25"];
+    let by_critic = [
+        "data", "label", "data", "--critic", "once/run", "--drop", "0.25",
+    ];
     said(folder, &by_critic);
     let of = info(folder, "data");
     let labels = of["accepted_steps"].as_u64().unwrap() + of["rejected_steps"].as_u64().unwrap();
@@ -120,8 +146,23 @@ fn an_offline_run_is_the_same_however_it_is_run_and_goes_on_on_line() {
         "replay.table.min_size_to_sample=100",
     ];
     let online = [
-        &["train", "cartpole-balance", "--lockstep", "--run-dir", "online", "--from", "once/run"][..],
-        &["--set", "data.path=\"data\"", "--set", "data.share=0.5", "--env-steps", "300"],
+        &[
+            "train",
+            "cartpole-balance",
+            "--lockstep",
+            "--run-dir",
+            "online",
+            "--from",
+            "once/run",
+        ][..],
+        &[
+            "--set",
+            "data.path=\"data\"",
+            "--set",
+            "data.share=0.5",
+            "--env-steps",
+            "300",
+        ],
         &networks,
     ];
     said(folder, &online.concat());
@@ -130,7 +171,14 @@ fn an_offline_run_is_the_same_however_it_is_run_and_goes_on_on_line() {
     assert!(begun[1].starts_with("0,0,1,"), "{begun:?}");
 
     // For others, and back.
-    let for_others = ["data", "export", "data", "for-others", "--format", "lerobot"];
+    let for_others = [
+        "data",
+        "export",
+        "data",
+        "for-others",
+        "--format",
+        "lerobot",
+    ];
     said(folder, &for_others);
     said(folder, &["data", "import", "for-others", "back"]);
     let (of, back) = (info(folder, "data"), info(folder, "back"));
@@ -145,7 +193,10 @@ fn an_offline_run_is_the_same_however_it_is_run_and_goes_on_on_line() {
     said(folder, &["data", "export", "--replay", "online", "stored"]);
     let of = info(folder, "stored");
     assert_eq!(of["task"], "cartpole-balance");
-    assert!(of["steps"].as_u64().unwrap() < 300, "the last episode is under way: {of}");
+    assert!(
+        of["steps"].as_u64().unwrap() < 300,
+        "the last episode is under way: {of}"
+    );
 }
 
 #[test]
@@ -156,15 +207,31 @@ fn what_cannot_be_is_refused_and_has_changed_nothing() {
     let before = fs::read(folder.join("data/data/metadata.json")).unwrap();
     let offline = |more: &[&'static str]| [&["offline", "data", "--run-dir", "run"], more].concat();
     let share = ["--set", "data.share=0.0", "--set", "data.path=\"data\""];
-    let train = ["train", "pendulum-swingup", "--run-dir", "run", "--set", "data.path=\"data\""];
+    let train = [
+        "train",
+        "pendulum-swingup",
+        "--run-dir",
+        "run",
+        "--set",
+        "data.path=\"data\"",
+    ];
     let cases: [(Vec<&str>, &str); 7] = [
         (vec!["offline", "nowhere"], "nowhere"),
-        (offline(&["pendulum-swingup"]), "expected observations and actions of (3, 1) numbers"),
+        (
+            offline(&["pendulum-swingup"]),
+            "expected observations and actions of (3, 1) numbers",
+        ),
         (offline(&["--alpha", "2"]), "update.policy_loss.alpha"),
         (offline(&["--beta", "-1"]), "update.policy_loss.kl.beta"),
         (train.to_vec(), "data.path: expected --lockstep"),
-        ([&train[..], &["--lockstep"], &share].concat(), "share: expected a number above 0"),
-        (vec!["data", "label", "data", "--critic", "nowhere"], "nowhere"),
+        (
+            [&train[..], &["--lockstep"], &share].concat(),
+            "share: expected a number above 0",
+        ),
+        (
+            vec!["data", "label", "data", "--critic", "nowhere"],
+            "nowhere",
+        ),
     ];
     for (arguments, expected) in cases {
         refused(folder, &arguments, expected);
@@ -173,5 +240,8 @@ fn what_cannot_be_is_refused_and_has_changed_nothing() {
     let again = ["data", "collect", "cartpole-balance", "--out", "data"];
     let output = pmpo(folder, &again);
     assert!(!output.status.success());
-    assert_eq!(fs::read(folder.join("data/data/metadata.json")).unwrap(), before);
+    assert_eq!(
+        fs::read(folder.join("data/data/metadata.json")).unwrap(),
+        before
+    );
 }

@@ -61,7 +61,12 @@ impl Default for DataCandidates {
 
 impl DataCandidates {
     /// What labels `[B]`, 1, -1 and 0, say of as many actions.
-    pub(crate) fn judgement(&self, labels: Option<&Tensor<1>>, batch: usize, device: &Device) -> Judgement {
+    pub(crate) fn judgement(
+        &self,
+        labels: Option<&Tensor<1>>,
+        batch: usize,
+        device: &Device,
+    ) -> Judgement {
         let labels = match labels {
             Some(labels) if self.labels => labels.clone().unsqueeze::<2>(),
             _ => Tensor::zeros([1, batch], device),

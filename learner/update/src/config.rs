@@ -155,7 +155,8 @@ impl UpdateConfig {
     fn validate_improvement(&self, policy: &NetworkConfig) -> Result<(), ConfigError> {
         self.candidates.validate(&policy.head)?;
         if let (Candidates::Data(_), Targets::Retrace(_)) = (&self.candidates, &self.targets) {
-            let expected = "n_step with candidates.kind = data, whose behaviour has no known densities";
+            let expected =
+                "n_step with candidates.kind = data, whose behaviour has no known densities";
             return Err(ConfigError::new("targets.kind", expected, "retrace"));
         }
         let refined = matches!(self.candidates, Candidates::Refined(_));
@@ -164,7 +165,11 @@ impl UpdateConfig {
             PolicyLoss::Pmpo(pmpo) if !data && matches!(pmpo.kl, KlPenalty::Behaviour(_)) => {
                 let expected = "joint or decoupled, but with candidates.kind = data, whose actions are the \
                                 behaviour's";
-                return Err(ConfigError::new("policy_loss.kl.kind", expected, "behaviour"));
+                return Err(ConfigError::new(
+                    "policy_loss.kl.kind",
+                    expected,
+                    "behaviour",
+                ));
             }
             PolicyLoss::Mpo(_) | PolicyLoss::Dpo(_) | PolicyLoss::Ipo(_) if data => {
                 let expected = "pmpo with candidates.kind = data, which has labels and no pairs";

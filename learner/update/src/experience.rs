@@ -100,7 +100,9 @@ impl<'a> Windows<'a> {
     /// Labels of the windows' first actions, `[B]`; empty where nobody has labelled.
     pub(crate) fn first_labels(&self) -> Vec<f32> {
         let label = self.label.iter();
-        label.flat_map(|label| self.firsts().map(|row| label[row])).collect()
+        label
+            .flat_map(|label| self.firsts().map(|row| label[row]))
+            .collect()
     }
 
     /// n-step transitions: of each window's first step, over at most `n_step` steps. With `m` the steps

@@ -182,7 +182,8 @@ mod tests {
         assert_eq!(weights(1.0, 1.0), [0.25, 0.0625, 1.0]);
         assert_eq!(weights(0.5, 1.0), [0.5, 0.25, 1.0]);
         assert_eq!(weights(0.5, 0.25), [0.25, 0.125, 0.5]);
-        let alike = |origin_weight| importance_weights(&Priorities::None {}, &sampled, origin_weight);
+        let alike =
+            |origin_weight| importance_weights(&Priorities::None {}, &sampled, origin_weight);
         assert_eq!(alike(1.0), None);
         assert_eq!(alike(0.25), Some(vec![0.25; 3]));
     }

@@ -161,20 +161,35 @@ impl TrainState {
         }
         let count = rows.reward.len();
         let mut values = |observation: &[f32]| -> Vec<f32> {
-            let noise = noise::draw(&mut self.rng, self.policy.family(), samples * rows.action.len());
+            let noise = noise::draw(
+                &mut self.rng,
+                self.policy.family(),
+                samples * rows.action.len(),
+            );
             let shape = [count, observation.len() / count];
-            let states = Tensor::from_data(TensorData::new(observation.to_vec(), shape), &self.device);
+            let states =
+                Tensor::from_data(TensorData::new(observation.to_vec(), shape), &self.device);
             let size = rows.action.len() / count;
             let noise = TensorData::new(noise, [samples, count, size]);
             let reference = self.policy.reference(states.clone());
             let drawn = reference.sample(Tensor::from_data(noise, &self.device));
-            let actions = self.policy.model.actions(drawn).reshape([samples * count, size]);
-            let prediction = self.critic.target_prediction(states.repeat(&[samples, 1]), actions);
+            let actions = self
+                .policy
+                .model
+                .actions(drawn)
+                .reshape([samples * count, size]);
+            let prediction = self
+                .critic
+                .target_prediction(states.repeat(&[samples, 1]), actions);
             let mean = prediction.values.reshape([samples, count]).mean_dim(0);
             mean.into_data().try_into_vec().expect("values are f32")
         };
         let (here, there) = (values(&rows.observation), values(&rows.next_observation));
-        let steps = rows.reward.iter().zip(&rows.discount).zip(here.iter().zip(&there));
+        let steps = rows
+            .reward
+            .iter()
+            .zip(&rows.discount)
+            .zip(here.iter().zip(&there));
         steps
             .map(|((reward, discount), (here, there))| reward + discount * there - here)
             .collect()

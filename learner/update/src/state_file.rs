@@ -93,8 +93,10 @@ impl TrainState {
         self.policy.refresh_reference();
         let critic = &mut self.critic;
         for i in 0..critic.online.len() {
-            critic.online[i] = file.network(&format!("critic.{i}.online"), &critic.plan, &device)?;
-            critic.target[i] = file.network(&format!("critic.{i}.target"), &critic.plan, &device)?;
+            critic.online[i] =
+                file.network(&format!("critic.{i}.online"), &critic.plan, &device)?;
+            critic.target[i] =
+                file.network(&format!("critic.{i}.target"), &critic.plan, &device)?;
         }
         self.take_statistics(&mut file)?;
         Ok(self)

@@ -332,7 +332,8 @@ impl Table {
 
     /// Copies of the items' steps, the oldest item first, `count` items at a time. Nothing is drawn by that.
     pub fn oldest_first(&self, count: usize) -> impl Iterator<Item = ColumnBatch> {
-        let all = (0..self.items.slots() as Slot).filter_map(|slot| Some((self.items.get(slot)?.ordinal, slot)));
+        let all = (0..self.items.slots() as Slot)
+            .filter_map(|slot| Some((self.items.get(slot)?.ordinal, slot)));
         let mut all: Vec<(u64, Slot)> = all.collect();
         all.sort_unstable();
         let slots: Vec<Slot> = all.into_iter().map(|(_, slot)| slot).collect();

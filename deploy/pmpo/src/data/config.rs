@@ -37,7 +37,10 @@ impl DataConfig {
             share > 0.0 && share <= 1.0,
             "share: expected a number above 0, at most 1, got {share}"
         );
-        ensure!(self.memory_bytes > 0, "memory_bytes: expected at least 1, got 0");
+        ensure!(
+            self.memory_bytes > 0,
+            "memory_bytes: expected at least 1, got 0"
+        );
         if self.path.is_some() {
             ensure!(
                 matches!(update.targets, Targets::NStep {}),

@@ -24,7 +24,9 @@ impl Critic {
         let (_, subject) = checkpoint::newest(run).map_err(Usage::new)?;
         let place = || run.display().to_string();
         let spec = subject.spec.with_context(place)?;
-        let data = data.canonicalize().with_context(|| data.display().to_string())?;
+        let data = data
+            .canonicalize()
+            .with_context(|| data.display().to_string())?;
         let config = Config::for_learner(Source {
             file: Some(&run.join(run_folder::CONFIG)),
             assignments: &[
@@ -42,8 +44,16 @@ impl Critic {
             agent: config.agent(),
             spec,
         };
-        let sizes = [identity.spec.observation_size(), identity.spec.action_size()];
-        let state = TrainState::new(&identity.agent, sizes, identity.seed, &DeviceChoice::Cpu.open()?)?;
+        let sizes = [
+            identity.spec.observation_size(),
+            identity.spec.action_size(),
+        ];
+        let state = TrainState::new(
+            &identity.agent,
+            sizes,
+            identity.seed,
+            &DeviceChoice::Cpu.open()?,
+        )?;
         let source = DataSource::open(&config, &identity.spec, None)?;
         Ok(Self {
             state: checkpoint::networks(run, &identity, state).map_err(Usage::new)?,

@@ -39,7 +39,11 @@ impl Held {
         Self {
             observations: episode.observations.clone(),
             actions: scale.canonical(&episode.actions),
-            rewards: episode.rewards.iter().map(|&reward| reward as f32).collect(),
+            rewards: episode
+                .rewards
+                .iter()
+                .map(|&reward| reward as f32)
+                .collect(),
             labels,
             terminated: episode.terminated,
         }
@@ -58,7 +62,12 @@ impl Held {
     pub(super) fn outcomes(&self) -> Vec<(f64, f64)> {
         let steps = 0..self.steps();
         steps
-            .map(|step| (f64::from(self.rewards[step]), f64::from(self.discount(step))))
+            .map(|step| {
+                (
+                    f64::from(self.rewards[step]),
+                    f64::from(self.discount(step)),
+                )
+            })
             .collect()
     }
 
@@ -74,7 +83,10 @@ impl Held {
     /// state, in which nothing was done.
     pub(super) fn window(&self, first: usize, rows: usize, to: &mut Columns) {
         let steps = self.steps();
-        let (states, actions) = (self.observations.len() / (steps + 1), self.actions.len() / steps);
+        let (states, actions) = (
+            self.observations.len() / (steps + 1),
+            self.actions.len() / steps,
+        );
         for row in first..first + rows {
             let state = row.min(steps) * states;
             to.observation

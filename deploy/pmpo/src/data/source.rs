@@ -6,8 +6,8 @@ use bytes::Bytes;
 use pmpo_actor::canonical::ActionScale;
 use pmpo_data::{DataSet, Episode};
 use pmpo_types::{
-    ColumnBatch, EnvironmentSpec, EpisodeReturns, Generator, SampledBatch, SampledItems, TableCounters,
-    derive_seed, step,
+    ColumnBatch, EnvironmentSpec, EpisodeReturns, Generator, SampledBatch, SampledItems,
+    TableCounters, derive_seed, step,
 };
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -143,7 +143,11 @@ impl DataSource {
     }
 
     fn hold(&mut self, number: usize) -> Result<()> {
-        let episode = self.set.read(number).map_err(Usage::new).context("data.path")?;
+        let episode = self
+            .set
+            .read(number)
+            .map_err(Usage::new)
+            .context("data.path")?;
         self.held.push(Held::new(&episode, &self.scale));
         Ok(())
     }

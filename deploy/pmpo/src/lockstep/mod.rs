@@ -45,8 +45,8 @@ use crate::output::complain;
 use crate::run_folder;
 use crate::train::display::Display;
 use source::{Handed, TableSource};
-pub(crate) use start::{check, check_fresh, table};
 use start::{ACTING, DATA, LOCKSTEP, Progressed, Start, TABLE, sizes};
+pub(crate) use start::{check, check_fresh, table};
 
 /// Time between updates of the display.
 const DISPLAY_PERIOD: Duration = Duration::from_millis(250);

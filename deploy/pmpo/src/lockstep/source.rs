@@ -69,7 +69,11 @@ impl TableSource {
         let share = config.data.share * config.update.batch_size as f64;
         Ok(Self {
             table,
-            data_windows: if data.is_some() { share.ceil() as usize } else { 0 },
+            data_windows: if data.is_some() {
+                share.ceil() as usize
+            } else {
+                0
+            },
             data,
             batch_size: config.update.batch_size,
             next_sequence,

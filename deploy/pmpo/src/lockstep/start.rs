@@ -203,7 +203,10 @@ pub(crate) fn table(config: &Config, folder: &Path, spec: &EnvironmentSpec) -> R
     let path = folder.join(TABLE);
     let place = || path.display().to_string();
     let saved = fs::read(&path).with_context(|| {
-        format!("expected a checkpoint of a run in lockstep, but no {}", path.display())
+        format!(
+            "expected a checkpoint of a run in lockstep, but no {}",
+            path.display()
+        )
     })?;
     let alone = Config {
         data: DataConfig::default(),

@@ -110,7 +110,9 @@ pub(crate) fn offline(args: OfflineArgs) -> Result<()> {
         let repeat = format!("run.action_repeat={}", spec.action_repeat);
         run.config.set.insert(0, repeat);
     }
-    let path = data.canonicalize().with_context(|| data.display().to_string())?;
+    let path = data
+        .canonicalize()
+        .with_context(|| data.display().to_string())?;
     let flags = [
         Some(format!("data.path={path:?}")),
         Some("data.share=1.0".to_owned()),
@@ -201,10 +203,14 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<Prepared> {
         spec: &spec,
     };
     if !args.lockstep {
-        let only = [("data.path", &config.data.path), ("run.from", &config.run.from)];
+        let only = [
+            ("data.path", &config.data.path),
+            ("run.from", &config.run.from),
+        ];
         for (key, value) in only {
             if let Some(value) = value {
-                let refused = anyhow::anyhow!("{key}: expected --lockstep with it, got {value:?} without");
+                let refused =
+                    anyhow::anyhow!("{key}: expected --lockstep with it, got {value:?} without");
                 return Err(Usage::new(refused).into());
             }
         }

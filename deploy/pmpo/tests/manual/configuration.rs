@@ -10,7 +10,7 @@ use crate::reference::pmpo;
 use crate::source::{Configured, configured_types, doc, serde};
 
 /// What a kind wants of other keys, to be valid.
-const COMPANIONS: [(&str, &[&str]); 3] = [
+const COMPANIONS: [(&str, &[&str]); 4] = [
     (
         "policy.head.kind=categorical",
         &["update.policy_loss.kl.kind=joint"],
@@ -18,6 +18,10 @@ const COMPANIONS: [(&str, &[&str]); 3] = [
     (
         "update.candidates.kind=refined",
         &["policy.head.tanh_mean=false", "policy.head.squash=true"],
+    ),
+    (
+        "update.policy_loss.kl.kind=behaviour",
+        &["update.candidates.kind=data"],
     ),
     (
         "update.priorities.kind=td_error",

@@ -145,11 +145,17 @@ fn a_data_set_is_learned_from_by_its_labels() {
             learn(&mut state, &windows);
         }
         let policy = &state.policy;
-        let acts = policy.model.distribution(&policy.online, column(&[-1.0, 1.0]));
+        let acts = policy
+            .model
+            .distribution(&policy.online, column(&[-1.0, 1.0]));
         let means = values(gaussian(acts).mean);
         for (mean, sign) in means.into_iter().zip([-1.0, 1.0]) {
             let error = (mean - sign * expected).abs();
-            assert!(error < 0.08, "{labels} {alpha} {beta}: {mean}, expected {}", sign * expected);
+            assert!(
+                error < 0.08,
+                "{labels} {alpha} {beta}: {mean}, expected {}",
+                sign * expected
+            );
         }
     }
 }

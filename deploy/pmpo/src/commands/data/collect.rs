@@ -86,7 +86,10 @@ pub(super) fn collect(args: &CollectArgs) -> Result<()> {
     );
     ensure!(
         args.noise >= 0.0 && args.noise.is_finite(),
-        Usage::new(anyhow!("--noise: expected a finite number, at least 0, got {}", args.noise))
+        Usage::new(anyhow!(
+            "--noise: expected a finite number, at least 0, got {}",
+            args.noise
+        ))
     );
     let (mut environment, policy) = load(args)?;
     let spec = environment.spec().clone();
@@ -116,7 +119,10 @@ pub(super) fn collect(args: &CollectArgs) -> Result<()> {
     writer.finish().map_err(super::failed)?;
     let mean = sum / args.episodes as f64;
     let (episodes, out) = (args.episodes, args.out.display());
-    answer!("{episodes} episodes of {}, mean return {mean:.1}, in {out}", spec.task)?;
+    answer!(
+        "{episodes} episodes of {}, mean return {mean:.1}, in {out}",
+        spec.task
+    )?;
     Ok(())
 }
 
@@ -130,7 +136,10 @@ fn load(args: &CollectArgs) -> Result<(Box<dyn Environment>, Option<PolicyNetwor
     };
     let chosen = Chosen::load(path, args.checkpoint)?;
     if let Some(task) = args.task.as_ref().filter(|task| **task != chosen.task) {
-        let error = anyhow!("--policy: expected a policy of {task}, got one of {}", chosen.task);
+        let error = anyhow!(
+            "--policy: expected a policy of {task}, got one of {}",
+            chosen.task
+        );
         return Err(Usage::new(error).into());
     }
     let environment = chosen.environment(seed)?;
@@ -138,7 +147,11 @@ fn load(args: &CollectArgs) -> Result<(Box<dyn Environment>, Option<PolicyNetwor
 }
 
 /// Steps an episode to its end, or to the limit.
-fn episode(environment: &mut dyn Environment, acting: &mut Acting, limit: usize) -> Result<Episode> {
+fn episode(
+    environment: &mut dyn Environment,
+    acting: &mut Acting,
+    limit: usize,
+) -> Result<Episode> {
     let mut scale = ActionScale::new(&environment.spec().action);
     let mut canonical = vec![0.0; environment.spec().action_size()];
     let (mut episode, mut narrowed) = (Episode::default(), Vec::new());
@@ -147,7 +160,9 @@ fn episode(environment: &mut dyn Environment, acting: &mut Acting, limit: usize)
     while episode.steps() < limit {
         acting.act(&narrowed, &mut canonical);
         let action = scale.scale(&canonical);
-        episode.actions.extend(action.iter().map(|&value| value as f32));
+        episode
+            .actions
+            .extend(action.iter().map(|&value| value as f32));
         let step = environment.step(action)?;
         episode.rewards.push(step.reward.unwrap_or(0.0));
         narrow(step.observation, &mut narrowed);

@@ -76,7 +76,8 @@ impl Parts {
     /// The episodes that end in these windows, of `rows` rows each. What has begun is kept for the next ones.
     fn take(&mut self, windows: &ColumnBatch, rows: usize) -> Vec<Episode> {
         let columns = windows.columns();
-        let floats = |column: usize| -> Vec<f32> { bytemuck::pod_collect_to_vec(&columns[column][..]) };
+        let floats =
+            |column: usize| -> Vec<f32> { bytemuck::pod_collect_to_vec(&columns[column][..]) };
         let (observation, action) = (floats(step::OBSERVATION), floats(step::ACTION));
         let (reward, discount) = (floats(step::REWARD), floats(step::DISCOUNT));
         let step_type: Vec<i64> = bytemuck::pod_collect_to_vec(&columns[step::STEP_TYPE][..]);

@@ -56,8 +56,13 @@ pub(super) fn label(args: &LabelArgs) -> Result<()> {
     }
     ConfigError::share("drop", args.drop).map_err(Usage::new)?;
     let mut labels = match &args.by {
-        By { critic: Some(run), .. } => by_critic(&data, count, (&args.data, run), args.drop)?,
-        By { return_quantile: Some(quantile), .. } => {
+        By {
+            critic: Some(run), ..
+        } => by_critic(&data, count, (&args.data, run), args.drop)?,
+        By {
+            return_quantile: Some(quantile),
+            ..
+        } => {
             ConfigError::share("return-quantile", *quantile).map_err(Usage::new)?;
             by_return(&data, count, *quantile).map_err(failed)?
         }
