@@ -195,6 +195,7 @@ fn any_column_of_truths_may_be_the_labels() {
     ] {
         let error = data.column(episode, name).unwrap_err().to_string();
         assert!(error.ends_with(expected), "{error}");
+        assert!(error.starts_with(path.to_str().unwrap()), "{error}");
     }
 }
 
