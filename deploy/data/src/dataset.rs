@@ -147,19 +147,10 @@ impl DataSet {
     /// # Errors
     /// There is no such column or no such episode, or it has something else.
     pub fn column(&self, episode: usize, name: &str) -> Result<Vec<Option<bool>>, DataError> {
-        let (path, count) = (Path::new(name), self.len());
-        if episode >= count {
-            return refused(path, "episode", format!("below {count}"), episode);
-        }
         match &self.0 {
             Layout::Minari(data) => data.column(episode, name),
             Layout::LeRobot(data) => data.column(episode, name),
-            Layout::D4rl(_) => refused(
-                path,
-                "column",
-                "a layout of tables: import it first",
-                "D4RL",
-            ),
+            Layout::D4rl(data) => data.column(name),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! One episode, and what makes it usable.
 
+use std::cmp::Ordering;
+
 use pmpo_types::{ConfigError, EnvironmentSpec};
 
 /// One episode of T steps, in the environment's own units; O is the observation's size, A the action's.
@@ -99,7 +101,7 @@ pub(crate) fn check_spec(spec: &EnvironmentSpec) -> Result<(), ConfigError> {
         ));
     }
     for (low, high) in minimum.iter().zip(maximum) {
-        if !(low < high) {
+        if low.partial_cmp(high) != Some(Ordering::Less) {
             let got = format!("{low} and {high}");
             return Err(ConfigError::new(
                 "action",

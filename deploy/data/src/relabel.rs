@@ -32,6 +32,8 @@ use crate::minari;
 use crate::table::guarded;
 
 type Labels = Vec<Option<bool>>;
+/// The files with steps, each with its episodes.
+type Tables = Vec<(PathBuf, Vec<usize>)>;
 
 /// Gives every step of a data set the label that `label` says, in the order of episodes; what was there goes.
 ///
@@ -94,8 +96,8 @@ impl Kind {
     }
 }
 
-/// The files with steps, each with its episodes.
-fn tables(data: &DataSet, path: &Path) -> Result<(Kind, Vec<(PathBuf, Vec<usize>)>), DataError> {
+/// How labels are stored, and where.
+fn tables(data: &DataSet, path: &Path) -> Result<(Kind, Tables), DataError> {
     let files = match data.inner() {
         Layout::LeRobot(data) => return Ok((Kind::Text, LeRobot::files(data))),
         Layout::Minari(data) => data.parquet_files(),

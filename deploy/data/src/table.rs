@@ -95,7 +95,8 @@ fn parquet(
     .collect()
 }
 
-/// What a decoder of others gives; its refusals are ours, and so are its panics on bytes that nobody wrote.
+/// What a decoder of others gives. Its refusals are ours, and so are its panics on bytes that nobody wrote, as
+/// those of Arrow's reader where a file points beyond its own buffers.
 pub(crate) fn guarded<T, E: ToString>(
     expected: &str,
     decode: impl FnOnce() -> Result<T, E>,

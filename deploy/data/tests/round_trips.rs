@@ -117,7 +117,7 @@ fn labels_change_and_nothing_else() {
     export(&DataSet::open(&ours).unwrap(), &theirs, Format::LeRobot).unwrap();
     let new = |index: usize, episode: &Episode| -> Vec<Option<bool>> {
         (0..episode.steps())
-            .map(|step| [Some(index % 2 == 0), None][step % 2])
+            .map(|step| [Some(index.is_multiple_of(2)), None][step % 2])
             .collect()
     };
     for (path, table) in [
@@ -195,6 +195,7 @@ fn any_column_of_truths_may_be_the_labels() {
     ] {
         let error = data.column(episode, name).unwrap_err().to_string();
         assert!(error.ends_with(expected), "{error}");
+        assert!(error.starts_with(path.to_str().unwrap()), "{error}");
     }
 }
 

@@ -5,11 +5,11 @@
 //! a limit did; without that column the task did. The files do not say what actions are allowed: bounds are what
 //! `meta/stats.json` has seen. Layout: `lerobot/datasets/utils.py`.
 
+mod places;
 pub(crate) mod writer;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use pmpo_types::{ActionSpec, ConfigError, EnvironmentSpec, ObservationField};
 use serde_json::{Map, Value};
@@ -19,6 +19,7 @@ use crate::episode::{Episode, MAX_WIDTH, check_spec};
 use crate::error::{DataError, InFile, refused, unreadable};
 use crate::json;
 use crate::table::Encoding;
+use places::{Place, places};
 
 pub use writer::export_lerobot;
 
@@ -44,16 +45,6 @@ pub(crate) struct LeRobot {
     steps: u64,
     truncated: bool,
     labelled: bool,
-}
-
-/// Where an episode is.
-#[derive(Clone, Debug, PartialEq)]
-struct Place {
-    chunk: usize,
-    file: usize,
-    /// Its first row in the file.
-    start: usize,
-    steps: usize,
 }
 
 impl LeRobot {
@@ -118,10 +109,7 @@ impl LeRobot {
     }
 
     pub(crate) fn read(&self, episode: usize) -> Result<Episode, DataError> {
-        let Some(place) = self.episodes.get(episode) else {
-            let expected = format!("below {}", self.episodes.len());
-            return refused(&self.folder, "episode", expected, episode);
-        };
+        let place = self.place(episode)?;
         let path = self.file(place);
         let mut names = vec![ACTION, REWARD, DONE, TRUNCATED, LABEL, "episode_index"];
         names.extend(self.observation.iter().map(|(name, _)| name.as_str()));
@@ -193,15 +181,21 @@ impl LeRobot {
         episode: usize,
         name: &str,
     ) -> Result<Vec<Option<bool>>, DataError> {
-        let place = &self.episodes[episode];
+        let place = self.place(episode)?;
         let rows = place.start..place.start + place.steps;
         let path = self.file(place);
         let columns = Encoding::Parquet.read(&path, &[name], Some(rows))?;
         columns.labels(&[name.to_owned()])
     }
 
+    fn place(&self, episode: usize) -> Result<&Place, DataError> {
+        let expected = || ConfigError::new("episode", format!("below {}", self.len()), episode);
+        let place = self.episodes.get(episode).ok_or_else(expected);
+        place.in_file(&self.folder)
+    }
+
     fn file(&self, place: &Place) -> PathBuf {
-        self.folder.join(data_path(place.chunk, place.file))
+        self.folder.join(place.path())
     }
 
     /// The files of the data, each with its number of rows by episode, in their order.
@@ -216,10 +210,6 @@ impl LeRobot {
         }
         files
     }
-}
-
-fn data_path(chunk: usize, file: usize) -> String {
-    format!("data/chunk-{chunk:03}/file-{file:03}.parquet")
 }
 
 /// Values a row of each feature of numbers, Booleans or texts.
@@ -336,64 +326,4 @@ fn derived(
         step_limit: None,
         action_repeat: 1,
     })
-}
-
-/// Where each episode is, by the tables of `meta/episodes`.
-fn places(folder: &Path) -> Result<Vec<Place>, DataError> {
-    let mut places: Vec<Place> = Vec::new();
-    // The first row of each file, counted over all files.
-    let mut starts = HashMap::new();
-    for path in tables(&folder.join("meta/episodes"))? {
-        let names = [
-            "episode_index",
-            "length",
-            "data/chunk_index",
-            "data/file_index",
-            "dataset_from_index",
-        ];
-        let columns = Encoding::Parquet.read(&path, &names, None)?;
-        let column = |name: &str| columns.numbers::<f64>(&[name.to_owned()], 1);
-        let [index, length, chunk, file, from] = names.map(column);
-        let (index, length, chunk, file, from) = (index?, length?, chunk?, file?, from?);
-        for row in 0..columns.rows() {
-            let first = *starts
-                .entry((chunk[row] as usize, file[row] as usize))
-                .or_insert(from[row]);
-            let place = Place {
-                chunk: chunk[row] as usize,
-                file: file[row] as usize,
-                start: (from[row] - first) as usize,
-                steps: length[row] as usize,
-            };
-            let fits = index[row] == places.len() as f64 && from[row] >= first;
-            if !fits || place.steps == 0 || place.start.max(place.steps) > u32::MAX as usize {
-                let expected = format!("episode {} with its place", places.len());
-                let got = format!(
-                    "episode {} of {} steps at {}",
-                    index[row], length[row], from[row]
-                );
-                return refused(&path, format!("row {row}"), expected, got);
-            }
-            places.push(place);
-        }
-    }
-    Ok(places)
-}
-
-/// The Parquet files in the folders of a folder, in the order of their names.
-fn tables(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let mut found = Vec::new();
-    for chunk in entries(folder)? {
-        let files = entries(&chunk)?.into_iter();
-        found.extend(files.filter(|file| file.extension().is_some_and(|e| e == "parquet")));
-    }
-    Ok(found)
-}
-
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let entries = fs::read_dir(folder).in_file(folder)?;
-    let paths: io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
-    let mut paths = paths.in_file(folder)?;
-    paths.sort();
-    Ok(paths)
 }

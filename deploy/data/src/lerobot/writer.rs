@@ -15,7 +15,8 @@ use parquet::arrow::ArrowWriter;
 use pmpo_types::EnvironmentSpec;
 use serde_json::{Map, Value, json};
 
-use super::{ACTION, DATA_PATH, DONE, LABEL, REWARD, SPEC, STATE, TRUNCATED, data_path};
+use super::places::data_path;
+use super::{ACTION, DATA_PATH, DONE, LABEL, REWARD, SPEC, STATE, TRUNCATED};
 use crate::columns::{ACCEPT, REJECT};
 use crate::dataset::DataSet;
 use crate::episode::Episode;

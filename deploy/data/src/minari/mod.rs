@@ -114,18 +114,19 @@ impl Minari {
     }
 
     pub(crate) fn read(&self, episode: usize) -> Result<Episode, DataError> {
-        if episode >= self.episodes {
-            return refused(
-                &self.folder,
-                "episode",
-                format!("below {}", self.episodes),
-                episode,
-            );
-        }
+        self.has(episode)?;
         match &self.storage {
             Storage::Tables(encoding) => self.read_table(episode, *encoding),
             Storage::Hdf5(store) => store.read(episode, &self.spec, &self.parts),
         }
+    }
+
+    fn has(&self, episode: usize) -> Result<(), DataError> {
+        if episode < self.episodes {
+            return Ok(());
+        }
+        let expected = format!("below {}", self.episodes);
+        refused(&self.folder, "episode", expected, episode)
     }
 
     fn read_table(&self, episode: usize, encoding: Encoding) -> Result<Episode, DataError> {
@@ -186,6 +187,7 @@ impl Minari {
         episode: usize,
         name: &str,
     ) -> Result<Vec<Option<bool>>, DataError> {
+        self.has(episode)?;
         let Storage::Tables(encoding) = self.storage else {
             let expected = "one whose columns are tables: import it first";
             return refused(&self.folder, "layout", expected, self.layout());
