@@ -139,7 +139,7 @@ def main():
     parser.add_argument("--replay", help="HOST:PORT of a server; by default one in this process")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=60_000)
-    parser.add_argument("--stop-at-return", type=float, default=475.0)
+    parser.add_argument("--stop-at-return", type=float, default=450.0)
     arguments = parser.parse_args()
     table = Table("replay", sequence_length=WINDOW, sampler="prioritized", limiter="min_size",
                   min_size_to_sample=MIN_SIZE, max_size=50_000)  # fmt: skip
