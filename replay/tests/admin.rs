@@ -157,6 +157,8 @@ fn in_memory_a_created_table_is_as_good_and_not_durable() {
 fn tables_that_are_refused_leave_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let service = start(Some(folder.path()));
+    // It has opened by the time that it answers.
+    assert_eq!(names(&service), ["replay"]);
     let before = entries(folder.path());
     let refused = |change: fn(&mut v1::TableConfig)| {
         let mut config = table("made");
