@@ -17,7 +17,7 @@ use crate::run_folder;
 const WINDOWS: usize = 4096;
 
 /// Writes the episodes that a run in lockstep has in its table, the oldest first. The first and the last may
-/// be parts.
+/// be parts: the table has forgotten where it began, or it is under way.
 pub(super) fn export(run: &Path, out: &Path) -> Result<()> {
     let (folder, subject) = checkpoint::newest(run).map_err(Usage::new)?;
     let spec = subject.spec.with_context(|| {
@@ -46,13 +46,18 @@ pub(super) fn export(run: &Path, out: &Path) -> Result<()> {
     let mut writer = Writer::create(out, &spec, &about).map_err(super::failed)?;
     let mut parts = Parts::new(&spec);
     let (mut episodes, mut steps) = (0, 0u64);
+    let mut push = |episode: Episode| {
+        steps += episode.steps() as u64;
+        episodes += 1;
+        writer.push(&episode).map_err(super::failed)
+    };
     for windows in table.oldest_first(WINDOWS) {
-        for episode in parts.take(&windows, window.rows()) {
-            steps += episode.steps() as u64;
-            episodes += 1;
-            writer.push(&episode).map_err(super::failed)?;
-        }
+        parts
+            .take(&windows, window.rows())
+            .into_iter()
+            .try_for_each(&mut push)?;
     }
+    parts.cut().map_or(Ok(()), push)?;
     writer.finish().map_err(super::failed)?;
     super::written(episodes, steps, out)
 }
@@ -62,6 +67,8 @@ struct Parts {
     scale: ActionScale,
     sizes: [usize; 2],
     episode: Episode,
+    /// The state after its last step.
+    next: Vec<f32>,
 }
 
 impl Parts {
@@ -70,7 +77,15 @@ impl Parts {
             scale: ActionScale::new(&spec.action),
             sizes: [spec.observation_size(), spec.action_size()],
             episode: Episode::default(),
+            next: Vec::new(),
         }
+    }
+
+    /// The episode that has begun, as far as it goes.
+    fn cut(&mut self) -> Option<Episode> {
+        let mut episode = std::mem::take(&mut self.episode);
+        episode.observations.append(&mut self.next);
+        (episode.steps() > 0).then_some(episode)
     }
 
     /// The episodes that end in these windows, of `rows` rows each. What has begun is kept for the next ones.
@@ -84,11 +99,10 @@ impl Parts {
         let [states, actions] = self.sizes;
         let mut ended = Vec::new();
         for first in (0..windows.len()).step_by(rows) {
-            let episode = &mut self.episode;
             if step_type[first] == StepType::First.number() {
-                // The one before was cut where the process ended.
-                *episode = Episode::default();
+                ended.extend(self.cut());
             }
+            let episode = &mut self.episode;
             let state = |row: usize| &observation[row * states..(row + 1) * states];
             episode.observations.extend_from_slice(state(first));
             let mut drawn = action[first * actions..(first + 1) * actions].to_vec();
@@ -97,10 +111,10 @@ impl Parts {
             narrow(self.scale.scale(&drawn), &mut carried_out);
             episode.actions.extend(carried_out);
             episode.rewards.push(f64::from(reward[first]));
+            self.next = state(first + 1).to_vec();
             if step_type[first + 1] == StepType::Last.number() {
-                episode.observations.extend_from_slice(state(first + 1));
                 episode.terminated = discount[first] == 0.0;
-                ended.push(std::mem::take(episode));
+                ended.extend(self.cut());
             }
         }
         ended
