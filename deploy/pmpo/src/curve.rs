@@ -1,6 +1,6 @@
-//! Learning curves: mean evaluation return against environment steps, with a band of one standard
-//! deviation over the evaluation's episodes; as SVG while a run goes, as SVG or PNG on request, one
-//! line a run.
+//! Learning curves: mean evaluation return against environment steps, or learner steps where nobody acts, with
+//! a band of one standard deviation over the evaluation's episodes; as SVG while a run goes, as SVG or PNG on
+//! request, one line a run.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,44 @@ use pmpo_learner::progress::{self, Row};
 
 /// Name of the figure in a run's folder.
 pub(crate) const FILE: &str = "learning_curve.svg";
+
+/// What returns are drawn against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Axis {
+    EnvironmentSteps,
+    /// Of runs in which nobody acts.
+    LearnerSteps,
+}
+
+impl Axis {
+    /// That of runs with these rows.
+    pub(crate) fn of<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Self {
+        let (mut acts, mut learns) = (false, false);
+        for row in rows {
+            acts |= row.env_steps > 0;
+            learns |= row.learner_steps > 0;
+        }
+        if learns && !acts {
+            Self::LearnerSteps
+        } else {
+            Self::EnvironmentSteps
+        }
+    }
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::EnvironmentSteps => "environment steps",
+            Self::LearnerSteps => "learner steps",
+        }
+    }
+
+    pub(crate) fn of_row(self, row: &Row) -> u64 {
+        match self {
+            Self::EnvironmentSteps => row.env_steps,
+            Self::LearnerSteps => row.learner_steps,
+        }
+    }
+}
 
 /// One run in a figure.
 struct Curve<'a> {
@@ -77,8 +115,9 @@ fn labels(run_dirs: &[PathBuf]) -> Vec<String> {
 
 /// Draws `curves` into the file `out`.
 fn write(curves: &[Curve<'_>], out: &Path) -> Result<()> {
+    let axis = Axis::of(curves.iter().flat_map(|curve| curve.rows));
     let point = |row: &Row| Point {
-        x: row.env_steps as f64,
+        x: axis.of_row(row) as f64,
         y: row.eval_return_mean,
         low: row.eval_return_mean - row.eval_return_std,
         high: row.eval_return_mean + row.eval_return_std,
@@ -90,7 +129,7 @@ fn write(curves: &[Curve<'_>], out: &Path) -> Result<()> {
     };
     let panel = Panel {
         title: String::new(),
-        x_label: "environment steps".to_owned(),
+        x_label: axis.label().to_owned(),
         y_label: "mean evaluation return".to_owned(),
         horizontal: Horizontal::Counts,
         logarithmic: false,
@@ -145,6 +184,18 @@ mod tests {
         for expected in ["first-run", "second-run", "environment steps", "polyline"] {
             assert!(text.contains(expected), "no `{expected}` in the figure");
         }
+    }
+
+    #[test]
+    fn where_nobody_acts_learner_steps_are_the_axis() {
+        let row = |env_steps, learner_steps| Row {
+            env_steps,
+            ..row(learner_steps, 0.0)
+        };
+        assert_eq!(Axis::of(&[row(0, 0), row(0, 10)]), Axis::LearnerSteps);
+        assert_eq!(Axis::of(&[row(0, 0), row(8, 10)]), Axis::EnvironmentSteps);
+        assert_eq!(Axis::of(&[row(0, 0)]), Axis::EnvironmentSteps);
+        assert_eq!(Axis::LearnerSteps.of_row(&row(8, 10)), 10);
     }
 
     #[test]

@@ -41,6 +41,18 @@ fn draws_are_uniform_over_what_a_full_table_holds() {
     assert!(chi_squared < 149.0, "{chi_squared}");
 }
 
+/// Whatever slots they have come to lie in; and to read them is not to draw them.
+#[test]
+fn items_are_read_in_the_order_of_age() {
+    let mut table = table(10, 1);
+    table.insert(WRITER, 0, &steps(0..25)).unwrap();
+    let before = table.counters();
+    let read: Vec<Vec<i64>> = table.oldest_first(4).map(|columns| ids(&columns)).collect();
+    assert_eq!(read.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
+    assert_eq!(read.concat(), (15..25).collect::<Vec<_>>());
+    assert_eq!(table.counters(), before);
+}
+
 #[test]
 fn a_full_table_forgets_its_oldest_items() {
     let mut table = table(10, 1);

@@ -58,6 +58,10 @@ impl Held {
         (size_of::<f32>() * floats) as u64
     }
 
+    pub(super) fn rejected(&self) -> usize {
+        self.labels.iter().filter(|&&label| label < 0.0).count()
+    }
+
     /// Each step's reward and discount.
     pub(super) fn outcomes(&self) -> Vec<(f64, f64)> {
         let steps = 0..self.steps();

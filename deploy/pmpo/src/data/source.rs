@@ -129,6 +129,12 @@ impl DataSource {
             .map(move |held| EpisodeReturns::new(&held.outcomes(), gamma))
     }
 
+    /// The share of the steps in memory that are rejected.
+    pub(crate) fn rejected(&self) -> f64 {
+        let rejected: usize = self.held.iter().map(Held::rejected).sum();
+        rejected as f64 / self.ends.last().copied().unwrap_or(0).max(1) as f64
+    }
+
     /// Reads episodes in the order of the pass until they take so many bytes.
     fn fill(&mut self, memory_bytes: u64) -> Result<()> {
         let mut bytes = 0;

@@ -66,16 +66,12 @@ impl TableSource {
         let next_sequence = table.open_writer(WRITER, &signature, rows)?;
         table.open_sampler(config.update.batch_size, &signature, rows)?;
         let data = DataSource::open(config, spec, data_state.flatten())?;
-        let share = config.data.share * config.update.batch_size as f64;
+        let batch_size = config.update.batch_size;
         Ok(Self {
             table,
-            data_windows: if data.is_some() {
-                share.ceil() as usize
-            } else {
-                0
-            },
+            data_windows: config.data.windows(batch_size),
             data,
-            batch_size: config.update.batch_size,
+            batch_size,
             next_sequence,
         })
     }

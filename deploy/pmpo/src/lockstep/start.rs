@@ -21,6 +21,7 @@ use super::source::TableSource;
 use crate::config::Config;
 use crate::data::{DataConfig, DataSource};
 use crate::failure::Usage;
+use crate::output::complain;
 use crate::run_folder;
 
 /// Files of a checkpoint beside the usual ones: the table, what was drawn of a data set, the policy that acts,
@@ -116,6 +117,9 @@ impl Start {
         if let Some(data) = &source.data {
             for returns in data.returns(config.update.discount.gamma()) {
                 state.observe_episode(&returns);
+            }
+            if let Some(advice) = DataConfig::advice(&config.update, data.rejected()) {
+                complain!("{advice}");
             }
         }
         let kept = config.learner.checkpoints_kept;

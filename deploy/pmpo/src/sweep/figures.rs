@@ -4,8 +4,9 @@ use pmpo_figures::{Figure, Horizontal, Line, Panel, Point};
 
 use super::file::{Configuration, Label, Spread, Summary, SweepFile};
 use super::results::{Outcome, Results};
+use crate::curve::Axis;
 
-/// Return against environment steps: a panel for each `panel` of the file, a line a configuration.
+/// Return against environment steps, or learner steps where nobody acts: a panel for each `panel` of the file, a line a configuration.
 pub(crate) fn curves(file: &SweepFile, results: &Results) -> Figure {
     let line = |(configuration, outcome): (&Configuration, &Outcome)| Line {
         label: configuration.label().to_owned(),
@@ -17,7 +18,11 @@ pub(crate) fn curves(file: &SweepFile, results: &Results) -> Figure {
     };
     let panel = |title: &String| Panel {
         title: title.clone(),
-        x_label: "environment steps".to_owned(),
+        x_label: of_panel(file, results, title)
+            .find_map(|(_, outcome)| outcome.axis())
+            .unwrap_or(Axis::EnvironmentSteps)
+            .label()
+            .to_owned(),
         y_label: "mean evaluation return".to_owned(),
         horizontal: Horizontal::Counts,
         logarithmic: false,

@@ -8,6 +8,7 @@ use pmpo_learner::progress::{self, Row};
 
 use super::file::{Spread, SweepFile};
 use super::job::{Job, State};
+use crate::curve::Axis;
 
 /// Places at which the curves of several seeds are averaged.
 const GRID: usize = 100;
@@ -57,6 +58,7 @@ impl OverSeeds {
 struct Seed {
     seed: u64,
     rows: Vec<Row>,
+    axis: Axis,
     env_steps: u64,
     wall_s: f64,
     finished: bool,
@@ -82,8 +84,14 @@ impl Seed {
             env_steps,
             wall_s,
             finished: matches!(state, State::Finished(_)),
+            axis: Axis::of(&rows),
             rows,
         }))
+    }
+
+    /// Where a row is on the curve.
+    fn place(&self, row: &Row) -> u64 {
+        self.axis.of_row(row)
     }
 
     /// Mean of the newest evaluations.
@@ -100,26 +108,27 @@ impl Seed {
     /// Area under the curve, divided by its length: the mean return of the training.
     fn area(&self) -> f64 {
         let trapezoid = |pair: &[Row]| {
-            let width = (pair[1].env_steps - pair[0].env_steps) as f64;
+            let width = (self.place(&pair[1]) - self.place(&pair[0])) as f64;
             width * (pair[0].eval_return_mean + pair[1].eval_return_mean) / 2.0
         };
-        let length = self.rows[self.rows.len() - 1].env_steps - self.rows[0].env_steps;
+        let length = self.place(&self.rows[self.rows.len() - 1]) - self.place(&self.rows[0]);
         if length == 0 {
             return self.last(1);
         }
         self.rows.windows(2).map(trapezoid).sum::<f64>() / length as f64
     }
 
-    /// The return at `x` environment steps, between evaluations by a straight line; `None` outside.
+    /// The return at `x` steps, between evaluations by a straight line; `None` outside.
     fn at(&self, x: f64) -> Option<f64> {
-        let after = self.rows.partition_point(|row| (row.env_steps as f64) < x);
+        let place = |row: &Row| self.place(row) as f64;
+        let after = self.rows.partition_point(|row| place(row) < x);
         let right = self.rows.get(after)?;
-        let (x1, y1) = (right.env_steps as f64, right.eval_return_mean);
+        let (x1, y1) = (place(right), right.eval_return_mean);
         if x1 == x {
             return Some(y1);
         }
         let left = &self.rows[after.checked_sub(1)?];
-        let (x0, y0) = (left.env_steps as f64, left.eval_return_mean);
+        let (x0, y0) = (place(left), left.eval_return_mean);
         Some(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
     }
 }
@@ -142,6 +151,11 @@ impl Outcome {
         self.over_seeds(|seed| seed.last(self.final_evaluations))
     }
 
+    /// Of its curve; `None` without data.
+    pub(crate) fn axis(&self) -> Option<Axis> {
+        self.seeds.first().map(|seed| seed.axis)
+    }
+
     /// Number of seeds with data.
     pub(crate) fn seeds(&self) -> usize {
         self.seeds.len()
@@ -152,12 +166,8 @@ impl Outcome {
     pub(crate) fn curve(&self, spread: Spread) -> Vec<Point> {
         let finished = self.seeds.iter().any(|seed| seed.finished);
         let whole = || self.seeds.iter().filter(|seed| seed.finished == finished);
-        let begin = whole()
-            .filter_map(|seed| seed.rows.first())
-            .map(|row| row.env_steps);
-        let end = whole()
-            .filter_map(|seed| seed.rows.last())
-            .map(|row| row.env_steps);
+        let begin = whole().filter_map(|seed| Some(seed.place(seed.rows.first()?)));
+        let end = whole().filter_map(|seed| Some(seed.place(seed.rows.last()?)));
         let (Some(begin), Some(end)) = (begin.max(), end.min()) else {
             return Vec::new();
         };
@@ -283,6 +293,7 @@ mod tests {
         Seed {
             seed: number,
             env_steps: rows[rows.len() - 1].env_steps,
+            axis: Axis::EnvironmentSteps,
             wall_s: 10.0 * number as f64,
             finished: true,
             rows,
