@@ -62,7 +62,7 @@ impl Critic {
     }
 
     /// The advantage of each step of an episode, [`TrainState::advantages`].
-    pub(crate) fn advantages(&mut self, episode: &Episode, samples: usize) -> Vec<f32> {
+    pub(crate) fn advantages(&mut self, episode: Episode, samples: usize) -> Vec<f32> {
         let windows = self.source.windows(episode);
         self.state.advantages(&windows, samples)
     }

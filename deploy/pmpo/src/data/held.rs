@@ -28,7 +28,7 @@ pub(super) struct Columns {
 }
 
 impl Held {
-    pub(super) fn new(episode: &Episode, scale: &ActionScale) -> Self {
+    pub(super) fn new(episode: Episode, scale: &ActionScale) -> Self {
         let label = |label: &Option<bool>| match label {
             Some(true) => 1.0,
             Some(false) => -1.0,
@@ -37,7 +37,6 @@ impl Held {
         let mut labels: Vec<f32> = episode.labels.iter().map(label).collect();
         labels.resize(episode.steps(), 0.0);
         Self {
-            observations: episode.observations.clone(),
             actions: scale.canonical(&episode.actions),
             rewards: episode
                 .rewards
@@ -45,6 +44,7 @@ impl Held {
                 .map(|&reward| reward as f32)
                 .collect(),
             labels,
+            observations: episode.observations,
             terminated: episode.terminated,
         }
     }

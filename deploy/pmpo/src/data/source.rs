@@ -90,7 +90,7 @@ impl DataSource {
             Some(saved) => {
                 let numbers = || saved.held.iter().chain(&saved.coming);
                 ensure!(
-                    numbers().all(|&number| number < episodes) && saved.oldest <= saved.held.len(),
+                    numbers().all(|&number| number < episodes) && !saved.held.is_empty(),
                     "data.path: expected the data set that the checkpoint was learned from, got one of \
                      {episodes} episodes"
                 );
@@ -154,7 +154,7 @@ impl DataSource {
             .read(number)
             .map_err(Usage::new)
             .context("data.path")?;
-        self.held.push(Held::new(&episode, &self.scale));
+        self.held.push(Held::new(episode, &self.scale));
         Ok(())
     }
 
@@ -235,7 +235,7 @@ impl DataSource {
     }
 
     /// The windows of all steps of an episode, in their order.
-    pub(crate) fn windows(&self, episode: &Episode) -> SampledBatch {
+    pub(crate) fn windows(&self, episode: Episode) -> SampledBatch {
         let held = Held::new(episode, &self.scale);
         let mut columns = Columns::default();
         for first in 0..held.steps() {

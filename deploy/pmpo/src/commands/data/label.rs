@@ -102,7 +102,7 @@ fn by_critic(
     let mut advantages = Vec::with_capacity(count);
     for episode in 0..count {
         let episode = data.read(episode).map_err(failed)?;
-        advantages.push(critic.advantages(&episode, SAMPLES));
+        advantages.push(critic.advantages(episode, SAMPLES));
     }
     let sizes = advantages.iter().flatten().map(|value| value.abs());
     let mut sizes: Vec<f32> = sizes.collect();
