@@ -8,7 +8,7 @@ ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build dist wheel train test test-data test-python test-cluster test-dashboards test-watch test-manifests check cuda-check device-test parity-env conformance conformance-env docs reference
+.PHONY: help setup smollm2 build dist wheel train test test-data test-language test-python test-cluster test-dashboards test-watch test-manifests check cuda-check device-test parity-env conformance conformance-env docs reference
 
 help:
 	@echo "make train [TASK=walker-walk] [ARGS='--seed 3']   train on this machine, live"
@@ -20,16 +20,21 @@ help:
 	@echo "make device-test                                  the update through OpenGL against the CPU"
 	@echo "make test-manifests                               Kubernetes and Slurm files, without a cluster"
 	@echo "make setup                                        fetch MuJoCo and the suite's models"
+	@echo "make smollm2                                      fetch the language model SmolLM2-135M-Instruct"
 	@echo "make build                                        target/release/pmpo"
 	@echo "make wheel                                        the Python package, in target/wheels"
 	@echo "make test-python                                  the Python package, in a private environment"
 	@echo "make test-data                                    data sets, beside Minari's own package"
+	@echo "make test-language                                language models, beside transformers on JAX"
 	@echo "make dist                                         one archive for machines of the same system"
 	@echo "make docs                                         the manual as a book in target/book"
 	@echo "make reference                                    the manual's generated pages, from the code"
 
 setup:
 	@$(PYTHON) deploy/setup/fetch_assets.py
+
+smollm2:
+	@$(PYTHON) deploy/setup/fetch_assets.py smollm2
 
 build: setup
 	$(CARGO) build --release
@@ -67,6 +72,11 @@ test-python: wheel
 # Data sets between the library and Minari's own package, in each of its formats.
 test-data:
 	@deploy/data/tests/peers.sh
+
+# Language models beside transformers' own, on JAX. Needs `make smollm2` first, or leaves that model out.
+test-language: build
+	@deploy/setup/venv.sh language transformers==4.49.0 jax==0.10.2 flax==0.12.8 safetensors==0.8.0 numpy==2.4.6
+	third_party/venv-language/bin/python learner/language/tests/peers.py target/release/pmpo
 
 # `.ci/run` passes --skip-without-engine.
 test-cluster:

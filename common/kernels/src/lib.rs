@@ -8,10 +8,10 @@
 //!   formula wherever the kernels do not apply.
 //!
 //! # When the tensor library is upgraded
-//! `fused::operation` alone uses what the library does not promise: `burn::backend::autodiff::{ops,
+//! `fused::primitive`, and the backward passes built on it, alone use what the library does not promise: `burn::backend::autodiff::{ops,
 //! grads, checkpoint}` (how an operation with its own backward pass is registered), `FlexTensor`'s
 //! layout and storage, and `Tensor::{from_primitive, try_into_primitive}`. The version is pinned to the
-//! patch for that reason. On an upgrade: make `operation.rs` compile, then run this crate's tests, which
+//! patch for that reason. On an upgrade: make them compile, then run this crate's tests, which
 //! hold every fused form to the composed one, values and gradients. If an upgrade cannot be followed,
 //! have the functions of `fused` answer with the composed form: the
 //! numbers stay the same within rounding, and a step takes about two and a half times as long.

@@ -15,6 +15,7 @@ use crate::commands::{
     BanditArgs, BenchActorArgs, BroadcastBenchArgs, BroadcastPart, DataCommand, ExportArgs,
 };
 use crate::config::Preset;
+use crate::lm::LmCommand;
 use crate::policies::Choice;
 use crate::sweep::SweepArgs;
 use crate::watch::WatchArgs;
@@ -96,6 +97,9 @@ pub(crate) enum Command {
     /// Record episodes, look at them, bring them from one layout to another, and label them.
     #[command(subcommand)]
     Data(DataCommand),
+    /// Language models: train one by preferences, complete prompts, evaluate, write for others.
+    #[command(subcommand)]
+    Lm(LmCommand),
     /// Show the table of a running replay, create one, change its bounds and copy it while it runs.
     Tables(TablesArgs),
     /// Make a CA, and each role's certificate and token, for a lab.

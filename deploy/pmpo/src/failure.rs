@@ -8,6 +8,7 @@ use std::process::ExitStatus;
 use crate::output::complain;
 use pmpo_actor::ActorError;
 use pmpo_figures::FigureError;
+use pmpo_language::LanguageError;
 use pmpo_learner::LearnerError;
 use pmpo_replay::ReplayError;
 use pmpo_replay_client::ClientError;
@@ -106,8 +107,9 @@ fn code(error: &anyhow::Error) -> u8 {
         let replay = || cause.downcast_ref::<ReplayError>().and_then(of_replay);
         let lock = || cause.is::<LockError>().then_some(STORAGE);
         let figure = || cause.downcast_ref::<FigureError>().map(of_figure);
+        let language = || cause.downcast_ref::<LanguageError>().and_then(of_language);
         let service = learner.or_else(actor).or_else(replay);
-        service.or_else(lock).or_else(figure)
+        service.or_else(lock).or_else(figure).or_else(language)
     });
     codes.into_iter().next().unwrap_or(FAILED)
 }
@@ -142,6 +144,16 @@ fn of_replay(error: &ReplayError) -> Option<u8> {
     match error {
         E::Config(_) | E::Table(_) => Some(USAGE),
         E::Disk { .. } | E::Log { .. } | E::DataDirLock(_) => Some(STORAGE),
+        _ => None,
+    }
+}
+
+fn of_language(error: &LanguageError) -> Option<u8> {
+    use LanguageError as E;
+    match error {
+        E::Config(_) | E::Setting(_) | E::Text(_) | E::Data(_) => Some(USAGE),
+        E::Io { .. } | E::File { .. } => Some(STORAGE),
+        E::NotFinite { .. } => Some(NOT_FINITE),
         _ => None,
     }
 }

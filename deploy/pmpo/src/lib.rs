@@ -15,6 +15,7 @@ mod environments;
 mod failure;
 mod host;
 mod http;
+mod lm;
 mod lockstep;
 mod output;
 pub mod policies;
@@ -96,6 +97,7 @@ fn run(cli: Cli) -> Result<()> {
         } => commands::trace(&task, seed, &actions, &out),
         Command::Bandit(args) => commands::bandit(&args),
         Command::Data(command) => commands::data(&command),
+        Command::Lm(command) => lm::lm(command),
         Command::Tables(args) => commands::tables(&args),
         Command::Certs(args) => commands::certs(&args),
         Command::Health(args) => commands::health(&args),

@@ -27,10 +27,11 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 
 const SERVICES: [&str; 3] = ["pmpo-actor", "pmpo-learner", "pmpo-replay"];
 /// Crates without a socket, a runtime or a service, and those of ours that each may build on.
-const PURE: [(&str, &[&str]); 8] = [
+const PURE: [(&str, &[&str]); 9] = [
     ("pmpo-types", &[]),
     ("pmpo-kernels", &[]),
     ("pmpo-data", &["pmpo-types"]),
+    ("pmpo-language", &["pmpo-kernels", "pmpo-types"]),
     ("pmpo-suite", &["pmpo-types"]),
     ("pmpo-replay-core", &["pmpo-types"]),
     ("pmpo-policy", &["pmpo-kernels", "pmpo-types"]),
@@ -88,7 +89,13 @@ fn heavy_libraries_have_one_home() {
         ("mujoco-rs", &["pmpo-suite"]),
         (
             "burn",
-            &["pmpo-bandit", "pmpo-kernels", "pmpo-losses", "pmpo-update"],
+            &[
+                "pmpo-bandit",
+                "pmpo-kernels",
+                "pmpo-language",
+                "pmpo-losses",
+                "pmpo-update",
+            ],
         ),
         ("hdf5-pure", &["pmpo-data"]),
         ("parquet", &["pmpo-data"]),

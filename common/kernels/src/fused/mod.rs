@@ -14,10 +14,13 @@
 
 mod adam;
 mod operation;
+pub mod primitive;
 
-use burn::tensor::{DType, Device, Tensor, activation};
+use burn::tensor::{Tensor, activation};
 
 use crate::{LAYER_NORM_EPSILON, Nonlinearity};
+
+use primitive::on_cpu;
 
 pub use adam::{adam_step, composed_adam_step};
 
@@ -160,14 +163,10 @@ pub fn composed_expectation(logits: Tensor<2>, support: Tensor<1>) -> Tensor<1> 
 
 /// Moves `values` by `share` of the way to `towards`: in place on the CPU, if nobody else holds them.
 pub fn lerp<const D: usize>(values: Tensor<D>, towards: Tensor<D>, share: f64) -> Tensor<D> {
-    if values.device() == Device::flex() && values.dtype() == DType::F32 {
+    if on_cpu(&values) {
         return adam::lerp(values, towards, share);
     }
     values.clone() + (towards - values) * share
-}
-
-fn on_cpu(tensor: &Tensor<2>) -> bool {
-    tensor.device() == Device::flex() && tensor.dtype() == DType::F32
 }
 
 fn constant_unless(tracked: bool, output: Tensor<2>) -> Tensor<2> {

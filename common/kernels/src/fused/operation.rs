@@ -1,28 +1,18 @@
-//! Fused layers as operations of the tensor library, with their backward passes. Everything here that
-//! the library does not promise is listed in this crate's documentation.
+//! Fused layers as operations of the tensor library, with their backward passes.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use super::NormTensors;
+use super::primitive::{GraphTensor, constant, contiguous, on_graph, operation, tensor, values};
 use crate::Nonlinearity;
 use crate::layer::{self, Kept, Layer, Norm, Wanted};
 use crate::softmax;
-
-type GraphTensor = FloatTensor<Autodiff<Flex>>;
-
-/// The tensor as the CPU backend's, on the graph of its gradients; a constant becomes one of that
-/// graph.
-fn on_graph<const D: usize>(tensor: Tensor<D>) -> GraphTensor {
-    let primitive = tensor.autodiff().try_into_primitive::<Autodiff<Flex>>();
-    primitive.expect("a layer's tensors are on one device, without checkpointing")
-}
 
 pub(super) fn layer(
     input: Tensor<2>,
@@ -217,8 +207,7 @@ fn as_norm(tensors: &[FlexTensor; 3], nonlinearity: Nonlinearity) -> Norm<'_> {
 
 pub(super) fn softmax(logits: Tensor<2>) -> Tensor<2> {
     let [_, columns] = logits.dims();
-    let primitive = logits.try_into_primitive::<Flex>();
-    let mut primitive = contiguous(primitive.expect("a constant on the CPU"));
+    let mut primitive = constant(logits);
     softmax::softmax(primitive.storage_mut(), columns, &mut []);
     Tensor::from_primitive::<Flex>(primitive)
 }
@@ -226,29 +215,17 @@ pub(super) fn softmax(logits: Tensor<2>) -> Tensor<2> {
 pub(super) fn cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
     let [rows, columns] = logits.dims();
     let logits = on_graph(logits);
-    let targets = targets.try_into_primitive::<Flex>();
-    let targets = contiguous(targets.expect("a constant on the CPU"));
+    let targets = constant(targets);
     let inputs = contiguous(logits.primitive().clone());
-    let prepared = CrossEntropyBackward
-        .prepare::<NoCheckpointing>([logits.into_parts().1])
-        .compute_bound()
-        .stateful();
     let mut probabilities = values(&inputs).to_vec();
     let (mut log_sums, mut losses) = (vec![0.0; rows], vec![0.0; rows]);
     softmax::softmax(&mut probabilities, columns, &mut log_sums);
     softmax::cross_entropy(values(&inputs), &log_sums, values(&targets), &mut losses);
     let losses = tensor(losses, vec![rows]);
-    let output = match prepared {
-        OpsKind::UnTracked(prepared) => prepared.finish(losses),
-        OpsKind::Tracked(prepared) => {
-            let state = Entropies {
-                probabilities: tensor(probabilities, vec![rows, columns]),
-                targets,
-            };
-            prepared.finish(state, losses)
-        }
-    };
-    Tensor::from_primitive::<Autodiff<Flex>>(output)
+    operation(CrossEntropyBackward, [logits], losses, || Entropies {
+        probabilities: tensor(probabilities, vec![rows, columns]),
+        targets,
+    })
 }
 
 /// Of a cross-entropy: its only parent are the logits.
@@ -282,30 +259,20 @@ impl Backward<Flex, 1> for CrossEntropyBackward {
 pub(super) fn expectation(logits: Tensor<2>, support: Tensor<1>) -> Tensor<1> {
     let [rows, columns] = logits.dims();
     let logits = on_graph(logits);
-    let support = support.try_into_primitive::<Flex>();
-    let support = contiguous(support.expect("a constant on the CPU"));
+    let support = constant(support);
     let inputs = contiguous(logits.primitive().clone());
-    let prepared = ExpectationBackward
-        .prepare::<NoCheckpointing>([logits.into_parts().1])
-        .compute_bound()
-        .stateful();
     let mut probabilities = values(&inputs).to_vec();
     let mut means = vec![0.0; rows];
     softmax::softmax(&mut probabilities, columns, &mut []);
     softmax::expectation(&probabilities, values(&support), &mut means);
     let means = tensor(means, vec![rows]);
-    let output = match prepared {
-        OpsKind::UnTracked(prepared) => prepared.finish(means),
-        OpsKind::Tracked(prepared) => {
-            let state = Expectations {
-                probabilities: tensor(probabilities, vec![rows, columns]),
-                support,
-                means: means.clone(),
-            };
-            prepared.finish(state, means)
+    operation(ExpectationBackward, [logits], means.clone(), || {
+        Expectations {
+            probabilities: tensor(probabilities, vec![rows, columns]),
+            support,
+            means,
         }
-    };
-    Tensor::from_primitive::<Autodiff<Flex>>(output)
+    })
 }
 
 /// Of a distribution's mean: its only parent are the logits.
@@ -340,18 +307,4 @@ impl Backward<Flex, 1> for ExpectationBackward {
             gradients.register::<Flex>(parent.id, probabilities);
         }
     }
-}
-
-fn tensor(values: Vec<f32>, shape: Vec<usize>) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(values, shape))
-}
-
-/// The tensor in row-major order, alone in its storage.
-fn contiguous(tensor: FlexTensor) -> FlexTensor {
-    // The copy, where there was nothing to copy, shares the storage with a tensor that ends here.
-    tensor.to_contiguous()
-}
-
-fn values(tensor: &FlexTensor) -> &[f32] {
-    tensor.as_slice().expect("contiguous f32")
 }

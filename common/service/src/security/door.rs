@@ -54,7 +54,8 @@ impl Door {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(_) = connections.join_next() => continue,
-                accepted = listener.accept() => accepted,
+                // Newcomers wait in the system's queue until those that were shown out have gone.
+                accepted = listener.accept(), if !self.limits.crowded() => accepted,
             };
             match accepted {
                 Ok((socket, peer)) => {

@@ -1,0 +1,213 @@
+//! `pmpo lm`: the third setting of the paper from a model made from nothing to one that others load.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn pmpo(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pmpo"));
+    let output = command.current_dir(folder).args(arguments).output();
+    output.expect("the command starts")
+}
+
+fn works(folder: &Path, arguments: &[&str]) -> String {
+    let output = pmpo(folder, arguments);
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(output.status.success(), "{arguments:?}: {out}{err}");
+    out.into_owned()
+}
+
+/// A command that is refused: its code and its line.
+fn refused(folder: &Path, arguments: &[&str]) -> (i32, String) {
+    let output = pmpo(folder, arguments);
+    let line = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    assert_eq!(line.lines().count(), 1, "{line}");
+    (output.status.code().expect("it ends of itself"), line)
+}
+
+const SETTINGS: [&str; 8] = [
+    "--set",
+    "lm.eval_steps=2",
+    "--set",
+    "lm.prompts_per_step=4",
+    "--set",
+    "lm.learning_rate=1e-3",
+    "--set",
+    "lm.ref_model_sync_steps=2",
+];
+
+fn train<'a>(run_dir: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["lm", "train", "--run-dir", run_dir];
+    arguments.extend(more);
+    arguments
+}
+
+/// The rows of `progress.csv` without what depends on the machine's speed.
+fn rows(run_dir: &Path) -> Vec<Vec<String>> {
+    let mut reader = csv::Reader::from_path(run_dir.join("progress.csv")).expect("rows");
+    let names = reader.headers().expect("a header").clone();
+    let steady = |i: usize| !["wall_s", "tokens_per_s"].contains(&&names[i]);
+    let row = |record: csv::StringRecord| {
+        let kept = record.iter().enumerate().filter(|(i, _)| steady(*i));
+        kept.map(|(_, text)| text.to_owned()).collect()
+    };
+    reader
+        .records()
+        .map(|record| row(record.expect("a row")))
+        .collect()
+}
+
+/// A run that is stopped and goes on is the run that was never stopped: rows, weights and all.
+#[test]
+fn a_model_is_made_trained_stopped_resumed_asked_and_exported() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    works(folder, &["lm", "grammar", "model", "--steps", "60"]);
+    let model = ["--model", "model", "--prompts", "grammar", "--max-steps"];
+    let begin = |run_dir, steps| {
+        let mut arguments = train(run_dir, &model);
+        arguments.push(steps);
+        arguments.extend(SETTINGS);
+        works(folder, &arguments)
+    };
+    begin("whole", "4");
+    begin("parts", "2");
+    let out = works(folder, &train("parts", &["--resume", "--max-steps", "4"]));
+    assert!(out.contains("reached lm.max_steps after 4 steps"), "{out}");
+    let [whole, parts] = ["whole", "parts"].map(|run| rows(&folder.join(run)));
+    assert_eq!(
+        whole.len(),
+        3,
+        "before the first step, after two and after four"
+    );
+    assert_eq!(whole, parts);
+    for run in ["whole", "parts"] {
+        works(folder, &["lm", "export", run, &format!("{run}-model")]);
+    }
+    let weights = |name: &str| std::fs::read(folder.join(name).join("model.safetensors")).unwrap();
+    assert_eq!(weights("whole-model"), weights("parts-model"));
+    assert_ne!(weights("whole-model"), weights("model"));
+
+    let text = "review of the hotel :";
+    let asked = |model| {
+        works(
+            folder,
+            &["lm", "generate", model, text, "--temperature", "0"],
+        )
+    };
+    assert_eq!(
+        asked("whole"),
+        asked("whole-model"),
+        "an export is the model"
+    );
+    let line: serde_json::Value = serde_json::from_str(asked("whole").trim()).unwrap();
+    assert_eq!(line["prompt"], text);
+    let last = works(folder, &["lm", "eval", "whole", "--prompts", "grammar"]);
+    let last: serde_json::Value = serde_json::from_str(last.trim()).unwrap();
+    assert!(
+        last["reward_mean"].is_f64() && last["parses"].is_f64(),
+        "{last}"
+    );
+    works(folder, &["plot", "whole", "--out", "curve.svg"]);
+}
+
+#[test]
+fn what_cannot_be_is_refused_in_a_line_and_changes_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    works(folder, &["lm", "grammar", "model", "--steps", "1"]);
+    let begin = [
+        "--model",
+        "model",
+        "--prompts",
+        "grammar",
+        "--max-steps",
+        "1",
+    ];
+    let with = |more: &[&'static str]| {
+        let mut arguments = train("run", &begin);
+        arguments.extend(more);
+        arguments
+    };
+    std::fs::write(
+        folder.join("mixed.jsonl"),
+        "{\"prompt\": \"a\"}\n{\"text\": 1}\n",
+    )
+    .unwrap();
+    for (arguments, expected) in [
+        (
+            with(&["--set", "lm.alpha=1.5"]),
+            "lm.alpha: expected a number in [0, 1], got 1.5",
+        ),
+        (
+            with(&["--set", "lm.num_accepted=3"]),
+            "lm.num_accepted + num_rejected: expected 1 to num_generations, which is 4, got 5",
+        ),
+        (with(&["--set", "lm.gamma=1"]), "gamma"),
+        (
+            with(&["--set", "lm.max_completion_length=60"]),
+            "the model was made for 64",
+        ),
+        (with(&["--prompts", "mixed.jsonl"]), "mixed.jsonl"),
+        (with(&["--model", "nothing"]), "nothing"),
+        (with(&["--resume"]), "holds no run"),
+        (
+            vec!["lm", "grammar", "model"],
+            "model: is there; expected a new folder",
+        ),
+    ] {
+        let (code, line) = refused(folder, &arguments);
+        assert_eq!(code, 2, "{arguments:?}: {line}");
+        assert!(line.contains(expected), "{arguments:?}: {line}");
+        assert!(!folder.join("run").exists(), "{arguments:?} made a folder");
+    }
+    works(folder, &with(&[]));
+    let stored = std::fs::read(folder.join("run/config.toml")).unwrap();
+    let (code, line) = refused(folder, &with(&[]));
+    assert_eq!(
+        (code, line.contains("holds a run already")),
+        (2, true),
+        "{line}"
+    );
+    let other = train("run", &["--resume", "--seed", "7"]);
+    let (code, line) = refused(folder, &other);
+    assert_eq!((code, line.contains("lm.seed")), (2, true), "{line}");
+    assert_eq!(
+        std::fs::read(folder.join("run/config.toml")).unwrap(),
+        stored
+    );
+}
+
+/// A scorer that answers nonsense once: its completions are held back and said of, and none is lost.
+#[test]
+fn completions_that_cannot_be_judged_are_held_back() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    works(folder, &["lm", "grammar", "model", "--steps", "1"]);
+    let judge = "import os, sys\n\
+                 for i, line in enumerate(sys.stdin):\n    \
+                 first = i == 20 and not os.path.exists('failed')\n    \
+                 open('failed', 'a').close() if first else None\n    \
+                 print('nonsense' if first else len(line) % 7, flush=True)\n";
+    std::fs::write(folder.join("judge.py"), judge).unwrap();
+    let arguments = train(
+        "run",
+        &[
+            "--model",
+            "model",
+            "--prompts",
+            "grammar",
+            "--max-steps",
+            "2",
+            "--set",
+            "lm.reward={kind=\"command\", command=[\"python3\", \"judge.py\"]}",
+        ],
+    );
+    let output = pmpo(folder, &arguments);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert!(
+        told.contains("nonsense") && told.contains("held back for 1s"),
+        "{told}"
+    );
+    assert_eq!(rows(&folder.join("run")).len(), 2);
+}
