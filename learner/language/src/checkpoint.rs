@@ -336,7 +336,7 @@ fn gguf_name(family: Family, spec: &Spec) -> String {
         }
         .to_owned();
     };
-    let inside = spec.name.rsplitn(3, '.').nth(1).unwrap_or_default();
+    let inside = spec.name.rsplit('.').nth(1).unwrap_or_default();
     let inside = match (inside, family) {
         ("input_layernorm", _) => "attn_norm",
         ("q_proj", _) => "attn_q",
