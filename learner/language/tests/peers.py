@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 from transformers import FlaxLlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.models.llama import modeling_flax_llama
 
 # Sums of some hundred products in f32, in another order, through 30 layers.
 TOLERANCE = 2e-3
@@ -37,10 +38,24 @@ def lm(*arguments):
     return done.stdout
 
 
+def angles(theta, positions, size):
+    """What its form for JAX turns heads by, with the model's base in place of its constant 10,000."""
+    frequencies = theta ** (-np.arange(0, size, 2) / size)
+    turns = np.outer(np.arange(positions), frequencies).astype(np.float32)
+    both = np.concatenate((turns, turns), axis=-1)[:, None, :]
+    return jnp.array(np.concatenate((np.sin(both), np.cos(both)), axis=-1)[:, :, :positions])
+
+
 def compare(name, model, folder, texts):
     """Ours of `model` against transformers' of the exported `folder`."""
+    theta = json.loads((folder / "config.json").read_text())["rope_theta"]
+    modeling_flax_llama.create_sinusoidal_positions = lambda positions, size: angles(theta, positions, size)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     theirs = FlaxLlamaForCausalLM.from_pretrained(folder, dtype=jnp.float32)
+    if theirs.config.tie_word_embeddings:
+        # Its form for JAX knows of tied embeddings, and does not tie what it reads from safetensors.
+        embedding = theirs.params["model"]["embed_tokens"]["embedding"]
+        theirs.params["lm_head"]["kernel"] = embedding.T
     worst = 0.0
     for line in lm("score", model, *texts).splitlines():
         ours = json.loads(line)
