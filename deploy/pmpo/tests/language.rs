@@ -177,6 +177,74 @@ fn what_cannot_be_is_refused_in_a_line_and_changes_nothing() {
     );
 }
 
+/// Labels need no pairs: of a file's completions accepted ones become likelier and rejected ones less likely, by
+/// labels, by pairs and by DPO, and what is only given to be imitated becomes likelier.
+#[test]
+fn completions_in_a_file_are_learnt_from() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    works(folder, &["lm", "grammar", "model", "--steps", "60"]);
+    let prompt = "review of the hotel :";
+    let [good, bad] = ["the room was nice .", "the room was awful ."];
+    let labelled = |completion, label| serde_json::json!({"prompt": prompt, "completion": completion, "label": label});
+    let write = |name: &str, lines: &[serde_json::Value]| {
+        let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        std::fs::write(folder.join(name), lines.repeat(8)).unwrap();
+    };
+    write("labels", &[labelled(good, true), labelled(bad, false)]);
+    let pair = serde_json::json!({"prompt": prompt, "chosen": good, "rejected": bad});
+    write("pairs", &[pair]);
+    write(
+        "texts",
+        &[serde_json::json!({"prompt": prompt, "completion": good})],
+    );
+    write("prompts", &[serde_json::json!({"prompt": prompt})]);
+    let scores = |model: &str| {
+        [good, bad].map(|text| {
+            let line = works(folder, &["lm", "score", model, &format!("{prompt} {text}")]);
+            let line: serde_json::Value = serde_json::from_str(line.trim()).unwrap();
+            let all = line["log_probabilities"].as_array().unwrap().clone();
+            all[4..]
+                .iter()
+                .map(|log| log.as_f64().unwrap())
+                .sum::<f64>()
+        })
+    };
+    let before = scores("model");
+    for (data, loss) in [
+        ("labels", "pmpo"),
+        ("pairs", "pmpo"),
+        ("pairs", "dpo"),
+        ("texts", "pmpo"),
+    ] {
+        let run = format!("{data}-{loss}");
+        let loss = format!("lm.loss_type={loss}");
+        let mut arguments = train(
+            &run,
+            &["--model", "model", "--data", data, "--max-steps", "3"],
+        );
+        arguments.extend(["--set", &loss]);
+        arguments.extend(SETTINGS);
+        works(folder, &arguments);
+        let [up, down] = [0, 1].map(|i| scores(&run)[i] - before[i]);
+        assert!(up > 0.1, "{run}: {up}");
+        assert!(data == "texts" || down < -0.1, "{run}: {down}");
+        assert_eq!(rows(&folder.join(&run)).len(), 3, "{run}");
+    }
+    for (data, loss, expected) in [
+        ("prompts", "pmpo", "prompts alone; expected completions"),
+        ("labels", "dpo", "expect chosen and rejected"),
+    ] {
+        let loss = format!("lm.loss_type={loss}");
+        let mut arguments = train("refused", &["--model", "model", "--data", data]);
+        arguments.extend(["--set", &loss]);
+        let (code, line) = refused(folder, &arguments);
+        assert_eq!(code, 2, "{line}");
+        assert!(line.contains(expected), "{line}");
+        assert!(!folder.join("refused").exists());
+    }
+}
+
 /// A scorer that answers nonsense once: its completions are held back and said of, and none is lost.
 #[test]
 fn completions_that_cannot_be_judged_are_held_back() {

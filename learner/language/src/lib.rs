@@ -12,6 +12,7 @@ pub mod checkpoint;
 mod config;
 pub mod data;
 mod error;
+mod examples;
 mod generate;
 mod gguf;
 pub mod grammar;

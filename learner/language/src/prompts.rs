@@ -72,8 +72,7 @@ impl Prompts {
                 let examples = data::read(path)?;
                 let mut training: Vec<Text> =
                     examples.into_iter().map(Example::into_prompt).collect();
-                let kept = training.len() - (training.len() / 10).min(100);
-                let held_out = training.split_off(kept);
+                let held_out = training.split_off(training.len() - held_out(training.len()));
                 match held_out.is_empty() {
                     // Of a few there is none to spare.
                     true => [training.clone(), training],
@@ -93,24 +92,13 @@ impl Prompts {
         })
     }
 
-    /// Those of a step: each once before one comes again, in an order that the seed says.
+    /// Those of a step.
     pub(crate) fn of_step(&self, step: u64, count: usize, seed: u64) -> Vec<&Prompt> {
-        let all = self.training.len() as u64;
-        let places = step * count as u64..(step + 1) * count as u64;
-        let mut epoch = None;
-        let mut order: Vec<usize> = Vec::new();
-        let mut chosen = Vec::with_capacity(count);
-        for place in places {
-            if epoch != Some(place / all) {
-                epoch = Some(place / all);
-                order = (0..self.training.len()).collect();
-                let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                rng.set_stream(place / all);
-                order.shuffle(&mut rng);
-            }
-            chosen.push(&self.training[order[(place % all) as usize]]);
-        }
-        chosen
+        let order = order(step, count, self.training.len(), seed);
+        order
+            .into_iter()
+            .map(|place| &self.training[place])
+            .collect()
     }
 
     /// Tokens of the longest.
@@ -125,8 +113,33 @@ impl Prompts {
     }
 }
 
-fn numbered(place: usize, error: LanguageError) -> LanguageError {
-    LanguageError::Text(format!("prompt {}: {error}", place + 1))
+/// How many of a file's lines, its last, are held out.
+pub(crate) fn held_out(lines: usize) -> usize {
+    (lines / 10).min(100)
+}
+
+/// The places of a step among `all`: each once before one comes again, in an order that the seed says.
+pub(crate) fn order(step: u64, count: usize, all: usize, seed: u64) -> Vec<usize> {
+    let all = all as u64;
+    let mut epoch = None;
+    let mut order: Vec<usize> = Vec::new();
+    let mut chosen = Vec::with_capacity(count);
+    for place in step * count as u64..(step + 1) * count as u64 {
+        if epoch != Some(place / all) {
+            epoch = Some(place / all);
+            order = (0..all as usize).collect();
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(place / all);
+            order.shuffle(&mut rng);
+        }
+        chosen.push(order[(place % all) as usize]);
+    }
+    chosen
+}
+
+/// Says of which prompt an error is.
+pub(crate) fn numbered(place: usize, error: LanguageError) -> LanguageError {
+    LanguageError::Text(format!("example {}: {error}", place + 1))
 }
 
 /// A text as the model takes it.

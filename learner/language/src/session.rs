@@ -8,6 +8,7 @@ use burn::tensor::Device;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::examples::{Examples, Longest};
 use crate::grammar;
 use crate::prompts::{Prompt, PromptSource, Prompts};
 use crate::reward::{Sample as Judged, Scorer};
@@ -23,6 +24,8 @@ pub struct Session {
     /// Without its numbers.
     checkpoint: Checkpoint,
     prompts: Prompts,
+    /// What is learnt from in place of completions of its own.
+    examples: Option<Examples>,
     trainer: Trainer,
     policy: Policy,
     /// The weights that it began with.
@@ -49,10 +52,8 @@ pub struct Sample {
 pub struct Report {
     /// Steps taken, this one included.
     pub step: u64,
-    /// Mean reward of the step's completions.
-    pub reward_mean: f32,
-    /// Their standard deviation.
-    pub reward_std: f32,
+    /// Mean reward of the step's completions and its standard deviation, where there are any.
+    pub rewards: Option<[f32; 2]>,
     /// Mean tokens of a completion.
     pub mean_length: f32,
     /// Share of completions that did not end of themselves.
@@ -86,19 +87,29 @@ pub struct Evaluation {
 }
 
 impl Session {
-    /// Begins with a model.
+    /// Begins with a model; with `data`, a file of completions, those are learnt from in place of its own.
     ///
     /// # Errors
-    /// The configuration cannot work, or the prompts cannot be read.
+    /// The configuration cannot work, or the prompts or the data cannot be read.
     pub fn new(
         config: LmConfig,
         mut checkpoint: Checkpoint,
         prompts: &PromptSource,
+        data: Option<&Path>,
         device: &Device,
     ) -> Result<Self, LanguageError> {
         config.validate()?;
+        let longest = Longest {
+            prompt: config.max_prompt_length,
+            completion: config.max_completion_length,
+        };
+        let examples = data
+            .map(|path| Examples::open(path, &checkpoint, longest, config.loss_type))
+            .transpose()?;
         let prompts = Prompts::open(prompts, &checkpoint, config.max_prompt_length)?;
-        let (longest, completion) = (prompts.longest(), config.max_completion_length);
+        let of_examples = examples.as_ref().map_or(0, Examples::longest_prompt);
+        let longest = prompts.longest().max(of_examples);
+        let completion = config.max_completion_length;
         let positions = longest + completion;
         let model = checkpoint.model_config();
         if positions > model.max_position_embeddings {
@@ -118,6 +129,7 @@ impl Session {
             config,
             checkpoint,
             prompts,
+            examples,
             trainer,
             policy,
             start,
@@ -131,13 +143,25 @@ impl Session {
         self.trainer.step_count()
     }
 
-    /// Draws completions of the step's prompts, has them judged and learns from them.
+    /// Draws completions of the step's prompts, has them judged and learns from them; or learns from the step's
+    /// examples.
     ///
     /// # Errors
     /// A completion cannot be judged, or the gradient is not finite; the model is as it was before.
     pub fn step(&mut self) -> Result<Report, LanguageError> {
         let step = self.trainer.step_count();
         let config = &self.config;
+        if let Some(examples) = &self.examples {
+            let (count, seed) = (config.prompts_per_step, config.seed);
+            let statistics = examples.learn(&mut self.trainer, count, seed)?;
+            self.policy
+                .set_parameters(self.trainer.parameters().clone());
+            return Ok(Report {
+                step: step + 1,
+                statistics,
+                ..Report::default()
+            });
+        }
         let prompts = self
             .prompts
             .of_step(step, config.prompts_per_step, config.seed);
@@ -176,8 +200,7 @@ impl Session {
         let unfinished = completions.iter().filter(|one| !one.finished).count();
         Ok(Report {
             step: step + 1,
-            reward_mean: mean as f32,
-            reward_std: std as f32,
+            rewards: Some([mean, std].map(|x| x as f32)),
             mean_length: tokens as f32 / count,
             clipped_ratio: unfinished as f32 / count,
             tokens,

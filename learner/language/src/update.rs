@@ -186,6 +186,11 @@ impl Trainer {
         self.step
     }
 
+    /// What is minimised.
+    pub fn objective(&self) -> &Objective {
+        &self.config
+    }
+
     /// The policy's tensors.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
@@ -251,8 +256,11 @@ impl Trainer {
         self.take(batch, false, |_, _| weights)
     }
 
-    /// DPO and IPO: pairs stand one after the other, the better one first.
-    fn step_on_pairs(&mut self, batch: &[Labelled]) -> Result<StepStatistics, LanguageError> {
+    /// Takes a step of DPO or IPO on pairs, which stand one after the other, the better one first.
+    ///
+    /// # Errors
+    /// The gradient is not finite; nothing has changed then.
+    pub fn step_on_pairs(&mut self, batch: &[Labelled]) -> Result<StepStatistics, LanguageError> {
         let (beta, kind) = (self.config.beta as f32, self.config.loss_type);
         let pairs = (batch.len() / 2).max(1) as f32;
         self.take(batch, true, |measured, sums| {

@@ -207,7 +207,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
     let config = train::settings(None, &args.set)?;
     let model = folder::open_model(&args.model)?;
     let device = DeviceChoice::Cpu.open()?;
-    let mut session = Session::new(config.lm, model, &prompts(&args.prompts), &device)
+    let mut session = Session::new(config.lm, model, &prompts(&args.prompts), None, &device)
         .map_err(folder::as_usage)?;
     let evaluation = session.evaluate()?;
     if let Some(path) = &args.samples {

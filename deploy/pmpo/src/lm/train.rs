@@ -29,9 +29,13 @@ pub(crate) struct TrainArgs {
     /// What is trained: a folder in Hugging Face's layout, a GGUF file, or `smollm2`.
     #[arg(long)]
     model: Option<String>,
-    /// What is completed: `grammar`, `topics`, or a file of JSON lines with `prompt`.
+    /// What is completed: `grammar`, `topics`, or a file of JSON lines with `prompt`; default: `topics`, or the data.
     #[arg(long)]
     prompts: Option<String>,
+    /// What is learnt from in place of completions of its own: a file of JSON lines with `completion` and `label`, with
+    /// `chosen` and `rejected`, or with `completion` alone.
+    #[arg(long, value_name = "FILE")]
+    data: Option<String>,
     /// What judges: `vader`, or another by `--set lm.reward.kind=...` and its keys.
     #[arg(long)]
     reward: Option<String>,
@@ -73,6 +77,8 @@ pub(super) struct RunSettings {
     pub(super) model: String,
     /// What is completed.
     pub(super) prompts: String,
+    /// What is learnt from in place of completions of its own.
+    pub(super) data: Option<String>,
     /// Where.
     pub(super) device: String,
 }
@@ -82,6 +88,7 @@ impl Default for RunSettings {
         Self {
             model: "smollm2".to_owned(),
             prompts: "topics".to_owned(),
+            data: None,
             device: "cpu".to_owned(),
         }
     }
@@ -103,12 +110,16 @@ pub(super) fn settings(file: Option<&Path>, assignments: &[String]) -> Result<Se
 
 impl TrainArgs {
     fn settings(&self) -> Result<Settings> {
-        let quoted = |text: &Option<String>| text.as_ref().map(|text| format!("{text:?}"));
+        let quoted = |text: Option<&String>| text.map(|text| format!("{text:?}"));
         let flags = [
-            ("run.model", quoted(&self.model)),
-            ("run.prompts", quoted(&self.prompts)),
-            ("run.device", quoted(&self.device)),
-            ("lm.reward.kind", quoted(&self.reward)),
+            ("run.model", quoted(self.model.as_ref())),
+            (
+                "run.prompts",
+                quoted(self.prompts.as_ref().or(self.data.as_ref())),
+            ),
+            ("run.data", quoted(self.data.as_ref())),
+            ("run.device", quoted(self.device.as_ref())),
+            ("lm.reward.kind", quoted(self.reward.as_ref())),
             ("lm.seed", self.seed.map(|seed| seed.to_string())),
             (
                 "lm.max_steps",
@@ -143,13 +154,12 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
     let mut settings = args.settings()?;
     let device = settings.run.device.parse::<DeviceChoice>();
     let device = device.map_err(Usage::new)?.open()?;
-    if !args.resume {
-        settings.run.absolute()?;
-    }
+    settings.run.absolute()?;
     let model = folder::open_model(&settings.run.model)?;
     let prompts = super::prompts(&settings.run.prompts);
-    let mut session =
-        Session::new(settings.lm.clone(), model, &prompts, &device).map_err(folder::as_usage)?;
+    let data = settings.run.data.as_deref().map(Path::new);
+    let session = Session::new(settings.lm.clone(), model, &prompts, data, &device);
+    let mut session = session.map_err(folder::as_usage)?;
     let mut before = Before::default();
     if args.resume {
         settings.agree_with(run_dir)?;
@@ -186,10 +196,12 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
 impl RunSettings {
     /// The same files from wherever the run goes on.
     fn absolute(&mut self) -> Result<()> {
-        for (text, names) in [
+        let data = self.data.as_mut().map(|data| (data, &[][..]));
+        let others = [
             (&mut self.model, &["smollm2"][..]),
             (&mut self.prompts, &["grammar", "topics"]),
-        ] {
+        ];
+        for (text, names) in others.into_iter().chain(data) {
             if !names.contains(&text.as_str()) {
                 let path = Path::new(text.as_str()).canonicalize();
                 let path = path.map_err(|error| Usage::new(anyhow!("{text}: {error}")))?;
@@ -206,10 +218,16 @@ impl Settings {
     fn agree_with(&self, run_dir: &Path) -> Result<()> {
         let stored = settings(Some(&run_dir.join(CONFIG)), &[])?;
         for (key, now, before) in [
-            ("run.model", &self.run.model, &stored.run.model),
-            ("run.prompts", &self.run.prompts, &stored.run.prompts),
+            ("run.model", Some(&self.run.model), Some(&stored.run.model)),
+            (
+                "run.prompts",
+                Some(&self.run.prompts),
+                Some(&stored.run.prompts),
+            ),
+            ("run.data", self.run.data.as_ref(), stored.run.data.as_ref()),
         ] {
             if now != before {
+                let [now, before] = [now, before].map(|text| text.map_or("none", String::as_str));
                 let error = anyhow!("{key}: the run has {before}; it cannot go on with {now}");
                 return Err(Usage::new(error).into());
             }
@@ -391,8 +409,10 @@ impl Run<'_> {
 
 impl Since {
     fn take(&mut self, report: Report, time: Duration) {
-        self.rewards += f64::from(report.reward_mean);
-        self.steps += 1;
+        if let Some([mean, _]) = report.rewards {
+            self.rewards += f64::from(mean);
+            self.steps += 1;
+        }
         self.tokens += report.tokens;
         self.time += time;
         self.last = report;
