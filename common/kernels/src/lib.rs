@@ -8,9 +8,9 @@
 //!   formula wherever the kernels do not apply.
 //!
 //! # When the tensor library is upgraded
-//! `fused::primitive`, and the backward passes built on it, alone use what the library does not promise: `burn::backend::autodiff::{ops,
-//! grads, checkpoint}` (how an operation with its own backward pass is registered), `FlexTensor`'s
-//! layout and storage, and `Tensor::{from_primitive, try_into_primitive}`. The version is pinned to the
+//! `fused::primitive`, and the backward passes built on it, here and in the language models, alone use what the
+//! library does not promise: `burn::backend::autodiff::{ops, grads, checkpoint}` (how an operation with its own
+//! backward pass is registered), `FlexTensor`'s layout and storage, and `Tensor::{from_primitive, try_into_primitive}`. The version is pinned to the
 //! patch for that reason. On an upgrade: make them compile, then run this crate's tests, which
 //! hold every fused form to the composed one, values and gradients. If an upgrade cannot be followed,
 //! have the functions of `fused` answer with the composed form: the

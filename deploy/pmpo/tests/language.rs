@@ -71,6 +71,15 @@ fn a_model_is_made_trained_stopped_resumed_asked_and_exported() {
     };
     begin("whole", "4");
     begin("parts", "2");
+    // What a crash leaves: an evaluation after the checkpoint, and half a row.
+    for (file, more) in [
+        ("samples.jsonl", "{\"step\": 3}\n"),
+        ("progress.csv", "1.5,"),
+    ] {
+        let path = folder.join("parts").join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text + more).unwrap();
+    }
     let out = works(folder, &train("parts", &["--resume", "--max-steps", "4"]));
     assert!(out.contains("reached lm.max_steps after 4 steps"), "{out}");
     let [whole, parts] = ["whole", "parts"].map(|run| rows(&folder.join(run)));
@@ -80,6 +89,10 @@ fn a_model_is_made_trained_stopped_resumed_asked_and_exported() {
         "before the first step, after two and after four"
     );
     assert_eq!(whole, parts);
+    let [whole, parts] = ["whole", "parts"]
+        .map(|run| std::fs::read_to_string(folder.join(run).join("samples.jsonl")).unwrap());
+    assert_eq!(whole, parts, "each evaluation's samples, once");
+    assert!(folder.join("parts/progress.csv.damaged").exists());
     for run in ["whole", "parts"] {
         works(folder, &["lm", "export", run, &format!("{run}-model")]);
     }

@@ -208,7 +208,8 @@ impl Session {
         })
     }
 
-    /// Completes held-out prompts, as often as there are completions to be had, and has them judged. What is drawn is the same each time.
+    /// Completes held-out prompts, as often as there are completions to be had, and has them judged. What is drawn is
+    /// the same each time.
     ///
     /// # Errors
     /// A completion cannot be judged.

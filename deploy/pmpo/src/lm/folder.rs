@@ -13,6 +13,7 @@ use pmpo_service::files::write_atomically;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{self, Usage};
+use crate::output::complain;
 use crate::run_folder::CONFIG;
 
 /// Where `make smollm2` puts it.
@@ -50,14 +51,52 @@ pub(super) struct Row {
     pub(super) tokens_per_s: f64,
 }
 
-/// The rows so far; those after `step` are dropped, for a run that goes on from there.
+/// The rows so far; those after `step` are dropped, for a run that goes on from there. A file that is damaged is set
+/// aside, with what can be read of it kept.
 pub(super) fn rows(run_dir: &Path, step: u64) -> Vec<Row> {
-    let Ok(bytes) = fs::read(run_dir.join(PROGRESS)) else {
+    let path = run_dir.join(PROGRESS);
+    let Ok(bytes) = fs::read(&path) else {
         return Vec::new();
     };
     let mut reader = csv::Reader::from_reader(&bytes[..]);
-    let rows = reader.deserialize::<Row>().map_while(Result::ok);
-    rows.filter(|row| row.learner_steps <= step).collect()
+    let mut rows = Vec::new();
+    for row in reader.deserialize::<Row>() {
+        match row {
+            Ok(row) => rows.push(row),
+            Err(error) => {
+                let aside = path.with_extension("csv.damaged");
+                let kept = fs::write(&aside, &bytes).map_or(error.to_string(), |()| {
+                    format!("{error}; as it was: {}", aside.display())
+                });
+                complain!("{}: {kept}", path.display());
+                break;
+            }
+        }
+    }
+    rows.retain(|row| row.learner_steps <= step);
+    rows
+}
+
+/// Drops the samples after `step`, which a run that goes on from there takes again.
+pub(super) fn forget_after(run_dir: &Path, step: u64) {
+    let path = run_dir.join(SAMPLES);
+    let Ok(text) = fs::read_to_string(&path) else {
+        return;
+    };
+    let until = |line: &&str| {
+        let sample: Option<serde_json::Value> = serde_json::from_str(line).ok();
+        sample.is_some_and(|sample| sample["step"].as_u64().is_some_and(|at| at <= step))
+    };
+    let kept: String = text
+        .lines()
+        .filter(until)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    if kept != text
+        && let Err(error) = write_atomically(&path, kept.as_bytes())
+    {
+        complain!("{}: {error}", path.display());
+    }
 }
 
 /// Writes all rows.

@@ -160,6 +160,9 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
     let data = settings.run.data.as_deref().map(Path::new);
     let session = Session::new(settings.lm.clone(), model, &prompts, data, &device);
     let mut session = session.map_err(folder::as_usage)?;
+    std::fs::create_dir_all(run_dir).map_err(failure::storage(run_dir))?;
+    // Before the state is read, so that nobody else goes on from it.
+    let _ours = FolderLock::take(run_dir, "pmpo lm train")?;
     let mut before = Before::default();
     if args.resume {
         settings.agree_with(run_dir)?;
@@ -167,9 +170,8 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
             let words = session.restore(&newest).map_err(folder::as_usage)?;
             before = serde_json::from_str(&words).unwrap_or_default();
         }
+        folder::forget_after(run_dir, session.step_count());
     }
-    std::fs::create_dir_all(run_dir).map_err(failure::storage(run_dir))?;
-    let _ours = FolderLock::take(run_dir, "pmpo lm train")?;
     let path = run_dir.join(CONFIG);
     let text = toml::to_string(&settings)?;
     write_atomically(&path, text.as_bytes()).map_err(failure::storage(&path))?;
