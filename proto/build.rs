@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/pmpo/replay/v1/replay.proto",
         "proto/pmpo/v1/weights.proto",
         "proto/pmpo/v1/run.proto",
+        "proto/pmpo/v1/language.proto",
     ];
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;

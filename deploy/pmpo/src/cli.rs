@@ -175,7 +175,7 @@ pub(crate) struct OfflineArgs {
 }
 
 /// An address of this machine, its host by number or by name.
-fn own_address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn own_address(text: &str) -> Result<SocketAddr, String> {
     let named = text
         .rsplit_once(':')
         .is_some_and(|(host, _)| !host.is_empty());

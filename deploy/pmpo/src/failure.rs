@@ -8,6 +8,7 @@ use std::process::ExitStatus;
 use crate::output::complain;
 use pmpo_actor::ActorError;
 use pmpo_figures::FigureError;
+use pmpo_generator::GeneratorError;
 use pmpo_language::LanguageError;
 use pmpo_learner::LearnerError;
 use pmpo_replay::ReplayError;
@@ -108,7 +109,12 @@ fn code(error: &anyhow::Error) -> u8 {
         let lock = || cause.is::<LockError>().then_some(STORAGE);
         let figure = || cause.downcast_ref::<FigureError>().map(of_figure);
         let language = || cause.downcast_ref::<LanguageError>().and_then(of_language);
-        let service = learner.or_else(actor).or_else(replay);
+        let generator = || {
+            cause
+                .downcast_ref::<GeneratorError>()
+                .and_then(of_generator)
+        };
+        let service = learner.or_else(actor).or_else(replay).or_else(generator);
         service.or_else(lock).or_else(figure).or_else(language)
     });
     codes.into_iter().next().unwrap_or(FAILED)
@@ -154,6 +160,18 @@ fn of_language(error: &LanguageError) -> Option<u8> {
         E::Config(_) | E::Setting(_) | E::Text(_) | E::Data(_) => Some(USAGE),
         E::Io { .. } | E::File { .. } => Some(STORAGE),
         E::NotFinite { .. } => Some(NOT_FINITE),
+        _ => None,
+    }
+}
+
+fn of_generator(error: &GeneratorError) -> Option<u8> {
+    use GeneratorError as E;
+    match error {
+        E::Config(_) | E::Address(_) => Some(USAGE),
+        E::Refused { .. } | E::Answer(_) => Some(REFUSED),
+        E::Temporary(_) => Some(STORAGE),
+        E::Language(error) => of_language(error),
+        E::Replay(error) => of_client(error),
         _ => None,
     }
 }

@@ -97,7 +97,7 @@ fn run(cli: Cli) -> Result<()> {
         } => commands::trace(&task, seed, &actions, &out),
         Command::Bandit(args) => commands::bandit(&args),
         Command::Data(command) => commands::data(&command),
-        Command::Lm(command) => lm::lm(command),
+        Command::Lm(command) => lm::lm(command, format),
         Command::Tables(args) => commands::tables(&args),
         Command::Certs(args) => commands::certs(&args),
         Command::Health(args) => commands::health(&args),

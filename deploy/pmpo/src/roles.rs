@@ -169,19 +169,23 @@ pub(crate) fn evaluator(args: &EvaluatorArgs, format: LogFormat) -> Result<()> {
 }
 
 /// What every role's process has.
-struct Process<'a> {
-    role: &'static str,
+pub(crate) struct Process<'a> {
+    pub(crate) role: &'static str,
     /// `None` where the learner is going to allot it.
-    index: Option<u64>,
-    args: &'a ServiceArgs,
-    format: LogFormat,
+    pub(crate) index: Option<u64>,
+    pub(crate) args: &'a ServiceArgs,
+    pub(crate) format: LogFormat,
     /// The run whose page and record are this process's to keep.
-    watched: Option<(&'a RunConfig, &'a Path)>,
+    pub(crate) watched: Option<(&'a RunConfig, &'a Path)>,
 }
 
 impl Process<'_> {
     /// Runs `service` on a runtime, with metrics served, the process announced and signals watched.
-    fn run<S, F>(&self, listen: Option<(SocketAddr, &Credentials)>, service: S) -> Result<()>
+    pub(crate) fn run<S, F>(
+        &self,
+        listen: Option<(SocketAddr, &Credentials)>,
+        service: S,
+    ) -> Result<()>
     where
         S: FnOnce(Option<Listener>, CancellationToken) -> F,
         F: Future<Output = Result<()>>,

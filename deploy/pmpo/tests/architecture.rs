@@ -25,7 +25,12 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
-const SERVICES: [&str; 3] = ["pmpo-actor", "pmpo-learner", "pmpo-replay"];
+const SERVICES: [&str; 4] = [
+    "pmpo-actor",
+    "pmpo-generator",
+    "pmpo-learner",
+    "pmpo-replay",
+];
 /// Crates without a socket, a runtime or a service, and those of ours that each may build on.
 const PURE: [(&str, &[&str]); 9] = [
     ("pmpo-types", &[]),
@@ -105,6 +110,7 @@ fn heavy_libraries_have_one_home() {
             &[
                 "pmpo",
                 "pmpo-actor",
+                "pmpo-generator",
                 "pmpo-learner",
                 "pmpo-proto",
                 "pmpo-python",
@@ -118,6 +124,7 @@ fn heavy_libraries_have_one_home() {
             &[
                 "pmpo",
                 "pmpo-actor",
+                "pmpo-generator",
                 "pmpo-learner",
                 "pmpo-python",
                 "pmpo-replay",

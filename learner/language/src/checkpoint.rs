@@ -1,11 +1,10 @@
 //! Models as files: Hugging Face's folders (`config.json`, safetensors in one file or in several, `tokenizer.json`), which
 //! are read and written, and GGUF files, which are read.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize_to_file};
+use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
 use crate::LanguageError;
@@ -17,6 +16,7 @@ use crate::parameters::{Parameters, Spec, specs};
 use crate::policy::Policy;
 use crate::prompts::prompt;
 use crate::tokenizer::{BytePairs, Tokenizer};
+use crate::weights::{self, WeightsDtype};
 
 /// A model as it was read.
 #[derive(Clone, Debug)]
@@ -82,32 +82,65 @@ impl Checkpoint {
     /// A file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), LanguageError> {
         std::fs::create_dir_all(folder).map_err(io(folder))?;
-        let write = |name: &str, text: &str| {
+        for (name, text) in self.description() {
             let path = folder.join(name);
-            std::fs::write(&path, text).map_err(io(&path))
-        };
+            std::fs::write(&path, text).map_err(io(&path))?;
+        }
+        let path = folder.join("model.safetensors");
+        let values = self.values.iter().map(Vec::as_slice);
+        let bytes = weights::encode(&self.config, values, WeightsDtype::F32);
+        std::fs::write(&path, bytes).map_err(io(&path))
+    }
+
+    /// Its files but that of its numbers: names and contents.
+    pub fn description(&self) -> Vec<(&'static str, String)> {
         let pretty = |value: &Value| serde_json::to_string_pretty(value).expect("plain values");
-        write("config.json", &pretty(&self.config.to_json()))?;
-        write("tokenizer.json", self.tokenizer.json())?;
         let about = json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
             "chat_template": self.jinja,
         });
-        write("tokenizer_config.json", &pretty(&about))?;
         let generation = json!({ "eos_token_id": self.config.eos_token_id });
-        write("generation_config.json", &pretty(&generation))?;
-        let specs = specs(&self.config);
-        let views = specs.iter().zip(&self.values).map(|(spec, values)| {
-            let bytes = bytemuck::cast_slice(values);
-            let view = TensorView::new(Dtype::F32, spec.shape.clone(), bytes);
-            (spec.name.as_str(), view.expect("as long as its shape says"))
-        });
-        let path = folder.join("model.safetensors");
-        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let views: Vec<_> = views.collect();
-        serialize_to_file(views, Some(metadata), &path).map_err(|error| LanguageError::File {
-            path,
-            why: error.to_string(),
+        vec![
+            ("config.json", pretty(&self.config.to_json())),
+            ("tokenizer.json", self.tokenizer.json().to_owned()),
+            ("tokenizer_config.json", pretty(&about)),
+            ("generation_config.json", pretty(&generation)),
+        ]
+    }
+
+    /// Reads a folder with such files and no numbers.
+    ///
+    /// # Errors
+    /// A file is missing, broken, or of a model that is not known here.
+    pub fn open_description(folder: &Path) -> Result<Self, LanguageError> {
+        let path = folder.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(io(&path))?;
+        let mut config = ModelConfig::from_json(&text).map_err(|error| match error {
+            LanguageError::Config(why) => broken(folder)(why),
+            other => other,
+        })?;
+        let tokenizer = Tokenizer::open(&folder.join("tokenizer.json"))?;
+        if config.eos_token_id.is_empty() {
+            let path = folder.join("generation_config.json");
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let generation: Value = serde_json::from_str(&text).unwrap_or_default();
+            config.eos_token_id = match &generation["eos_token_id"] {
+                Value::Array(many) => many.iter().filter_map(as_token).collect(),
+                one => as_token(one).into_iter().collect(),
+            };
+        }
+        let path = folder.join("tokenizer_config.json");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let about: Value = serde_json::from_str(&text).unwrap_or_default();
+        let jinja = about["chat_template"].as_str();
+        Ok(Self {
+            config,
+            values: Vec::new(),
+            tokenizer,
+            template: jinja
+                .and_then(ChatTemplate::guess)
+                .unwrap_or(ChatTemplate::Plain),
+            jinja: jinja.map(str::to_owned),
         })
     }
 }
@@ -126,36 +159,11 @@ fn broken(path: &Path) -> impl Fn(String) -> LanguageError + use<> {
 }
 
 fn from_folder(folder: &Path) -> Result<Checkpoint, LanguageError> {
-    let path = folder.join("config.json");
-    let text = std::fs::read_to_string(&path).map_err(io(&path))?;
-    let config = ModelConfig::from_json(&text).map_err(|error| match error {
-        LanguageError::Config(why) => broken(folder)(why),
-        other => other,
-    })?;
-    let tokenizer = Tokenizer::open(&folder.join("tokenizer.json"))?;
-    let values = safetensors_of(folder, &config)?;
-    let mut config = config;
-    if config.eos_token_id.is_empty() {
-        let path = folder.join("generation_config.json");
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let generation: Value = serde_json::from_str(&text).unwrap_or_default();
-        config.eos_token_id = match &generation["eos_token_id"] {
-            Value::Array(many) => many.iter().filter_map(as_token).collect(),
-            one => as_token(one).into_iter().collect(),
-        };
-    }
-    let path = folder.join("tokenizer_config.json");
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let about: Value = serde_json::from_str(&text).unwrap_or_default();
-    let jinja = about["chat_template"].as_str();
+    let described = Checkpoint::open_description(folder)?;
+    let values = safetensors_of(folder, &described.config)?;
     Ok(Checkpoint {
-        config,
         values,
-        tokenizer,
-        template: jinja
-            .and_then(ChatTemplate::guess)
-            .unwrap_or(ChatTemplate::Plain),
-        jinja: jinja.map(str::to_owned),
+        ..described
     })
 }
 
@@ -193,7 +201,7 @@ fn safetensors_of(folder: &Path, config: &ModelConfig) -> Result<Vec<Vec<f32>>, 
             .map_err(|error| broken(&path)(format!("not safetensors: {error}")))?;
         for (spec, found) in specs.iter().zip(&mut found) {
             if let Ok(tensor) = tensors.tensor(&spec.name) {
-                *found = Some(numbers(spec, &tensor).map_err(broken(&path))?);
+                *found = Some(weights::numbers(spec, &tensor).map_err(broken(&path))?);
             }
         }
     }
@@ -203,40 +211,6 @@ fn safetensors_of(folder: &Path, config: &ModelConfig) -> Result<Vec<Vec<f32>>, 
             found.ok_or_else(|| broken(folder)(format!("no file has the tensor {}", spec.name)))
         })
         .collect()
-}
-
-fn numbers(spec: &Spec, tensor: &TensorView<'_>) -> Result<Vec<f32>, String> {
-    if tensor.shape() != spec.shape {
-        let (name, got, expected) = (&spec.name, tensor.shape(), &spec.shape);
-        return Err(format!("{name} is {got:?}; config.json says {expected:?}"));
-    }
-    let bytes = tensor.data();
-    let halves = || {
-        bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|two| u16::from_le_bytes(*two))
-    };
-    match tensor.dtype() {
-        Dtype::F32 => {
-            let fours = bytes.as_chunks::<4>().0.iter();
-            Ok(fours.map(|four| f32::from_le_bytes(*four)).collect())
-        }
-        Dtype::BF16 => Ok(halves()
-            .map(|half| f32::from_bits(u32::from(half) << 16))
-            .collect()),
-        Dtype::F16 => Ok(bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|two| crate::gguf::half(*two))
-            .collect()),
-        other => Err(format!(
-            "{} is {other:?}; expected F32, F16 or BF16",
-            spec.name
-        )),
-    }
 }
 
 fn from_gguf(path: &Path) -> Result<Checkpoint, LanguageError> {

@@ -20,7 +20,6 @@ use std::path::{Path, PathBuf};
 
 use header::Tensor;
 use quantised::Encoding;
-pub(crate) use quantised::half;
 
 mod header;
 mod quantised;

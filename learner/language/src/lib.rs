@@ -14,6 +14,7 @@ pub mod data;
 mod error;
 mod examples;
 mod generate;
+mod generator;
 mod gguf;
 pub mod grammar;
 mod kernels;
@@ -30,11 +31,14 @@ mod state_file;
 mod tokenizer;
 pub mod topics;
 mod update;
+pub mod weights;
 
+pub use burn::tensor::Device;
 pub use checkpoint::Checkpoint;
 pub use config::{Family, ModelConfig, RopeScaling};
 pub use error::LanguageError;
 pub use generate::{Completion, Sampling};
+pub use generator::{Drawn, Generator, Rollout};
 pub use gguf::{Gguf, GgufError, Value as GgufValue};
 pub use made::over_grammar;
 pub use parameters::{Parameters, Spec, specs};
@@ -44,6 +48,7 @@ pub use session::{Evaluation, Report, Sample, Session};
 pub use settings::LmConfig;
 pub use tokenizer::Tokenizer;
 pub use update::{Group, Label, Labelled, LossType, Objective, StepStatistics, Trainer};
+pub use weights::WeightsDtype;
 
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,11 @@ impl Policy {
         self.parameters = parameters;
     }
 
+    /// Tokens that a text may have.
+    pub fn positions(&self) -> usize {
+        self.model.positions()
+    }
+
     /// Draws a completion of each prompt, all at once; which one a prompt gets depends on its place among them.
     ///
     /// # Errors

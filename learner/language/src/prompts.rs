@@ -93,11 +93,11 @@ impl Prompts {
     }
 
     /// Those of a step.
-    pub(crate) fn of_step(&self, step: u64, count: usize, seed: u64) -> Vec<&Prompt> {
+    pub(crate) fn of_step(&self, step: u64, count: usize, seed: u64) -> Vec<Prompt> {
         let order = order(step, count, self.training.len(), seed);
         order
             .into_iter()
-            .map(|place| &self.training[place])
+            .map(|place| self.training[place].clone())
             .collect()
     }
 

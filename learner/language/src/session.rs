@@ -9,11 +9,11 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::examples::{Examples, Longest};
+use crate::generator::{Drawn, Generator, Rollout};
 use crate::grammar;
-use crate::prompts::{Prompt, PromptSource, Prompts};
-use crate::reward::{Sample as Judged, Scorer};
+use crate::prompts::{Prompt, PromptSource};
 use crate::update::{Group, StepStatistics, Trainer};
-use crate::{Checkpoint, Completion, LanguageError, LmConfig, Parameters, Policy, Sampling};
+use crate::{Checkpoint, Completion, LanguageError, LmConfig, Parameters, Policy};
 
 /// Prompts that are completed at once in an evaluation.
 const EVALUATED_AT_ONCE: usize = 32;
@@ -21,16 +21,14 @@ const EVALUATED_AT_ONCE: usize = 32;
 /// A training under way.
 pub struct Session {
     config: LmConfig,
-    /// Without its numbers.
-    checkpoint: Checkpoint,
-    prompts: Prompts,
+    generator: Generator,
     /// What is learnt from in place of completions of its own.
     examples: Option<Examples>,
     trainer: Trainer,
-    policy: Policy,
     /// The weights that it began with.
     start: Policy,
-    scorer: Box<dyn Scorer>,
+    /// Completions of the next step that could not be judged yet.
+    held: Option<Drawn>,
     device: Device,
 }
 
@@ -106,34 +104,29 @@ impl Session {
         let examples = data
             .map(|path| Examples::open(path, &checkpoint, longest, config.loss_type))
             .transpose()?;
-        let prompts = Prompts::open(prompts, &checkpoint, config.max_prompt_length)?;
-        let of_examples = examples.as_ref().map_or(0, Examples::longest_prompt);
-        let longest = prompts.longest().max(of_examples);
-        let completion = config.max_completion_length;
-        let positions = longest + completion;
+        let longest = examples.as_ref().map_or(0, Examples::longest_prompt);
         let model = checkpoint.model_config();
-        if positions > model.max_position_embeddings {
-            return Err(LanguageError::Config(format!(
-                "a prompt has {longest} tokens, with max_completion_length {completion} more; the model was made for {}",
-                model.max_position_embeddings
-            )));
-        }
         // Once in memory for all that begin with them.
         let values = std::mem::take(&mut checkpoint.values);
         let parameters = Parameters::from_values(&model, values, device);
-        let policy = || Policy::new(&model, parameters.clone(), positions, device);
-        let (start, policy) = (policy(), policy());
-        let scorer = config.reward.open()?;
+        let generator = Generator::new(
+            config.clone(),
+            checkpoint,
+            parameters.clone(),
+            prompts,
+            longest,
+            device,
+        )?;
+        let positions = generator.policy().positions();
+        let start = Policy::new(&model, parameters.clone(), positions, device);
         let trainer = Trainer::new(&model, parameters, config.objective(), positions, device);
         Ok(Self {
             config,
-            checkpoint,
-            prompts,
+            generator,
             examples,
             trainer,
-            policy,
             start,
-            scorer,
+            held: None,
             device: device.clone(),
         })
     }
@@ -143,18 +136,22 @@ impl Session {
         self.trainer.step_count()
     }
 
+    /// The policy's tensors.
+    pub fn parameters(&self) -> &Parameters {
+        self.trainer.parameters()
+    }
+
     /// Draws completions of the step's prompts, has them judged and learns from them; or learns from the step's
     /// examples.
     ///
     /// # Errors
     /// A completion cannot be judged, or the gradient is not finite; the model is as it was before.
     pub fn step(&mut self) -> Result<Report, LanguageError> {
-        let step = self.trainer.step_count();
-        let config = &self.config;
+        let (step, seed) = (self.trainer.step_count(), self.config.seed);
         if let Some(examples) = &self.examples {
-            let (count, seed) = (config.prompts_per_step, config.seed);
+            let count = self.config.prompts_per_step;
             let statistics = examples.learn(&mut self.trainer, count, seed)?;
-            self.policy
+            self.generator
                 .set_parameters(self.trainer.parameters().clone());
             return Ok(Report {
                 step: step + 1,
@@ -162,44 +159,47 @@ impl Session {
                 ..Report::default()
             });
         }
-        let prompts = self
-            .prompts
-            .of_step(step, config.prompts_per_step, config.seed);
-        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
-        // The prompts' orders have the first half of the streams.
-        rng.set_stream(1 << 63 | step);
-        let each = config.num_generations;
-        let repeated: Vec<&Prompt> = prompts
+        let drawn = match self.held.take() {
+            Some(drawn) => drawn,
+            None => self.generator.draw(step, seed)?,
+        };
+        match self.generator.judge(&drawn) {
+            Ok(rollouts) => self.learn(&rollouts),
+            Err(error) => {
+                self.held = Some(drawn);
+                Err(error)
+            }
+        }
+    }
+
+    /// Learns from completions, wherever they were drawn.
+    ///
+    /// # Errors
+    /// The gradient is not finite; the model is as it was before.
+    pub fn learn(&mut self, rollouts: &[Rollout]) -> Result<Report, LanguageError> {
+        let groups: Vec<Group> = rollouts
             .iter()
-            .flat_map(|prompt| std::iter::repeat_n(*prompt, each))
-            .collect();
-        let tokens: Vec<&[u32]> = repeated.iter().map(|one| one.tokens.as_slice()).collect();
-        let completions = self
-            .policy
-            .complete(&tokens, &config.sampling(), &mut rng)?;
-        let texts = texts(&self.checkpoint, &completions)?;
-        let rewards = judge(self.scorer.as_mut(), &repeated, &texts)?;
-        let groups: Vec<Group> = prompts
-            .iter()
-            .enumerate()
-            .map(|(i, prompt)| Group {
-                prompt: prompt.tokens.clone(),
-                completions: completions[i * each..(i + 1) * each]
+            .map(|rollout| Group {
+                prompt: rollout.prompt.clone(),
+                completions: rollout
+                    .completions
                     .iter()
                     .map(|completion| completion.tokens.clone())
                     .collect(),
-                rewards: rewards[i * each..(i + 1) * each].to_vec(),
+                rewards: rollout.rewards.clone(),
             })
             .collect();
         let statistics = self.trainer.step_on_groups(&groups)?;
-        self.policy
+        self.generator
             .set_parameters(self.trainer.parameters().clone());
-        let (mean, std) = mean_and_std(rewards.iter().map(|reward| f64::from(*reward)));
-        let count = completions.len() as f32;
-        let tokens: usize = completions.iter().map(|one| one.tokens.len()).sum();
-        let unfinished = completions.iter().filter(|one| !one.finished).count();
+        let rewards = rollouts.iter().flat_map(|rollout| &rollout.rewards);
+        let (mean, std) = mean_and_std(rewards.map(|reward| f64::from(*reward)));
+        let completions = || rollouts.iter().flat_map(|rollout| &rollout.completions);
+        let count = completions().count() as f32;
+        let tokens: usize = completions().map(|one| one.tokens.len()).sum();
+        let unfinished = completions().filter(|one| !one.finished).count();
         Ok(Report {
-            step: step + 1,
+            step: self.trainer.step_count(),
             rewards: Some([mean, std].map(|x| x as f32)),
             mean_length: tokens as f32 / count,
             clipped_ratio: unfinished as f32 / count,
@@ -214,12 +214,12 @@ impl Session {
     /// # Errors
     /// A completion cannot be judged.
     pub fn evaluate(&mut self) -> Result<Evaluation, LanguageError> {
-        let sampling = self.config.sampling();
-        let prompts = self.prompts.held_out().iter().cycle();
-        let prompts: Vec<&Prompt> = prompts.take(self.config.eval_completions).collect();
-        let completions = complete(&self.policy, &prompts, &sampling, self.config.seed)?;
-        let texts = texts(&self.checkpoint, &completions)?;
-        let rewards = judge(self.scorer.as_mut(), &prompts, &texts)?;
+        let prompts = self.generator.held_out().iter().cycle().cloned();
+        let prompts: Vec<Prompt> = prompts.take(self.config.eval_completions).collect();
+        let completions = self.complete(&prompts)?;
+        let texts = self.generator.texts(&completions)?;
+        let asked = prompts.iter().map(|prompt| prompt.text.as_str());
+        let rewards = self.generator.rewards(asked, &texts)?;
         let whole: Vec<Vec<u32>> = prompts
             .iter()
             .zip(&completions)
@@ -283,8 +283,9 @@ impl Session {
     /// The file cannot be read, or is another model's.
     pub fn restore(&mut self, path: &Path) -> Result<String, LanguageError> {
         let words = self.trainer.restore(path, &self.device)?;
-        self.policy
+        self.generator
             .set_parameters(self.trainer.parameters().clone());
+        self.held = None;
         Ok(words)
     }
 
@@ -292,49 +293,33 @@ impl Session {
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint {
             values: self.trainer.parameters().values().collect(),
-            ..self.checkpoint.clone()
+            ..self.generator.checkpoint().clone()
         }
     }
-}
 
-/// Completes prompts, so many at once.
-fn complete(
-    policy: &Policy,
-    prompts: &[&Prompt],
-    sampling: &Sampling,
-    seed: u64,
-) -> Result<Vec<Completion>, LanguageError> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(u64::MAX);
-    let mut completions = Vec::with_capacity(prompts.len());
-    for part in prompts.chunks(EVALUATED_AT_ONCE) {
-        let tokens: Vec<&[u32]> = part.iter().map(|one| one.tokens.as_slice()).collect();
-        completions.extend(policy.complete(&tokens, sampling, &mut rng)?);
+    /// The model's files but that of its numbers: names and contents.
+    pub fn description(&self) -> Vec<(&'static str, String)> {
+        self.generator.checkpoint().description()
     }
-    Ok(completions)
-}
 
-fn texts(model: &Checkpoint, completions: &[Completion]) -> Result<Vec<String>, LanguageError> {
-    let texts = completions
-        .iter()
-        .map(|one| model.tokenizer.decode(&one.tokens));
-    texts.collect()
-}
+    /// The model's sizes.
+    pub fn model_config(&self) -> crate::ModelConfig {
+        self.generator.checkpoint().model_config()
+    }
 
-fn judge(
-    scorer: &mut dyn Scorer,
-    prompts: &[&Prompt],
-    texts: &[String],
-) -> Result<Vec<f32>, LanguageError> {
-    let samples: Vec<Judged<'_>> = prompts
-        .iter()
-        .zip(texts)
-        .map(|(prompt, completion)| Judged {
-            prompt: &prompt.text,
-            completion,
-        })
-        .collect();
-    Ok(scorer.score(&samples)?)
+    /// Completes prompts, so many at once; what is drawn is the same each time.
+    fn complete(&self, prompts: &[Prompt]) -> Result<Vec<Completion>, LanguageError> {
+        let sampling = self.config.sampling();
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
+        rng.set_stream(u64::MAX);
+        let mut completions = Vec::with_capacity(prompts.len());
+        for part in prompts.chunks(EVALUATED_AT_ONCE) {
+            let tokens: Vec<&[u32]> = part.iter().map(|one| one.tokens.as_slice()).collect();
+            let policy = self.generator.policy();
+            completions.extend(policy.complete(&tokens, &sampling, &mut rng)?);
+        }
+        Ok(completions)
+    }
 }
 
 impl Sample {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::generate::Sampling;
 use crate::reward::RewardConfig;
 use crate::update::{LossType, Objective};
+use crate::weights::WeightsDtype;
 
 /// Preference optimisation of a language model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +58,14 @@ pub struct LmConfig {
     pub eval_completions: usize,
     /// Steps between checkpoints.
     pub save_steps: u64,
+    /// Steps between the publications of weights to generators.
+    pub weight_sync_steps: u64,
+    /// How the weights go to generators: `f32`, or `bf16`, which is half of the bytes.
+    pub weights_dtype: WeightsDtype,
+    /// Steps that a group's policy may be behind where it is learnt from; what is older is dropped.
+    pub max_staleness: u64,
+    /// Groups that wait to be learnt from, at most; generators wait then.
+    pub queue_maxsize: u64,
     /// What judges completions.
     pub reward: RewardConfig,
 }
@@ -88,6 +97,10 @@ impl Default for LmConfig {
             eval_steps: 15,
             eval_completions: 100,
             save_steps: 50,
+            weight_sync_steps: 1,
+            weights_dtype: WeightsDtype::F32,
+            max_staleness: 4,
+            queue_maxsize: 16,
             reward: RewardConfig::Vader {},
         }
     }
@@ -108,6 +121,8 @@ impl LmConfig {
             ("eval_steps", self.eval_steps),
             ("eval_completions", self.eval_completions as u64),
             ("save_steps", self.save_steps),
+            ("weight_sync_steps", self.weight_sync_steps),
+            ("queue_maxsize", self.queue_maxsize),
         ] {
             ConfigError::at_least_one(field, count)?;
         }

@@ -55,7 +55,7 @@ const fn stream(path: &'static str, callers: Callers) -> Method {
 const WRITERS: [Role; 2] = [Writer, Actor];
 const SAMPLERS: [Role; 2] = [Sampler, Learner];
 
-const METHODS: [Method; 21] = [
+const METHODS: [Method; 23] = [
     stream("/pmpo.replay.v1.Replay/Insert", Roles(&WRITERS)),
     stream("/pmpo.replay.v1.Replay/Sample", Roles(&SAMPLERS)),
     unary("/pmpo.replay.v1.Replay/UpdatePriorities", Roles(&SAMPLERS)),
@@ -67,9 +67,11 @@ const METHODS: [Method; 21] = [
     unary("/pmpo.replay.v1.Replay/ResetTable", Roles(&[])),
     unary("/pmpo.replay.v1.Replay/ListWriters", Roles(&[])),
     unary("/pmpo.replay.v1.Replay/ConfigureTable", Roles(&[])),
-    unary("/pmpo.replay.v1.Replay/CreateTable", Roles(&[])),
+    unary("/pmpo.replay.v1.Replay/CreateTable", Roles(&[Learner])),
     unary("/pmpo.replay.v1.Replay/Checkpoint", Roles(&[])),
     stream("/pmpo.v1.Weights/Subscribe", Roles(&[Actor, Evaluator])),
+    stream("/pmpo.v1.Language/GetModel", Roles(&[Actor])),
+    stream("/pmpo.v1.Language/SubscribeWeights", Roles(&[Actor])),
     stream("/pmpo.v1.Run/Join", Roles(&[Actor, Evaluator])),
     unary("/pmpo.v1.Run/GetRun", Roles(&[Actor, Evaluator])),
     unary("/pmpo.v1.Run/GetStatus", EveryRole),
@@ -147,7 +149,7 @@ mod tests {
         };
         assert_eq!(
             may(Role::Actor),
-            "Insert ListTables Subscribe Join GetRun GetStatus ReportEpisode"
+            "Insert ListTables Subscribe GetModel SubscribeWeights Join GetRun GetStatus ReportEpisode"
         );
         assert_eq!(may(Role::Writer), "Insert ListTables GetStatus");
         assert_eq!(
@@ -160,10 +162,10 @@ mod tests {
         );
         assert_eq!(
             may(Role::Learner),
-            "Sample UpdatePriorities ListTables GetStatus"
+            "Sample UpdatePriorities ListTables CreateTable GetStatus"
         );
         assert_eq!(may(Role::Replay), "GetStatus");
-        assert_eq!(may(Role::Admin).split(' ').count(), 16);
+        assert_eq!(may(Role::Admin).split(' ').count(), 18);
         assert!(method("/pmpo.v1.Weights/Publish").is_none());
     }
 }

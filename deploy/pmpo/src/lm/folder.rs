@@ -178,7 +178,7 @@ pub(super) fn open_model(text: &str) -> Result<Checkpoint> {
     if !path.join(CONFIG).exists() {
         return Checkpoint::open(&path).map_err(as_usage);
     }
-    let config = super::train::settings(Some(&path.join(CONFIG)), &[])?;
+    let config = super::settings::settings(Some(&path.join(CONFIG)), &[])?;
     let start = open_model(&config.run.model)?;
     let Some((_, newest)) = checkpoints(&path).pop() else {
         let error = anyhow!("{}: the run has no checkpoint", path.display());

@@ -1,6 +1,9 @@
 //! `pmpo lm`: language models, trained by preferences, asked and written for others.
 
 mod folder;
+mod generator;
+mod run;
+mod settings;
 mod train;
 
 use std::path::{Path, PathBuf};
@@ -9,18 +12,22 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use pmpo_language::chat::ChatTemplate;
 use pmpo_language::{Checkpoint, LmConfig, PromptSource, Sampling, Session};
+use pmpo_service::telemetry::LogFormat;
 use pmpo_update::DeviceChoice;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::failure::{self, Usage};
 use crate::output::answer;
+use generator::GeneratorArgs;
 use train::TrainArgs;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LmCommand {
     /// Train a model by preferences between its own completions, or go on with a run.
     Train(TrainArgs),
+    /// Complete a run's prompts with its learner's newest weights and write what it is worth to a replay service.
+    Generator(GeneratorArgs),
     /// Complete prompts.
     Generate(GenerateArgs),
     /// Say how likely texts are: a JSON object a text, with its tokens and `ln p` of each but the first.
@@ -96,9 +103,10 @@ pub(crate) struct EvalArgs {
 }
 
 /// Runs one of the commands.
-pub(crate) fn lm(command: LmCommand) -> Result<()> {
+pub(crate) fn lm(command: LmCommand, format: LogFormat) -> Result<()> {
     match command {
-        LmCommand::Train(args) => train::train(args),
+        LmCommand::Train(args) => train::train(args, format),
+        LmCommand::Generator(args) => generator::generator(&args, format),
         LmCommand::Generate(args) => generate(&args),
         LmCommand::Score { model, texts } => score(&model, &texts),
         LmCommand::Eval(args) => eval(&args),
@@ -204,7 +212,7 @@ fn score(model: &str, texts: &[String]) -> Result<()> {
 }
 
 fn eval(args: &EvalArgs) -> Result<()> {
-    let config = train::settings(None, &args.set)?;
+    let config = settings::settings(None, &args.set)?;
     let model = folder::open_model(&args.model)?;
     let device = DeviceChoice::Cpu.open()?;
     let mut session = Session::new(config.lm, model, &prompts(&args.prompts), None, &device)

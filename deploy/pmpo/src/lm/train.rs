@@ -1,28 +1,32 @@
-//! `pmpo lm train`: a run in one process, from its folder to its end.
+//! `pmpo lm train`: a run from its folder to its end, in one process or as the learner of generators in others.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
-use pmpo_language::{LanguageError, LmConfig, Report, Session};
-use pmpo_service::config::Layers;
+use pmpo_generator::{Described, GroupQueue, Publisher, RunFile, create_tables};
+use pmpo_language::Session;
 use pmpo_service::files::write_atomically;
 use pmpo_service::folder_lock::FolderLock;
-use pmpo_service::shutdown;
+use pmpo_service::grpc::Listener;
+use pmpo_service::identity;
+use pmpo_service::readiness::Readiness;
+use pmpo_service::security::{Credentials, Role};
+use pmpo_service::telemetry::LogFormat;
 use pmpo_update::DeviceChoice;
-use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::folder::{self, Row};
+use super::folder;
+use super::run::{Before, Remote, Run, Since};
+use super::settings::{Settings, settings};
+use crate::cli::{ServiceArgs, own_address};
 use crate::failure::{self, Usage};
-use crate::output::{complain, tell};
-use crate::run_folder::CONFIG;
-
-/// Times that completions are offered again to a reward that fails.
-const TRIES: u32 = 5;
-/// Time before the second try; each further one waits twice as long.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+use crate::output::tell;
+use crate::roles::Process;
+use crate::run_folder::{self, CONFIG};
 
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
@@ -60,52 +64,14 @@ pub(crate) struct TrainArgs {
     /// Go on from the newest checkpoint in the run's folder.
     #[arg(long)]
     resume: bool,
-}
-
-/// A run's configuration.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Settings {
-    pub(super) run: RunSettings,
-    pub(super) lm: LmConfig,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct RunSettings {
-    /// What is trained.
-    pub(super) model: String,
-    /// What is completed.
-    pub(super) prompts: String,
-    /// What is learnt from in place of completions of its own.
-    pub(super) data: Option<String>,
-    /// Where.
-    pub(super) device: String,
-}
-
-impl Default for RunSettings {
-    fn default() -> Self {
-        Self {
-            model: "smollm2".to_owned(),
-            prompts: "topics".to_owned(),
-            data: None,
-            device: "cpu".to_owned(),
-        }
-    }
-}
-
-/// Defaults, file, environment and assignments, one over the other.
-pub(super) fn settings(file: Option<&Path>, assignments: &[String]) -> Result<Settings> {
-    let layers = Layers {
-        preset: None,
-        file,
-        assignments,
-        moved: &[],
-    };
-    let settings: Settings = pmpo_service::config::load(layers).map_err(Usage::new)?;
-    let checked = settings.lm.validate();
-    checked.map_err(|error| Usage::new(anyhow!("lm.{error}")))?;
-    Ok(settings)
+    /// Learn from what generators write to the replay service at these addresses, its shards; repeatable.
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
+    replay: Vec<String>,
+    /// Address to serve generators on; port 0 lets the system choose.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7002", value_parser = own_address, requires = "replay")]
+    listen: SocketAddr,
+    #[command(flatten)]
+    service: ServiceArgs,
 }
 
 impl TrainArgs {
@@ -129,7 +95,14 @@ impl TrainArgs {
         let flags = flags
             .into_iter()
             .filter_map(|(key, value)| Some(format!("{key}={}", value?)));
-        let assignments: Vec<String> = self.set.iter().cloned().chain(flags).collect();
+        let security = self.service.security.assignments();
+        let assignments: Vec<String> = self
+            .set
+            .iter()
+            .cloned()
+            .chain(flags)
+            .chain(security)
+            .collect();
         let stored = self.run_dir.join(CONFIG);
         let file = match (&self.config, self.resume) {
             (None, true) => Some(stored.as_path()),
@@ -140,7 +113,7 @@ impl TrainArgs {
 }
 
 /// Trains a model by preferences between its completions.
-pub(super) fn train(args: TrainArgs) -> Result<()> {
+pub(super) fn train(args: TrainArgs, format: LogFormat) -> Result<()> {
     let run_dir = &args.run_dir;
     let begun = !folder::checkpoints(run_dir).is_empty() || run_dir.join(CONFIG).exists();
     if begun != args.resume {
@@ -175,248 +148,93 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
     let path = run_dir.join(CONFIG);
     let text = toml::to_string(&settings)?;
     write_atomically(&path, text.as_bytes()).map_err(failure::storage(&path))?;
-    // For the signals alone.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
-    let stop = runtime.block_on(async { shutdown::on_signals() })?;
     let step = session.step_count();
     tell!("training {} in {}", settings.run.model, run_dir.display());
-    let run = Run {
-        rows: folder::rows(run_dir, step),
-        run_dir,
-        config: settings.lm,
-        session,
-        began: Instant::now(),
-        before,
-        since: Since::default(),
+    pmpo_generator::metrics::describe_learner();
+    let credentials = settings.credentials(Role::Learner)?;
+    let remote = !args.replay.is_empty();
+    let name = run_folder::name(run_dir)?;
+    let uid = run_folder::uid(run_dir)?;
+    identity::set_run(&name, &uid);
+    let process = Process {
+        role: "learner",
+        index: Some(0),
+        args: &args.service,
+        format,
+        watched: None,
     };
-    run.go(&stop)
-}
-
-impl RunSettings {
-    /// The same files from wherever the run goes on.
-    fn absolute(&mut self) -> Result<()> {
-        let data = self.data.as_mut().map(|data| (data, &[][..]));
-        let others = [
-            (&mut self.model, &["smollm2"][..]),
-            (&mut self.prompts, &["grammar", "topics"]),
-        ];
-        for (text, names) in others.into_iter().chain(data) {
-            if !names.contains(&text.as_str()) {
-                let path = Path::new(text.as_str()).canonicalize();
-                let path = path.map_err(|error| Usage::new(anyhow!("{text}: {error}")))?;
-                let path = path.into_os_string().into_string();
-                *text = path.map_err(|path| Usage::new(anyhow!("{path:?}: expected UTF-8")))?;
+    let listen = remote.then_some((args.listen, &credentials));
+    process.run(listen, async |listener, stop| {
+        let served = match listener {
+            Some(listener) => {
+                let run = RunFile {
+                    run: name,
+                    run_uid: uid,
+                    prompts: settings.run.prompts.clone(),
+                    settings: settings.lm.clone(),
+                };
+                let description = session.description();
+                let described = Described::new(&run, description, &prompts);
+                let described =
+                    described.map_err(|error| Usage::new(anyhow!("{}: {error}", run.prompts)))?;
+                let opened = serve(
+                    &args,
+                    &settings,
+                    &session,
+                    described,
+                    listener,
+                    &credentials,
+                    &stop,
+                );
+                let Some(served) = opened.await? else {
+                    return Ok(());
+                };
+                Some(served)
             }
-        }
-        Ok(())
-    }
-}
-
-impl Settings {
-    /// Refuses to go on with another model, prompts, or what the state depends on.
-    fn agree_with(&self, run_dir: &Path) -> Result<()> {
-        let stored = settings(Some(&run_dir.join(CONFIG)), &[])?;
-        for (key, now, before) in [
-            ("run.model", Some(&self.run.model), Some(&stored.run.model)),
-            (
-                "run.prompts",
-                Some(&self.run.prompts),
-                Some(&stored.run.prompts),
-            ),
-            ("run.data", self.run.data.as_ref(), stored.run.data.as_ref()),
-        ] {
-            if now != before {
-                let [now, before] = [now, before].map(|text| text.map_or("none", String::as_str));
-                let error = anyhow!("{key}: the run has {before}; it cannot go on with {now}");
-                return Err(Usage::new(error).into());
-            }
-        }
-        let (now, before) = (&self.lm, &stored.lm);
-        if (now.seed, now.train_last_layers) != (before.seed, before.train_last_layers) {
-            let error = anyhow!(
-                "lm.seed and lm.train_last_layers: the run has {} and {}; it cannot go on with {} and {}",
-                before.seed,
-                before.train_last_layers,
-                now.seed,
-                now.train_last_layers
-            );
-            return Err(Usage::new(error).into());
-        }
-        Ok(())
-    }
-}
-
-/// What was spent by earlier parts of a run.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct Before {
-    wall_s: f64,
-}
-
-/// Seen since the last evaluation.
-#[derive(Default)]
-struct Since {
-    rewards: f64,
-    steps: u32,
-    tokens: usize,
-    time: Duration,
-    last: Report,
-}
-
-/// A run under way.
-struct Run<'a> {
-    run_dir: &'a Path,
-    config: LmConfig,
-    session: Session,
-    rows: Vec<Row>,
-    began: Instant,
-    before: Before,
-    since: Since,
-}
-
-impl Run<'_> {
-    fn go(mut self, stop: &CancellationToken) -> Result<()> {
-        if self.rows.is_empty() {
-            self.evaluate(stop)?;
-        }
-        let mut saved = None;
-        while self.session.step_count() < self.config.max_steps && !stop.is_cancelled() {
-            let began = Instant::now();
-            let Some(report) = self.patiently(stop, Session::step)? else {
-                break;
-            };
-            self.since.take(report, began.elapsed());
-            let step = self.session.step_count();
-            if step.is_multiple_of(self.config.eval_steps) {
-                self.evaluate(stop)?;
-            }
-            if step.is_multiple_of(self.config.save_steps) {
-                saved = Some(step);
-                if let Err(error) = self.save() {
-                    complain!(
-                        "checkpoint of step {step}: {error:#}; it is tried again at the next"
-                    );
-                    saved = None;
-                }
-            }
-        }
-        let step = self.session.step_count();
-        if self.rows.last().is_none_or(|row| row.learner_steps != step) && !stop.is_cancelled() {
-            self.evaluate(stop)?;
-        }
-        if saved != Some(step) {
-            self.save()?;
-        }
-        let why = match stop.is_cancelled() {
-            true => "stopped",
-            false => "reached lm.max_steps",
+            None => None,
         };
-        tell!("{why} after {step} steps; {}", self.run_dir.display());
-        Ok(())
-    }
-
-    /// What the session is asked for; completions that cannot be judged are held back and offered again. `None` when
-    /// it is to stop meanwhile.
-    fn patiently<T>(
-        &mut self,
-        stop: &CancellationToken,
-        ask: impl Fn(&mut Session) -> Result<T, LanguageError>,
-    ) -> Result<Option<T>> {
-        let mut wait = FIRST_WAIT;
-        for tried in 1.. {
-            match ask(&mut self.session) {
-                Ok(answer) => return Ok(Some(answer)),
-                Err(LanguageError::Reward(error)) if tried < TRIES => {
-                    complain!("{error}; its completions are held back for {wait:?}");
-                    let until = Instant::now() + wait;
-                    while Instant::now() < until {
-                        if stop.is_cancelled() {
-                            return Ok(None);
-                        }
-                        std::thread::sleep(Duration::from_millis(50));
-                    }
-                    wait *= 2;
-                }
-                Err(error) => {
-                    // What was learnt so far is worth keeping.
-                    self.save()?;
-                    return Err(error.into());
-                }
-            }
+        let (remote, serving) = served.unzip();
+        let run = Run {
+            rows: folder::rows(run_dir, step),
+            run_dir,
+            config: settings.lm,
+            session,
+            remote,
+            began: Instant::now(),
+            before,
+            since: Since::default(),
+        };
+        // The update has this thread; others serve.
+        let outcome = tokio::task::block_in_place(|| run.go(&stop));
+        stop.cancel();
+        if let Some(serving) = serving {
+            serving.await?;
         }
-        unreachable!("the last try answers")
-    }
-
-    fn evaluate(&mut self, stop: &CancellationToken) -> Result<()> {
-        let step = self.session.step_count();
-        let Some(evaluation) = self.patiently(stop, Session::evaluate)? else {
-            return Ok(());
-        };
-        let since = std::mem::take(&mut self.since);
-        let steps = f64::from(since.steps.max(1));
-        let completions = self.config.prompts_per_step * self.config.num_generations;
-        let row = Row {
-            wall_s: self.wall_s(),
-            env_steps: step * completions as u64,
-            learner_steps: step,
-            policy_version: step,
-            eval_return_mean: evaluation.reward_mean,
-            eval_return_std: evaluation.reward_std,
-            train_return_mean: (since.steps > 0).then_some(since.rewards / steps),
-            eval_mean_length: evaluation.mean_length,
-            eval_clipped_ratio: evaluation.clipped_ratio,
-            eval_repeated: evaluation.repeated,
-            eval_start_log_probability: evaluation.start_log_probability,
-            eval_parses: evaluation.parses,
-            kl: f64::from(since.last.statistics.kl),
-            entropy: f64::from(since.last.statistics.entropy),
-            tokens_per_s: since.tokens as f64 / since.time.as_secs_f64().max(1e-9),
-        };
-        let parses = row.eval_parses.map(|share| format!(", parses {share:.2}"));
-        tell!(
-            "step {step}: held-out reward {:.3} (std {:.3}){}, {:.1} tokens, {:.2} nats a token under the first model, \
-             KL {:.2}, {:.0} tokens/s",
-            row.eval_return_mean,
-            row.eval_return_std,
-            parses.unwrap_or_default(),
-            row.eval_mean_length,
-            -row.eval_start_log_probability,
-            row.kl,
-            row.tokens_per_s,
-        );
-        self.rows.push(row);
-        let path = self.run_dir.join(folder::SAMPLES);
-        let samples = folder::write_samples(&path, step, &evaluation.samples);
-        let samples = samples.map_err(failure::storage(&path));
-        if let Err(error) = samples.and_then(|()| folder::write_rows(self.run_dir, &self.rows)) {
-            // A report does not stop what it reports on.
-            complain!("{error:#}");
-        }
-        Ok(())
-    }
-
-    fn save(&self) -> Result<()> {
-        let words = Before {
-            wall_s: self.wall_s(),
-        };
-        folder::save(self.run_dir, &self.session, &serde_json::to_string(&words)?)
-    }
-
-    fn wall_s(&self) -> f64 {
-        self.before.wall_s + self.began.elapsed().as_secs_f64()
-    }
+        outcome
+    })
 }
 
-impl Since {
-    fn take(&mut self, report: Report, time: Duration) {
-        if let Some([mean, _]) = report.rewards {
-            self.rewards += f64::from(mean);
-            self.steps += 1;
-        }
-        self.tokens += report.tokens;
-        self.time += time;
-        self.last = report;
+/// Makes the queue and serves the run to generators; `None` when told to stop before.
+async fn serve(
+    args: &TrainArgs,
+    settings: &Settings,
+    session: &Session,
+    described: Described,
+    listener: Listener,
+    credentials: &Credentials,
+    stop: &CancellationToken,
+) -> Result<Option<(Remote, JoinHandle<()>)>> {
+    pmpo_replay_client::metrics::describe();
+    let readiness = Readiness::new(&[], stop);
+    if !create_tables(&args.replay, &settings.lm, credentials, stop).await? {
+        return Ok(None);
     }
+    let model = session.model_config();
+    let vocabulary = model.vocab_size;
+    let queue = GroupQueue::new(&args.replay, &settings.lm, vocabulary, credentials, stop)?;
+    let dtype = settings.lm.weights_dtype;
+    let publisher = Publisher::new(model, dtype, session.parameters(), session.step_count());
+    let serving = publisher.serve(described, listener, readiness, stop.clone());
+    let serving = tokio::spawn(serving);
+    Ok(Some((Remote { publisher, queue }, serving)))
 }

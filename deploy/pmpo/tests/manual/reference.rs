@@ -66,6 +66,7 @@ fn metrics_tables() -> String {
         ("Replay", "replay/src/metrics.rs"),
         ("Learner", "learner/src/metrics.rs"),
         ("Actors and evaluators", "actor/src/metrics.rs"),
+        ("Language models", "learner/generator/src/metrics.rs"),
         (
             "Clients of the replay, in actors and learner",
             "replay/client/src/metrics.rs",

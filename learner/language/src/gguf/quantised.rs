@@ -103,7 +103,7 @@ fn blocks<const B: usize, const V: usize>(
 }
 
 /// A half-precision number, exactly.
-pub(crate) fn half(bytes: [u8; 2]) -> f32 {
+fn half(bytes: [u8; 2]) -> f32 {
     let bits = u32::from(u16::from_le_bytes(bytes));
     let sign = (bits & 0x8000) << 16;
     let exponent = (bits >> 10) & 0x1f;
