@@ -373,7 +373,57 @@ ACTORS = dashboard(
         ]),
     ])
 
-DASHBOARDS = {"overview": OVERVIEW, "replay": REPLAY, "learner": LEARNER, "actors": ACTORS}
+LANGUAGE = dashboard(
+    "pmpo-language", "PMPO / Language", "A language model's run: what its completions are worth, how fast they come, "
+    "and how old they are.", [], [
+        ("Learning", [
+            graph("Reward", "none", "Of the newest step's completions and of the newest evaluation on held-out prompts. "
+                  "The first may rise by what the second does not see.",
+                  ("pmpo_language_reward_mean", "training"),
+                  ("pmpo_language_evaluation_reward_mean", "held out"), width=9),
+            graph("Spread of rewards", "none", "Standard deviation in a step. Without any, no completion is better than "
+                  "another, and nothing is learned.",
+                  ("pmpo_language_reward_std", "training"), width=5),
+            graph("KL to the reference", "none", "KL(reference || policy) of a completion in nats, exact, summed over its "
+                  "tokens. It falls to 0 where the reference becomes a copy of the policy.",
+                  ("pmpo_language_kl_nats", "KL"), width=5),
+            graph("Entropy", "none", "Of a token, in nats. Near 0 all completions are alike.",
+                  ("pmpo_language_entropy_nats", "entropy"), width=5),
+            graph("Length", "none", "Tokens of a completion.",
+                  ("pmpo_language_completion_tokens_mean", "tokens"), width=6),
+            graph("Unfinished", "percentunit", "Completions that lm.max_completion_length has cut.",
+                  ("pmpo_language_completions_clipped_ratio", "cut"), top=1, width=6),
+            graph("Learner steps", "short", "Over all resumptions.", ("pmpo_language_steps", "steps"), width=6),
+            graph("Weights published", "suffix: /min", "Sets of weights, a minute.",
+                  ("60 * rate(pmpo_language_weights_published_total[2m])", "sets"), width=6),
+        ]),
+        ("Generators", [
+            graph("Tokens a second", "suffix: tokens/s", "Drawn by all generators, and learnt from.",
+                  (f"sum(rate(pmpo_generator_tokens_total{RATE}))", "drawn"),
+                  (f"rate(pmpo_language_tokens_total{RATE})", "learnt from")),
+            graph("Groups", "suffix: groups/s", "Handed to the replay, by generator.",
+                  (f"rate(pmpo_generator_groups_total{RATE})", "{{instance}}")),
+            graph("Time of the generators' threads", "percentunit", "drawing; judging: the reward's; waiting: for room in "
+                  "the queue, so that the learner is slower.",
+                  ("avg by (state) (rate(pmpo_generator_worker_seconds_total[1m]))", "{{state}}"), stacked=True, top=1),
+            graph("Failures of the reward", "none", "In the last ten minutes; completions are held back meanwhile.",
+                  ("increase(pmpo_generator_reward_failures_total[10m])", "{{instance}}"), width=12),
+            graph("Lost subscriptions", "none", "To the learner's weights, in the last ten minutes.",
+                  ("increase(pmpo_generator_subscription_failures_total[10m])", "{{instance}}"), width=12),
+        ]),
+        ("Age", [
+            graph("Staleness", "suffix: steps", "Learner steps that the policies of the newest step's groups lie behind, on "
+                  "average; bounded by lm.max_staleness.",
+                  ("pmpo_language_staleness_steps", "mean")),
+            graph("Behind the learner", "suffix: steps", "Learner steps between the newest weights and a generator's.",
+                  ("scalar(max(pmpo_language_steps)) - pmpo_generator_policy_version", "{{instance}}")),
+            graph("Dropped groups", "none", "In the last ten minutes: too old, or not as the run lays them out.",
+                  ("increase(pmpo_language_stale_groups_total[10m])", "too old"),
+                  ("increase(pmpo_language_refused_groups_total[10m])", "refused")),
+        ]),
+    ])
+
+DASHBOARDS = {"overview": OVERVIEW, "replay": REPLAY, "learner": LEARNER, "actors": ACTORS, "language": LANGUAGE}
 
 
 def rendered():

@@ -1,4 +1,5 @@
-"""The live part of dashboards.py: `pmpo train` as a user runs it, a Prometheus that scrapes it, and every
+"""The live part of dashboards.py: `pmpo train` as a user runs it, and beside it a learner and a generator of a small
+language model; a Prometheus that scrapes them, and every
 expression of every panel, variable, recording rule and alert put to Prometheus' HTTP API.
 
 A panel's or a recording rule's expression must return at least one finite number. An alert must be
@@ -66,6 +67,7 @@ def check(panels, rule_files, hold):
         try:
             gpu_port = serve_gpu_page()
             processes.append(start_training(pmpo, folder, run))
+            processes += start_language(pmpo, folder)
             prometheus, url = start_prometheus(folder, run, gpu_port, rule_files)
             processes.append(prometheus)
             problems = wait_and_judge(processes, url, panels)
@@ -109,6 +111,33 @@ def start_training(pmpo, folder, run):
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
+def start_language(pmpo, folder):
+    """A replay, a learner and a generator of a small language model, without a limit."""
+    place = folder / "language"
+    place.mkdir()
+    subprocess.run([pmpo, "lm", "grammar", place / "model", "--steps", "60"], stdout=subprocess.DEVNULL, check=True)
+    processes, addresses = [], {}
+
+    def start(role, *command):
+        announcement = place / f"{role}.json"
+        command = [pmpo, *command, "--announce", announcement]
+        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        deadline = time.monotonic() + 60
+        while not announcement.is_file() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        addresses[role] = json.loads(announcement.read_text())
+
+    start("replay", "replay", "--listen", "127.0.0.1:0")
+    replay = addresses["replay"]["listen"]
+    start("learner", "lm", "train", "--model", place / "model", "--prompts", "grammar", "--run-dir", place / "run",
+          "--replay", replay, "--listen", "127.0.0.1:0", "--max-steps", "1000000",
+          "--set", "lm.prompts_per_step=4", "--set", "lm.eval_steps=50")
+    start("generator", "lm", "generator", "--replay", replay, "--learner", addresses["learner"]["listen"])
+    targets = [addresses[role]["metrics"] for role in ("learner", "generator")]
+    (place / "targets.json").write_text(json.dumps([{"targets": targets}]))
+    return processes
+
+
 def start_prometheus(folder, run, gpu_port, rule_files):
     """A Prometheus that scrapes the run each second, with the rules as they are."""
     config = {
@@ -117,6 +146,7 @@ def start_prometheus(folder, run, gpu_port, rule_files):
         "scrape_configs": [
             {"job_name": "pmpo", "file_sd_configs": [
                 {"files": [f"{run}/roles/*.targets.json"], "refresh_interval": "1s"}]},
+            {"job_name": "language", "file_sd_configs": [{"files": [str(folder / "language/targets.json")]}]},
             {"job_name": "gpu-stand-in", "static_configs": [{"targets": [f"127.0.0.1:{gpu_port}"]}]},
         ],
     }

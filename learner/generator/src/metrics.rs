@@ -1,7 +1,7 @@
 //! Names of the metrics of language models' runs.
 
 use ::metrics::Unit::{Count, Seconds};
-use ::metrics::{describe_counter, describe_gauge};
+use ::metrics::{counter, describe_counter, describe_gauge};
 
 /// Learner steps taken, over all resumptions.
 pub const STEPS: &str = "pmpo_language_steps";
@@ -83,6 +83,8 @@ pub fn describe_learner() {
         (PUBLICATIONS, "Sets of weights published to generators"),
     ] {
         describe_counter!(name, Count, description);
+        // They may stay at 0.
+        counter!(name).increment(0);
     }
 }
 
@@ -101,6 +103,8 @@ pub fn describe_generator() {
         ),
     ] {
         describe_counter!(name, Count, description);
+        // They may stay at 0.
+        counter!(name).increment(0);
     }
     describe_counter!(
         WORKER_SECONDS,

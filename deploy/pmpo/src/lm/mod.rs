@@ -28,6 +28,12 @@ pub(crate) enum LmCommand {
     Train(TrainArgs),
     /// Complete a run's prompts with its learner's newest weights and write what it is worth to a replay service.
     Generator(GeneratorArgs),
+    /// Print the configuration of a run as TOML, every key with its value.
+    Config {
+        /// A key, as `lm.beta=0.5`; repeatable.
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
     /// Complete prompts.
     Generate(GenerateArgs),
     /// Say how likely texts are: a JSON object a text, with its tokens and `ln p` of each but the first.
@@ -107,6 +113,11 @@ pub(crate) fn lm(command: LmCommand, format: LogFormat) -> Result<()> {
     match command {
         LmCommand::Train(args) => train::train(args, format),
         LmCommand::Generator(args) => generator::generator(&args, format),
+        LmCommand::Config { set } => {
+            let settings = settings::settings(None, &set)?;
+            answer!("{}", toml::to_string(&settings)?.trim_end())?;
+            Ok(())
+        }
         LmCommand::Generate(args) => generate(&args),
         LmCommand::Score { model, texts } => score(&model, &texts),
         LmCommand::Eval(args) => eval(&args),

@@ -10,7 +10,7 @@ use crate::reference::pmpo;
 use crate::source::{Configured, configured_types, doc, serde};
 
 /// What a kind wants of other keys, to be valid.
-const COMPANIONS: [(&str, &[&str]); 4] = [
+const COMPANIONS: [(&str, &[&str]); 7] = [
     (
         "policy.head.kind=categorical",
         &["update.policy_loss.kl.kind=joint"],
@@ -27,7 +27,13 @@ const COMPANIONS: [(&str, &[&str]); 4] = [
         "update.priorities.kind=td_error",
         &["replay.table.sampler=prioritized"],
     ),
+    ("lm.reward.kind=length", &["lm.reward.target_words=20"]),
+    ("lm.reward.kind=http", &["lm.reward.url=\"http://judge:5000\""]),
+    ("lm.reward.kind=command", &["lm.reward.command=[\"judge\"]"]),
 ];
+
+/// The section of language models.
+const LANGUAGE: &str = "lm";
 
 /// The keys of a table, with the kinds that must have been chosen for them to be there.
 struct Section {
@@ -191,16 +197,33 @@ fn sections() -> Vec<Section> {
         let (is, fields) = (doc(&section.attrs), section.fields.clone());
         walk.table(&name, &[], is, &fields);
     }
+    let Some(Configured::Struct(language)) = walk.named("LmConfig") else {
+        panic!("LmConfig: expected a struct");
+    };
+    let (is, fields) = (doc(&language.attrs), language.fields.clone());
+    walk.table(LANGUAGE, &[], is, &fields);
     walk.sections
 }
 
-/// What `pmpo config print` says with these kinds.
-fn printed(kinds: &[String]) -> toml::Value {
-    let mut arguments = vec!["config", "print"];
+/// Whether a key is one of language models' runs, which have a configuration of their own.
+fn of_language(path: &str) -> bool {
+    path.split('.').next() == Some(LANGUAGE)
+}
+
+/// What else a kind is to be given.
+fn companions(kind: &str) -> &'static [&'static str] {
+    let found = COMPANIONS.iter().find(|(of, _)| *of == kind);
+    found.map_or(&[], |(_, companions)| companions)
+}
+
+/// What `pmpo config print`, or `pmpo lm config`, says with these kinds.
+fn printed(language: bool, kinds: &[String]) -> toml::Value {
+    let mut arguments = match language {
+        true => vec!["lm", "config"],
+        false => vec!["config", "print"],
+    };
     for kind in kinds {
-        let companions = COMPANIONS.iter().find(|(of, _)| of == kind);
-        let companions = companions.map_or(&[][..], |(_, companions)| companions);
-        for assignment in companions.iter().copied().chain([kind.as_str()]) {
+        for assignment in companions(kind).iter().copied().chain([kind.as_str()]) {
             arguments.extend(["--set", assignment]);
         }
     }
@@ -226,7 +249,7 @@ fn leaves(value: &toml::Value, path: &str, found: &mut BTreeSet<String>) {
 pub(crate) fn text() -> String {
     let mut text = String::new();
     for section in sections() {
-        let printed = printed(&section.kinds);
+        let printed = printed(of_language(&section.path), &section.kinds);
         let level = if section.path.contains('.') {
             "###"
         } else {
@@ -247,7 +270,11 @@ pub(crate) fn text() -> String {
         for key in section.keys {
             let value = value(&printed, &key.path);
             assert!(value.is_some() || key.optional, "{} has no value", key.path);
-            let value = value.map_or("not set".to_owned(), |value| format!("`{value}`"));
+            let given = section.kinds.iter().flat_map(|kind| companions(kind));
+            let value = match given.map(|given| given.split('=').next()).any(|of| of == Some(&key.path)) {
+                true => "to be given".to_owned(),
+                false => value.map_or("not set".to_owned(), |value| format!("`{value}`")),
+            };
             let is = key.is.replace('|', "\\|");
             writeln!(text, "| `{}` | {value} | {is} |", key.path).expect("a string");
         }
@@ -259,7 +286,9 @@ pub(crate) fn text() -> String {
 #[test]
 fn every_key_that_is_printed_is_described() {
     let mut printed_keys = BTreeSet::new();
-    leaves(&printed(&[]), "", &mut printed_keys);
+    leaves(&printed(false, &[]), "", &mut printed_keys);
+    let language = printed(true, &[]);
+    leaves(&language[LANGUAGE], LANGUAGE, &mut printed_keys);
     let sections = sections();
     let described: BTreeSet<String> = sections
         .into_iter()
