@@ -2,13 +2,18 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use common::{Process, wait_for};
+use pmpo_language::grammar;
+use pmpo_language::reward::compound;
 use pmpo_proto::replay::v1::replay_client::ReplayClient;
 use pmpo_proto::replay::v1::{ListTablesRequest, TableCounters};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
 
 fn pmpo(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pmpo"));
@@ -466,4 +471,97 @@ fn a_killed_generator_and_a_stalled_reward_lose_nothing() {
     assert_eq!(learner.stop(), Some(0));
     assert_eq!(replay.stop(), Some(0));
     assert!(folder.join("run/checkpoints").read_dir().unwrap().count() > 0);
+}
+
+/// Of two completions of a prompt the one that reads better is the better one; what has learnt that from pairs (Bradley
+/// and Terry) says so of pairs that it has not seen, and judges a run.
+#[test]
+fn a_reward_is_learnt_from_pairs() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    works(folder, &["lm", "grammar", "model", "--steps", "60"]);
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut waiting: HashMap<String, String> = HashMap::new();
+    let (mut lines, mut count) = (String::new(), 0);
+    while count < 1500 {
+        let (prompt, text) = grammar::sample(&mut rng, false);
+        let [prompt, text] = [prompt, text].map(|words| words.join(" "));
+        let Some(other) = waiting.remove(&prompt) else {
+            waiting.insert(prompt, text);
+            continue;
+        };
+        let mut both = [text, other];
+        both.sort_by(|a, b| compound(b).total_cmp(&compound(a)));
+        let [chosen, rejected] = &both;
+        // As judges of whom one may ask it.
+        if compound(chosen) > compound(rejected) + 0.5 {
+            let line =
+                serde_json::json!({ "prompt": prompt, "chosen": chosen, "rejected": rejected });
+            lines += &format!("{line}\n");
+            count += 1;
+        }
+    }
+    std::fs::write(folder.join("pairs.jsonl"), lines).unwrap();
+    let learn = [
+        "lm",
+        "reward",
+        "pairs.jsonl",
+        "reward",
+        "--model",
+        "model",
+        "--learning-rate",
+        "1e-3",
+        "--steps",
+        "250",
+    ];
+    let report = works(folder, &learn);
+    let report: serde_json::Value = serde_json::from_str(report.trim()).unwrap();
+    assert_eq!(report["pairs"], 1400, "a tenth is held out, at most 100");
+    let right = report["held_out_accuracy"].as_f64().unwrap();
+    assert!(right >= 0.8, "{report}");
+    let (code, line) = refused(folder, &learn);
+    assert_eq!(
+        (code, line.contains("expected a new folder")),
+        (2, true),
+        "{line}"
+    );
+
+    let mut arguments = train(
+        "run",
+        &[
+            "--model",
+            "model",
+            "--prompts",
+            "grammar",
+            "--max-steps",
+            "2",
+        ],
+    );
+    arguments.extend(["--set", "lm.reward={kind=\"model\", path=\"reward\"}"]);
+    works(folder, &arguments);
+    let samples = std::fs::read_to_string(folder.join("run/samples.jsonl")).unwrap();
+    let samples: Vec<serde_json::Value> = samples
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    // What it says of the model's own completions goes with how they read.
+    let [mut good, mut bad] = [vec![], vec![]];
+    for sample in &samples {
+        let reads = compound(sample["completion"].as_str().unwrap());
+        let of = if reads > 0.3 {
+            &mut good
+        } else if reads < -0.3 {
+            &mut bad
+        } else {
+            continue;
+        };
+        of.push(sample["reward"].as_f64().unwrap());
+    }
+    let mean = |rewards: &[f64]| rewards.iter().sum::<f64>() / rewards.len() as f64;
+    assert!(
+        mean(&good) > mean(&bad) + 0.5,
+        "{} and {}",
+        mean(&good),
+        mean(&bad)
+    );
 }

@@ -76,6 +76,17 @@ pub enum Text {
 
 impl Text {
     /// What a user says, alone.
+    /// What is in it, without who said it.
+    pub(crate) fn said_alone(&self) -> String {
+        match self {
+            Self::Plain(text) => text.clone(),
+            Self::Chat(messages) => {
+                let said: Vec<&str> = messages.iter().map(|one| one.content.as_str()).collect();
+                said.join("\n")
+            }
+        }
+    }
+
     pub(crate) fn said(text: &str) -> Self {
         Self::Chat(vec![Message {
             role: Role::User,

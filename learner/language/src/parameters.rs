@@ -73,6 +73,21 @@ pub fn specs(config: &ModelConfig) -> Vec<Spec> {
     all
 }
 
+/// Which tensors are trained where the last so many layers are; 0: all.
+pub(crate) fn trained(config: &ModelConfig, last_layers: usize) -> Vec<bool> {
+    let from = match last_layers {
+        0 => None,
+        last => Some(config.num_hidden_layers.saturating_sub(last)),
+    };
+    let is_trained = |spec: &Spec| match (from, spec.layer) {
+        (None, _) => true,
+        (Some(from), Some(layer)) => layer >= from,
+        // The embedding, which makes logits too, stays as it is; so does the last normalisation.
+        (Some(_), None) => false,
+    };
+    specs(config).iter().map(is_trained).collect()
+}
+
 /// One tensor, of one or two axes.
 #[derive(Clone, Debug)]
 pub(crate) enum Parameter {
@@ -175,6 +190,18 @@ impl Parameters {
         Self {
             tensors: tensors
                 .map(|(spec, values)| Parameter::new(values, &spec.shape, device))
+                .collect(),
+        }
+    }
+
+    /// Tensors that are no model's, with these values and shapes.
+    pub(crate) fn of_shapes<'a>(
+        tensors: impl Iterator<Item = (Vec<f32>, &'a [usize])>,
+        device: &Device,
+    ) -> Self {
+        Self {
+            tensors: tensors
+                .map(|(values, shape)| Parameter::new(values, shape, device))
                 .collect(),
         }
     }

@@ -17,7 +17,7 @@ use crate::config::ModelConfig;
 use crate::kernels::tokens::Rows;
 use crate::model::{Model, Tokens};
 use crate::operation::{Logits, Measured, measure_tokens, token_loss};
-use crate::parameters::{Adam, AdamSettings, Parameters, Spec, specs};
+use crate::parameters::{Adam, AdamSettings, Parameters, trained};
 
 /// What the policy is moved by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,17 +159,7 @@ impl Trainer {
         positions: usize,
         device: &Device,
     ) -> Self {
-        let from = match config.train_last_layers {
-            0 => None,
-            last => Some(model.num_hidden_layers.saturating_sub(last)),
-        };
-        let is_trained = |spec: &Spec| match (from, spec.layer) {
-            (None, _) => true,
-            (Some(from), Some(layer)) => layer >= from,
-            // The embedding, which makes logits too, stays as it is; so does the last normalisation.
-            (Some(_), None) => false,
-        };
-        let trained: Vec<bool> = specs(model).iter().map(is_trained).collect();
+        let trained = trained(model, config.train_last_layers);
         Self {
             model: Model::new(model, positions, device),
             adam: Adam::new(&parameters, &trained),

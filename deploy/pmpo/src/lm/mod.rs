@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use pmpo_language::chat::ChatTemplate;
+use pmpo_language::reward::{PairTraining, learn_from_pairs};
 use pmpo_language::{Checkpoint, LmConfig, PromptSource, Sampling, Session};
 use pmpo_service::telemetry::LogFormat;
 use pmpo_update::DeviceChoice;
@@ -44,6 +45,9 @@ pub(crate) enum LmCommand {
         #[arg(required = true)]
         texts: Vec<String>,
     },
+    /// Learn a reward from pairs, as `lm.reward.kind=model` asks for: how often it is right, one JSON object, the last
+    /// line.
+    Reward(RewardArgs),
     /// Say what a model is worth on held-out prompts: one JSON object, the last line.
     Eval(EvalArgs),
     /// Write a model as a folder in Hugging Face's layout, which transformers loads: f32.
@@ -94,6 +98,32 @@ pub(crate) struct GenerateArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RewardArgs {
+    /// File of JSON lines with `prompt`, `chosen` and `rejected`.
+    pairs: PathBuf,
+    /// Folder to write, which must not be there.
+    out: PathBuf,
+    /// What it begins with: a run, a folder, a GGUF file, or `smollm2`.
+    #[arg(long)]
+    model: String,
+    /// Steps of its training.
+    #[arg(long, default_value_t = 300)]
+    steps: u64,
+    /// Pairs of a step.
+    #[arg(long, default_value_t = 16)]
+    pairs_per_step: usize,
+    /// Adam's learning rate.
+    #[arg(long, default_value_t = 5e-5)]
+    learning_rate: f64,
+    /// Layers that are trained, the last ones; 0: all, and the embedding.
+    #[arg(long, default_value_t = 0)]
+    train_last_layers: usize,
+    /// Seeds the order of the pairs.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
     /// A run, a folder, a GGUF file, or `smollm2`.
     model: String,
@@ -120,6 +150,7 @@ pub(crate) fn lm(command: LmCommand, format: LogFormat) -> Result<()> {
         }
         LmCommand::Generate(args) => generate(&args),
         LmCommand::Score { model, texts } => score(&model, &texts),
+        LmCommand::Reward(args) => reward(&args),
         LmCommand::Eval(args) => eval(&args),
         LmCommand::Export { model, out } => {
             vacant(&out)?;
@@ -219,6 +250,36 @@ fn score(model: &str, texts: &[String]) -> Result<()> {
         });
         answer!("{line}")?;
     }
+    Ok(())
+}
+
+fn reward(args: &RewardArgs) -> Result<()> {
+    vacant(&args.out)?;
+    for (flag, count) in [
+        ("steps", args.steps),
+        ("pairs-per-step", args.pairs_per_step as u64),
+    ] {
+        if count == 0 {
+            let error = anyhow::anyhow!("--{flag}: expected at least 1, got 0");
+            return Err(Usage::new(error).into());
+        }
+    }
+    let training = PairTraining {
+        steps: args.steps,
+        pairs_per_step: args.pairs_per_step,
+        learning_rate: args.learning_rate,
+        train_last_layers: args.train_last_layers,
+        seed: args.seed,
+    };
+    if !(args.learning_rate > 0.0 && args.learning_rate.is_finite()) {
+        let got = args.learning_rate;
+        let error = anyhow::anyhow!("--learning-rate: expected a number above 0, got {got}");
+        return Err(Usage::new(error).into());
+    }
+    let model = folder::open_model(&args.model)?;
+    let report = learn_from_pairs(model, &args.pairs, training, &args.out);
+    let report = report.map_err(folder::as_usage)?;
+    answer!("{}", serde_json::to_string(&report)?)?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::reference::pmpo;
 use crate::source::{Configured, configured_types, doc, serde};
 
 /// What a kind wants of other keys, to be valid.
-const COMPANIONS: [(&str, &[&str]); 7] = [
+const COMPANIONS: [(&str, &[&str]); 8] = [
     (
         "policy.head.kind=categorical",
         &["update.policy_loss.kl.kind=joint"],
@@ -28,7 +28,11 @@ const COMPANIONS: [(&str, &[&str]); 7] = [
         &["replay.table.sampler=prioritized"],
     ),
     ("lm.reward.kind=length", &["lm.reward.target_words=20"]),
-    ("lm.reward.kind=http", &["lm.reward.url=\"http://judge:5000\""]),
+    (
+        "lm.reward.kind=http",
+        &["lm.reward.url=\"http://judge:5000\""],
+    ),
+    ("lm.reward.kind=model", &["lm.reward.path=\"reward\""]),
     ("lm.reward.kind=command", &["lm.reward.command=[\"judge\"]"]),
 ];
 
@@ -271,7 +275,10 @@ pub(crate) fn text() -> String {
             let value = value(&printed, &key.path);
             assert!(value.is_some() || key.optional, "{} has no value", key.path);
             let given = section.kinds.iter().flat_map(|kind| companions(kind));
-            let value = match given.map(|given| given.split('=').next()).any(|of| of == Some(&key.path)) {
+            let value = match given
+                .map(|given| given.split('=').next())
+                .any(|of| of == Some(&key.path))
+            {
                 true => "to be given".to_owned(),
                 false => value.map_or("not set".to_owned(), |value| format!("`{value}`")),
             };

@@ -1,20 +1,22 @@
 //! What a completion is worth: the reward functions that preferences between completions come from.
 //!
 //! A [`RewardConfig`] names one and opens it as a [`Scorer`]. [`Vader`] and [`Length`] are computed here;
-//! [`HttpScorer`] asks a server, [`CommandScorer`] a process of its own. Nothing here knows models, tokens
-//! or learner steps.
+//! [`HttpScorer`] asks a server, [`CommandScorer`] a process of its own, and [`BradleyTerry`] is learnt from pairs.
 
+mod bradley_terry;
 mod command;
 mod http;
 mod length;
 mod vader;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pmpo_types::ConfigError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use bradley_terry::{BradleyTerry, PairReport, PairTraining, learn_from_pairs};
 pub use command::CommandScorer;
 pub use http::HttpScorer;
 pub use length::Length;
@@ -75,6 +77,9 @@ pub enum RewardError {
         /// What the system says.
         reason: String,
     },
+    /// A learnt reward could not be read, or cannot take a text.
+    #[error("reward model: {0}")]
+    Model(Box<crate::LanguageError>),
     /// The command could not be asked, or what it said cannot be used. It has been ended.
     #[error("reward command `{command}`: {got}; expected {expected}")]
     Command {
@@ -110,6 +115,11 @@ pub enum RewardConfig {
         #[serde(default = "default_tries")]
         tries: u32,
     },
+    /// What was learnt from pairs, see [`BradleyTerry`].
+    Model {
+        /// The folder that `pmpo lm reward` has written.
+        path: PathBuf,
+    },
     /// What a process says, see [`CommandScorer`].
     Command {
         /// The program and its arguments; no shell reads them.
@@ -136,6 +146,10 @@ impl RewardConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         match self {
             Self::Vader {} => Ok(()),
+            Self::Model { path } if path.as_os_str().is_empty() => {
+                Err(ConfigError::new("path", "a folder", "an empty one"))
+            }
+            Self::Model { .. } => Ok(()),
             Self::Length { target_words } => {
                 ConfigError::at_least_one("target_words", u64::from(*target_words))
             }
@@ -167,6 +181,10 @@ impl RewardConfig {
         self.validate()?;
         Ok(match self {
             Self::Vader {} => Box::new(Vader),
+            Self::Model { path } => {
+                let opened = BradleyTerry::open(path);
+                Box::new(opened.map_err(|error| RewardError::Model(Box::new(error)))?)
+            }
             Self::Length { target_words } => Box::new(Length::new(*target_words)),
             Self::Http {
                 url,
