@@ -100,7 +100,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Ge
     let layout = Layout::new(&config);
     let writing = WriterConfig {
         table: TABLE.to_owned(),
-        // What waits here grows old: as much as is drawn at once.
+        // What waits here grows old: no more than is drawn at once.
         max_in_flight_items: config.prompts_per_step,
         credentials: options.credentials.clone(),
         ..WriterConfig::default()
@@ -401,22 +401,26 @@ impl Work {
         }
     }
 
-    /// Waits for room and writes; `false` when told to stop before.
+    /// Writes, and waits until the queue has taken all; `false` when told to stop before.
     fn hand_over(&mut self, rollouts: &[Rollout], version: u64) -> Result<bool, GeneratorError> {
         for rollout in rollouts {
             let item = self.layout.item(rollout, version);
             let item = item.map_err(GeneratorError::Answer)?;
-            while !self.writer.wait_for_room(1, Duration::from_secs(1))? {
-                if self.shutdown.is_cancelled() {
-                    return Ok(false);
-                }
-            }
             match self.writer.push(item) {
                 Ok(()) => counter!(metrics::GENERATED_GROUPS).increment(1),
                 Err(ClientError::Shutdown) => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(true)
+        // What is drawn next is drawn with the weights there are once the queue has taken this.
+        while !self.shutdown.is_cancelled() {
+            match self.writer.flush(Duration::from_secs(1)) {
+                Ok(()) => return Ok(true),
+                Err(ClientError::Deadline { .. }) => {}
+                Err(ClientError::Shutdown) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
     }
 }

@@ -28,7 +28,7 @@ fn table(config: &LmConfig) -> TableConfig {
     TableConfig {
         name: TABLE.to_owned(),
         sequence_length: Some(1),
-        max_size: Some(config.queue_maxsize),
+        max_size: Some(config.queue_groups()),
         max_times_sampled: Some(1),
         sampler: Selector::Fifo.into(),
         remover: Selector::Fifo.into(),

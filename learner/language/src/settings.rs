@@ -64,7 +64,7 @@ pub struct LmConfig {
     pub weights_dtype: WeightsDtype,
     /// Steps that a group's policy may be behind where it is learnt from; what is older is dropped.
     pub max_staleness: u64,
-    /// Groups that wait to be learnt from, at most; generators wait then.
+    /// Groups that wait to be learnt from, at most; generators wait then. 0: twice `prompts_per_step`.
     pub queue_maxsize: u64,
     /// What judges completions.
     pub reward: RewardConfig,
@@ -100,7 +100,7 @@ impl Default for LmConfig {
             weight_sync_steps: 1,
             weights_dtype: WeightsDtype::F32,
             max_staleness: 4,
-            queue_maxsize: 16,
+            queue_maxsize: 0,
             reward: RewardConfig::Vader {},
         }
     }
@@ -122,7 +122,6 @@ impl LmConfig {
             ("eval_completions", self.eval_completions as u64),
             ("save_steps", self.save_steps),
             ("weight_sync_steps", self.weight_sync_steps),
-            ("queue_maxsize", self.queue_maxsize),
         ] {
             ConfigError::at_least_one(field, count)?;
         }
@@ -162,6 +161,14 @@ impl LmConfig {
             max_completion_length: self.max_completion_length,
             temperature: self.temperature,
             top_p: self.top_p,
+        }
+    }
+
+    /// Groups that the queue between generators and learner holds.
+    pub fn queue_groups(&self) -> u64 {
+        match self.queue_maxsize {
+            0 => 2 * self.prompts_per_step as u64,
+            groups => groups,
         }
     }
 

@@ -150,7 +150,6 @@ pub(super) fn train(args: TrainArgs, format: LogFormat) -> Result<()> {
     write_atomically(&path, text.as_bytes()).map_err(failure::storage(&path))?;
     let step = session.step_count();
     tell!("training {} in {}", settings.run.model, run_dir.display());
-    pmpo_generator::metrics::describe_learner();
     let credentials = settings.credentials(Role::Learner)?;
     let remote = !args.replay.is_empty();
     let name = run_folder::name(run_dir)?;
@@ -165,6 +164,7 @@ pub(super) fn train(args: TrainArgs, format: LogFormat) -> Result<()> {
     };
     let listen = remote.then_some((args.listen, &credentials));
     process.run(listen, async |listener, stop| {
+        pmpo_generator::metrics::describe_learner();
         let served = match listener {
             Some(listener) => {
                 let run = RunFile {
