@@ -21,7 +21,11 @@ fn weights_arrive_as_they_are_or_rounded_to_their_upper_halves() {
     assert_eq!(same, values);
     let (half, rounded) = send(WeightsDtype::Bf16);
     let count: usize = values.iter().map(Vec::len).sum();
-    assert_eq!(whole - half, 2 * count);
+    // Beside their headers, in which places have other digits.
+    assert!(
+        (whole - half).abs_diff(2 * count) < 1024,
+        "{whole} and {half}"
+    );
     for (x, y) in values.iter().flatten().zip(rounded.iter().flatten()) {
         // Eight bits of precision, rounded to the nearest: half a unit of the last place.
         assert!((x - y).abs() <= x.abs() / 256.0, "{x} became {y}");
