@@ -152,6 +152,15 @@ impl LmConfig {
         }
         ConfigError::not_negative("weight_decay", self.weight_decay)?;
         ConfigError::not_negative("max_grad_norm", self.max_grad_norm)?;
+        // Between two publications nobody's groups are newer than the first.
+        if self.weight_sync_steps - 1 > self.max_staleness {
+            let expected = format!(
+                "at most max_staleness + 1, max_staleness being {}",
+                self.max_staleness
+            );
+            let (field, got) = ("weight_sync_steps", self.weight_sync_steps);
+            return Err(ConfigError::new(field, expected, got));
+        }
         self.reward.validate()
     }
 

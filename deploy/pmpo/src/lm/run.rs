@@ -106,17 +106,16 @@ impl Run<'_> {
             return self.patiently(stop, Session::step);
         };
         let (count, step) = (self.config.prompts_per_step, self.session.step_count());
-        let Some(rollouts) = remote.queue.next(count, step)? else {
-            return Ok(None);
+        let report = match remote.queue.next(count, step) {
+            Ok(None) => return Ok(None),
+            Ok(Some(rollouts)) => self.session.learn(&rollouts).map_err(Into::into),
+            Err(error) => Err(error.into()),
         };
-        match self.session.learn(&rollouts) {
-            Ok(report) => Ok(Some(report)),
-            Err(error) => {
-                // What was learnt so far is worth keeping.
-                self.save()?;
-                Err(error.into())
-            }
+        if report.is_err() {
+            // What was learnt so far is worth keeping.
+            self.save()?;
         }
+        report.map(Some)
     }
 
     /// What the session is asked for; completions that cannot be judged are held back and offered again. `None` when
@@ -153,7 +152,19 @@ impl Run<'_> {
 
     fn evaluate(&mut self, stop: &CancellationToken) -> Result<()> {
         let step = self.session.step_count();
-        let Some(evaluation) = self.patiently(stop, Session::evaluate)? else {
+        let evaluation = match self.remote {
+            None => self.patiently(stop, Session::evaluate)?,
+            // Not patiently: generators may have theirs judged meanwhile.
+            Some(_) => match self.session.evaluate() {
+                Ok(evaluation) => Some(evaluation),
+                Err(LanguageError::Reward(error)) => {
+                    complain!("{error}; the evaluation of step {step} is left out");
+                    None
+                }
+                Err(error) => return Err(error.into()),
+            },
+        };
+        let Some(evaluation) = evaluation else {
             return Ok(());
         };
         gauge!(metrics::EVALUATION_REWARD).set(evaluation.reward_mean);

@@ -127,6 +127,14 @@ pub(super) fn train(args: TrainArgs, format: LogFormat) -> Result<()> {
     let mut settings = args.settings()?;
     let device = settings.run.device.parse::<DeviceChoice>();
     let device = device.map_err(Usage::new)?.open()?;
+    let credentials = settings.credentials(Role::Learner)?;
+    let remote = !args.replay.is_empty();
+    if let (true, Some(data)) = (remote, &settings.run.data) {
+        let error = anyhow!(
+            "--replay: the run learns from {data}; expected one whose completions are drawn"
+        );
+        return Err(Usage::new(error).into());
+    }
     settings.run.absolute()?;
     let model = folder::open_model(&settings.run.model)?;
     let prompts = super::prompts(&settings.run.prompts);
@@ -150,8 +158,6 @@ pub(super) fn train(args: TrainArgs, format: LogFormat) -> Result<()> {
     write_atomically(&path, text.as_bytes()).map_err(failure::storage(&path))?;
     let step = session.step_count();
     tell!("training {} in {}", settings.run.model, run_dir.display());
-    let credentials = settings.credentials(Role::Learner)?;
-    let remote = !args.replay.is_empty();
     let name = run_folder::name(run_dir)?;
     let uid = run_folder::uid(run_dir)?;
     identity::set_run(&name, &uid);
