@@ -4,7 +4,7 @@ use std::io;
 
 use pmpo_proto::WireError;
 use pmpo_replay_client::ClientError;
-use pmpo_service::grpc::AddressError;
+use pmpo_service::grpc::{self, AddressError};
 use pmpo_types::ColumnError;
 use thiserror::Error;
 use tonic::{Code, Status};
@@ -103,16 +103,7 @@ impl From<pmpo_suite::SuiteError> for ActorError {
 impl ActorError {
     /// The refusal in `status`, unless trying again can help.
     pub(crate) fn refusal(call: &'static str, status: &Status) -> Option<Self> {
-        let permanent = matches!(
-            status.code(),
-            Code::InvalidArgument
-                | Code::AlreadyExists
-                | Code::FailedPrecondition
-                | Code::PermissionDenied
-                | Code::Unauthenticated
-                | Code::Unimplemented
-        );
-        permanent.then(|| Self::Refused {
+        grpc::is_refusal(status.code()).then(|| Self::Refused {
             call,
             code: status.code(),
             message: status.message().to_owned(),

@@ -155,6 +155,19 @@ pub fn timed<T>(message: T) -> tonic::Request<T> {
     request
 }
 
+/// Whether a peer of our own that answers with this code will not have us, however often it is asked.
+pub fn is_refusal(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::Unimplemented
+    )
+}
+
 /// Descriptors that are left to a server for other than its connections.
 const OTHER_FILES: u64 = 256;
 

@@ -2,7 +2,7 @@
 
 use pmpo_language::LanguageError;
 use pmpo_replay_client::ClientError;
-use pmpo_service::grpc::AddressError;
+use pmpo_service::grpc::{self, AddressError};
 use pmpo_types::ConfigError;
 use thiserror::Error;
 use tonic::{Code, Status};
@@ -40,6 +40,9 @@ pub enum GeneratorError {
     /// A file for the model's description cannot be written.
     #[error("a temporary folder: {0}")]
     Temporary(#[source] std::io::Error),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Spawn(#[source] std::io::Error),
     /// A thread of ours has panicked.
     #[error("{0} panicked")]
     Panicked(&'static str),
@@ -48,16 +51,7 @@ pub enum GeneratorError {
 impl GeneratorError {
     /// The refusal in `status`, unless trying again can help.
     pub(crate) fn refusal(peer: &'static str, call: &'static str, status: &Status) -> Option<Self> {
-        let permanent = matches!(
-            status.code(),
-            Code::InvalidArgument
-                | Code::AlreadyExists
-                | Code::FailedPrecondition
-                | Code::PermissionDenied
-                | Code::Unauthenticated
-                | Code::Unimplemented
-        );
-        permanent.then(|| Self::Refused {
+        grpc::is_refusal(status.code()).then(|| Self::Refused {
             peer,
             call,
             code: status.code(),

@@ -9,8 +9,8 @@ use ::metrics::{counter, gauge};
 use backon::BackoffBuilder;
 use pmpo_language::reward::RewardConfig;
 use pmpo_language::{
-    Checkpoint, Device, Drawn, Generator, LanguageError, LmConfig, ModelConfig, Parameters,
-    PromptSource, Rollout, weights,
+    Checkpoint, Device, Drawn, Generator, Group, LanguageError, LmConfig, ModelConfig, Parameters,
+    PromptSource, weights,
 };
 use pmpo_proto::v1::language_client::LanguageClient;
 use pmpo_proto::v1::{GetModelRequest, SubscribeWeightsRequest};
@@ -132,7 +132,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Ge
     let (ended, end) = oneshot::channel();
     let thread = std::thread::Builder::new().name("generator".to_owned());
     let spawned = thread.spawn(move || drop(ended.send(work.run())));
-    spawned.map_err(|_| GeneratorError::Panicked("the generator's thread"))?;
+    spawned.map_err(GeneratorError::Spawn)?;
     let ready = async {
         let (mut newest, mut opened) = (newest, opened);
         if newest.wait_for(Option::is_some).await.is_ok() {
@@ -354,10 +354,10 @@ impl Work {
             self.time.lap(DRAWING);
             let judged = self.judge(&mut generator, &drawn)?;
             self.time.lap(JUDGING);
-            let Some(rollouts) = judged else {
+            let Some(groups) = judged else {
                 break;
             };
-            if !self.hand_over(&rollouts, version)? {
+            if !self.hand_over(&groups, version)? {
                 break;
             }
             self.time.lap(WAITING);
@@ -382,11 +382,11 @@ impl Work {
         &self,
         generator: &mut Generator,
         drawn: &Drawn,
-    ) -> Result<Option<Vec<Rollout>>, GeneratorError> {
+    ) -> Result<Option<Vec<Group>>, GeneratorError> {
         let mut delays = backoff::exponential().build();
         loop {
             let error = match generator.judge(drawn) {
-                Ok(rollouts) => return Ok(Some(rollouts)),
+                Ok(groups) => return Ok(Some(groups)),
                 Err(LanguageError::Reward(error)) => error,
                 Err(error) => return Err(error.into()),
             };
@@ -402,9 +402,9 @@ impl Work {
     }
 
     /// Writes, and waits until the queue has taken all; `false` when told to stop before.
-    fn hand_over(&mut self, rollouts: &[Rollout], version: u64) -> Result<bool, GeneratorError> {
-        for rollout in rollouts {
-            let item = self.layout.item(rollout, version);
+    fn hand_over(&mut self, groups: &[Group], version: u64) -> Result<bool, GeneratorError> {
+        for group in groups {
+            let item = self.layout.item(group, version);
             let item = item.map_err(GeneratorError::Answer)?;
             match self.writer.push(item) {
                 Ok(()) => counter!(metrics::GENERATED_GROUPS).increment(1),

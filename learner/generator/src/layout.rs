@@ -1,7 +1,7 @@
 //! Groups of completions as items of a replay table: one row each, so that a group comes whole or not at all.
 
 use bytes::Bytes;
-use pmpo_language::{Completion, LmConfig, Rollout};
+use pmpo_language::{Completion, Group, LmConfig};
 use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature};
 
 /// The sizes that all groups of a run are laid out in.
@@ -50,11 +50,11 @@ impl Layout {
     ///
     /// # Errors
     /// It does not fit, or has a number that is not finite; in words.
-    pub fn item(&self, rollout: &Rollout, version: u64) -> Result<ColumnBatch, String> {
-        let most = rollout.completions.iter().map(|one| one.tokens.len()).max();
-        if rollout.prompt.len() > self.prompt
-            || rollout.completions.len() != self.each
-            || rollout.rewards.len() != self.each
+    pub fn item(&self, group: &Group, version: u64) -> Result<ColumnBatch, String> {
+        let most = group.completions.iter().map(|one| one.tokens.len()).max();
+        if group.prompt.len() > self.prompt
+            || group.completions.len() != self.each
+            || group.rewards.len() != self.each
             || most > Some(self.completion)
         {
             return Err(format!("a group does not fit {self:?}"));
@@ -66,7 +66,7 @@ impl Layout {
                 .flat_map(u32::to_le_bytes)
                 .collect::<Vec<u8>>()
         };
-        let all = &rollout.completions;
+        let all = &group.completions;
         let completions = all
             .iter()
             .flat_map(|one| tokens(&one.tokens, self.completion));
@@ -82,13 +82,13 @@ impl Layout {
             filled.take(self.completion).flat_map(f32::to_le_bytes)
         });
         let columns: Vec<Bytes> = vec![
-            tokens(&rollout.prompt, self.prompt).into(),
-            (rollout.prompt.len() as u32).to_le_bytes().to_vec().into(),
+            tokens(&group.prompt, self.prompt).into(),
+            (group.prompt.len() as u32).to_le_bytes().to_vec().into(),
             completions.collect(),
             lengths.collect(),
             log_probs.collect(),
             all.iter().map(|one| u8::from(one.finished)).collect(),
-            rollout
+            group
                 .rewards
                 .iter()
                 .flat_map(|reward| reward.to_le_bytes())
@@ -102,7 +102,7 @@ impl Layout {
     ///
     /// # Errors
     /// Whoever wrote it does not keep to the layout; in words, what is wrong.
-    pub fn rollout(&self, item: &ColumnBatch, vocabulary: usize) -> Result<(Rollout, u64), String> {
+    pub fn group(&self, item: &ColumnBatch, vocabulary: usize) -> Result<(Group, u64), String> {
         let columns = item.columns();
         let fits = item.len() == 1 && {
             let specs = self.signature().columns;
@@ -147,12 +147,12 @@ impl Layout {
             .first_chunk()
             .map_or(0, |bytes| i64::from_le_bytes(*bytes));
         let version = u64::try_from(version).map_err(|_| format!("policy_version: {version}"))?;
-        let rollout = Rollout {
+        let group = Group {
             prompt,
             completions,
             rewards,
         };
-        Ok((rollout, version))
+        Ok((group, version))
     }
 }
 
@@ -171,13 +171,13 @@ mod tests {
         completion: 4,
     };
 
-    fn rollout() -> Rollout {
+    fn group() -> Group {
         let completion = |tokens: &[u32], finished| Completion {
             tokens: tokens.to_vec(),
             log_probabilities: tokens.iter().map(|token| -(*token as f32)).collect(),
             finished,
         };
-        Rollout {
+        Group {
             prompt: vec![5, 6],
             completions: vec![completion(&[7, 8, 9, 1], false), completion(&[2], true)],
             rewards: vec![-0.5, 1.0],
@@ -186,20 +186,20 @@ mod tests {
 
     #[test]
     fn a_group_comes_out_as_it_went_in() {
-        let item = LAYOUT.item(&rollout(), 12).unwrap();
-        assert_eq!(LAYOUT.rollout(&item, 10), Ok((rollout(), 12)));
+        let item = LAYOUT.item(&group(), 12).unwrap();
+        assert_eq!(LAYOUT.group(&item, 10), Ok((group(), 12)));
     }
 
     #[test]
     fn what_a_stranger_writes_is_refused_in_words() {
         let refused = |column: usize, byte: usize, value: u8| {
-            let item = LAYOUT.item(&rollout(), 12).unwrap();
+            let item = LAYOUT.item(&group(), 12).unwrap();
             let mut columns: Vec<Vec<u8>> =
                 item.columns().iter().map(|bytes| bytes.to_vec()).collect();
             columns[column][byte] = value;
             let columns = columns.into_iter().map(Bytes::from).collect();
             let item = ColumnBatch::of_known_values(&LAYOUT.signature(), 1, columns).unwrap();
-            LAYOUT.rollout(&item, 10).unwrap_err()
+            LAYOUT.group(&item, 10).unwrap_err()
         };
         assert_eq!(refused(1, 0, 4), "prompt: expected 1 to 3 tokens, got 4");
         assert_eq!(refused(1, 0, 0), "prompt: expected 1 to 3 tokens, got 0");
@@ -212,9 +212,9 @@ mod tests {
         assert!(
             LAYOUT
                 .item(
-                    &Rollout {
+                    &Group {
                         prompt: vec![1; 4],
-                        ..rollout()
+                        ..group()
                     },
                     1
                 )
@@ -223,9 +223,9 @@ mod tests {
         assert!(
             LAYOUT
                 .item(
-                    &Rollout {
+                    &Group {
                         rewards: vec![f32::NAN, 0.0],
-                        ..rollout()
+                        ..group()
                     },
                     1
                 )

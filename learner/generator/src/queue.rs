@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ::metrics::{counter, gauge};
 use backon::Retryable;
-use pmpo_language::{LmConfig, Rollout};
+use pmpo_language::{Group, LmConfig};
 use pmpo_proto::replay::v1::replay_client::ReplayClient;
 use pmpo_proto::replay::v1::{CreateTableRequest, Limiter, Selector, TableConfig};
 use pmpo_replay_client::{ClientError, Sampler, SamplerConfig};
@@ -80,7 +80,7 @@ pub struct GroupQueue {
     vocabulary: usize,
     max_staleness: u64,
     /// Taken for a step that has not got all of its groups yet.
-    taken: Vec<(Rollout, u64)>,
+    taken: Vec<(Group, u64)>,
 }
 
 impl GroupQueue {
@@ -118,11 +118,7 @@ impl GroupQueue {
     ///
     /// # Errors
     /// The replay has refused for good.
-    pub fn next(
-        &mut self,
-        count: usize,
-        step: u64,
-    ) -> Result<Option<Vec<Rollout>>, GeneratorError> {
+    pub fn next(&mut self, count: usize, step: u64) -> Result<Option<Vec<Group>>, GeneratorError> {
         let fresh = |version: u64, most: u64| version.saturating_add(most) >= step;
         let before = self.taken.len();
         let most = self.max_staleness;
@@ -146,10 +142,8 @@ impl GroupQueue {
                 continue;
             };
             heard = Instant::now();
-            match self.layout.rollout(&batch.columns, self.vocabulary) {
-                Ok((rollout, version)) if fresh(version, most) => {
-                    self.taken.push((rollout, version))
-                }
+            match self.layout.group(&batch.columns, self.vocabulary) {
+                Ok((group, version)) if fresh(version, most) => self.taken.push((group, version)),
                 Ok(_) => counter!(metrics::STALE_GROUPS).increment(1),
                 Err(why) => {
                     counter!(metrics::REFUSED_GROUPS).increment(1);
@@ -163,8 +157,6 @@ impl GroupQueue {
             .map(|(_, version)| step.saturating_sub(*version));
         gauge!(metrics::STALENESS).set(behind.sum::<u64>() as f64 / count.max(1) as f64);
         let taken = std::mem::take(&mut self.taken);
-        Ok(Some(
-            taken.into_iter().map(|(rollout, _)| rollout).collect(),
-        ))
+        Ok(Some(taken.into_iter().map(|(group, _)| group).collect()))
     }
 }

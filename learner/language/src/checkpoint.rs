@@ -16,7 +16,7 @@ use crate::parameters::{Parameters, Spec, specs};
 use crate::policy::Policy;
 use crate::prompts::prompt;
 use crate::tokenizer::{BytePairs, Tokenizer};
-use crate::weights::{self, WeightsDtype};
+use crate::weights;
 
 /// A model as it was read.
 #[derive(Clone, Debug)]
@@ -87,9 +87,8 @@ impl Checkpoint {
             std::fs::write(&path, text).map_err(io(&path))?;
         }
         let path = folder.join("model.safetensors");
-        let values = self.values.iter().map(Vec::as_slice);
-        let bytes = weights::encode(&self.config, values, WeightsDtype::F32);
-        std::fs::write(&path, bytes).map_err(io(&path))
+        weights::write(&self.config, &self.values, &path)
+            .map_err(|error| broken(&path)(error.to_string()))
     }
 
     /// Its files but that of its numbers: names and contents.

@@ -7,18 +7,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::prompts::{Prompt, PromptSource, Prompts};
 use crate::reward::{Sample, Scorer};
+use crate::update::Group;
 use crate::{Checkpoint, Completion, LanguageError, LmConfig, Parameters, Policy};
-
-/// A prompt's completions, drawn by one policy, with their rewards: what a step learns from.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rollout {
-    /// The prompt.
-    pub prompt: Vec<u32>,
-    /// The completions.
-    pub completions: Vec<Completion>,
-    /// One reward each; finite.
-    pub rewards: Vec<f32>,
-}
 
 /// Completions that are to be judged.
 #[derive(Clone, Debug)]
@@ -113,22 +103,22 @@ impl Generator {
     ///
     /// # Errors
     /// The scorer has failed; the same completions can be offered again.
-    pub fn judge(&mut self, drawn: &Drawn) -> Result<Vec<Rollout>, LanguageError> {
+    pub fn judge(&mut self, drawn: &Drawn) -> Result<Vec<Group>, LanguageError> {
         let each = self.config.num_generations;
         let repeated = drawn
             .prompts
             .iter()
             .flat_map(|prompt| std::iter::repeat_n(prompt.text.as_str(), each));
         let rewards = self.rewards(repeated, &drawn.texts)?;
-        let groups = drawn
+        let judged = drawn
             .completions
             .chunks_exact(each)
             .zip(rewards.chunks_exact(each));
         Ok(drawn
             .prompts
             .iter()
-            .zip(groups)
-            .map(|(prompt, (completions, rewards))| Rollout {
+            .zip(judged)
+            .map(|(prompt, (completions, rewards))| Group {
                 prompt: prompt.tokens.clone(),
                 completions: completions.to_vec(),
                 rewards: rewards.to_vec(),

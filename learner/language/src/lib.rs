@@ -38,7 +38,7 @@ pub use checkpoint::Checkpoint;
 pub use config::{Family, ModelConfig, RopeScaling};
 pub use error::LanguageError;
 pub use generate::{Completion, Sampling};
-pub use generator::{Drawn, Generator, Rollout};
+pub use generator::{Drawn, Generator};
 pub use gguf::{Gguf, GgufError, Value as GgufValue};
 pub use made::over_grammar;
 pub use parameters::{Parameters, Spec, specs};

@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::examples::{Examples, Longest};
-use crate::generator::{Drawn, Generator, Rollout};
+use crate::generator::{Drawn, Generator};
 use crate::grammar;
 use crate::prompts::{Prompt, PromptSource};
 use crate::update::{Group, StepStatistics, Trainer};
@@ -164,7 +164,7 @@ impl Session {
             None => self.generator.draw(step, seed)?,
         };
         match self.generator.judge(&drawn) {
-            Ok(rollouts) => self.learn(&rollouts),
+            Ok(groups) => self.learn(&groups),
             Err(error) => {
                 self.held = Some(drawn);
                 Err(error)
@@ -176,25 +176,13 @@ impl Session {
     ///
     /// # Errors
     /// The gradient is not finite; the model is as it was before.
-    pub fn learn(&mut self, rollouts: &[Rollout]) -> Result<Report, LanguageError> {
-        let groups: Vec<Group> = rollouts
-            .iter()
-            .map(|rollout| Group {
-                prompt: rollout.prompt.clone(),
-                completions: rollout
-                    .completions
-                    .iter()
-                    .map(|completion| completion.tokens.clone())
-                    .collect(),
-                rewards: rollout.rewards.clone(),
-            })
-            .collect();
-        let statistics = self.trainer.step_on_groups(&groups)?;
+    pub fn learn(&mut self, groups: &[Group]) -> Result<Report, LanguageError> {
+        let statistics = self.trainer.step_on_groups(groups)?;
         self.generator
             .set_parameters(self.trainer.parameters().clone());
-        let rewards = rollouts.iter().flat_map(|rollout| &rollout.rewards);
+        let rewards = groups.iter().flat_map(|group| &group.rewards);
         let (mean, std) = mean_and_std(rewards.map(|reward| f64::from(*reward)));
-        let completions = || rollouts.iter().flat_map(|rollout| &rollout.completions);
+        let completions = || groups.iter().flat_map(|group| &group.completions);
         let count = completions().count() as f32;
         let tokens: usize = completions().map(|one| one.tokens.len()).sum();
         let unfinished = completions().filter(|one| !one.finished).count();

@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::Completion;
 use crate::config::{Family, ModelConfig};
 use crate::kernels::tokens::Rows;
 use crate::model::{Model, Tokens};
@@ -321,7 +322,13 @@ fn groups_are_split_by_rewards() {
     let config = config(Family::Llama);
     let group = |rewards: &[f32]| Group {
         prompt: vec![2, 3],
-        completions: (0..rewards.len() as u32).map(|i| vec![4 + i, 1]).collect(),
+        completions: (0..rewards.len() as u32)
+            .map(|i| Completion {
+                tokens: vec![4 + i, 1],
+                log_probabilities: vec![0.0; 2],
+                finished: true,
+            })
+            .collect(),
         rewards: rewards.to_vec(),
     };
     let step = |rewards: &[f32], loss_type, beta| {

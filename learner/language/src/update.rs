@@ -12,12 +12,12 @@
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::LanguageError;
 use crate::config::ModelConfig;
 use crate::kernels::tokens::Rows;
 use crate::model::{Model, Tokens};
 use crate::operation::{Logits, Measured, measure_tokens, token_loss};
 use crate::parameters::{Adam, AdamSettings, Parameters, trained};
+use crate::{Completion, LanguageError};
 
 /// What the policy is moved by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,8 +115,8 @@ pub struct Labelled {
 pub struct Group {
     /// The prompt.
     pub prompt: Vec<u32>,
-    /// The completions.
-    pub completions: Vec<Vec<u32>>,
+    /// The completions, drawn by one policy.
+    pub completions: Vec<Completion>,
     /// One reward each; finite.
     pub rewards: Vec<f32>,
 }
@@ -350,7 +350,7 @@ impl Group {
                 };
                 Labelled {
                     prompt: self.prompt.clone(),
-                    completion: self.completions[index].clone(),
+                    completion: self.completions[index].tokens.clone(),
                     label,
                 }
             })

@@ -1,10 +1,12 @@
 //! A model's numbers as safetensors: in its file, and as they go from a learner to its generators.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::Path;
 
 use burn::tensor::{bf16, f16};
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView, serialize};
+use safetensors::tensor::{Dtype, TensorView, serialize, serialize_to_file};
+use safetensors::{SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
@@ -34,25 +36,50 @@ pub fn encode<'a>(
         let halves = values.iter().map(|x| bf16::from_f32(*x).to_le_bytes());
         halves.flatten().collect()
     };
-    let specs = specs(config);
-    // Bytes of each tensor, its own where they can stay as they are.
-    let bytes: Vec<std::borrow::Cow<'a, [u8]>> = values
+    let bytes: Vec<Cow<'a, [u8]>> = values
         .map(|values| match dtype {
             WeightsDtype::F32 => bytemuck::cast_slice(values).into(),
             WeightsDtype::Bf16 => halves(values).into(),
         })
         .collect();
-    assert_eq!(specs.len(), bytes.len(), "values for each tensor");
     let dtype = match dtype {
         WeightsDtype::F32 => Dtype::F32,
         WeightsDtype::Bf16 => Dtype::BF16,
     };
-    let views = specs.iter().zip(&bytes).map(|(spec, bytes)| {
+    let specs = specs(config);
+    serialize(views(&specs, &bytes, dtype), Some(metadata())).expect("names and shapes of a model")
+}
+
+/// Writes them as they are.
+pub(crate) fn write(
+    config: &ModelConfig,
+    values: &[Vec<f32>],
+    path: &Path,
+) -> Result<(), SafeTensorError> {
+    let bytes: Vec<Cow<'_, [u8]>> = values
+        .iter()
+        .map(|values| bytemuck::cast_slice(values).into())
+        .collect();
+    let specs = specs(config);
+    serialize_to_file(views(&specs, &bytes, Dtype::F32), Some(metadata()), path)
+}
+
+fn views<'a>(
+    specs: &'a [Spec],
+    bytes: &'a [Cow<'a, [u8]>],
+    dtype: Dtype,
+) -> Vec<(&'a str, TensorView<'a>)> {
+    assert_eq!(specs.len(), bytes.len(), "values for each tensor");
+    let each = specs.iter().zip(bytes).map(|(spec, bytes)| {
         let view = TensorView::new(dtype, spec.shape.clone(), bytes);
         (spec.name.as_str(), view.expect("as long as its shape says"))
     });
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    serialize(views, Some(metadata)).expect("names and shapes of a model")
+    each.collect()
+}
+
+/// What transformers asks of a file.
+fn metadata() -> HashMap<String, String> {
+    HashMap::from([("format".to_owned(), "pt".to_owned())])
 }
 
 /// The numbers of each tensor of such a file.

@@ -108,7 +108,7 @@ impl Run<'_> {
         let (count, step) = (self.config.prompts_per_step, self.session.step_count());
         let report = match remote.queue.next(count, step) {
             Ok(None) => return Ok(None),
-            Ok(Some(rollouts)) => self.session.learn(&rollouts).map_err(Into::into),
+            Ok(Some(groups)) => self.session.learn(&groups).map_err(Into::into),
             Err(error) => Err(error.into()),
         };
         if report.is_err() {
