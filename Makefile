@@ -50,8 +50,10 @@ wheel: setup
 train: build
 	target/release/pmpo train $(TASK) --stop-at-return $(SOLVED) $(ARGS)
 
+# Without the examples, which are slow proofs of their own: clippy has compiled them.
 test: check cuda-check parity-env conformance-env
-	$(CARGO) test --release --workspace --no-fail-fast
+	$(CARGO) test --release --workspace --lib --bins --tests --no-fail-fast
+	$(CARGO) test --release --workspace --doc
 	$(CONFORMANCE)
 	$(MAKE) test-data
 	$(MAKE) test-python

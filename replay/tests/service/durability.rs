@@ -1,14 +1,12 @@
 //! What was acknowledged outlives the service: stopped, killed, or with its log damaged.
 
-mod common;
-
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Service, batch, bind, ids, roomy, sampler, writer};
+use crate::common::{PATIENCE, Service, batch, bind, ids, roomy, sampler, writer};
 use pmpo_replay::{DiskConfig, Fsync, LimiterKind, ReplayConfig, SelectorKind, TableConfig};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -238,7 +236,7 @@ struct Server(Child);
 impl Server {
     fn spawn(data_dir: &Path, address: &str) -> (Self, String) {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "serve", "--ignored", "--nocapture"])
+            .args(["--exact", "durability::serve", "--ignored", "--nocapture"])
             .env(CHILD_DIR, data_dir)
             .env(CHILD_ADDRESS, address)
             .stdout(Stdio::piped())

@@ -1,5 +1,4 @@
 //! A service on port 0, and items that can be told apart.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,13 +16,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Long enough for anything that must happen, short enough to fail.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Long enough to see that something does not happen by itself.
-pub const MOMENT: Duration = Duration::from_millis(100);
+pub(crate) const MOMENT: Duration = Duration::from_millis(100);
 
 /// An id, and a wider column that follows from it.
-pub fn signature() -> Signature {
+pub(crate) fn signature() -> Signature {
     let columns = vec![
         ColumnSpec::new("id", DType::I64, &[]),
         ColumnSpec::new("thirds", DType::F32, &[3]),
@@ -31,7 +30,7 @@ pub fn signature() -> Signature {
     Signature { columns }
 }
 
-pub fn batch(ids: std::ops::Range<i64>) -> ColumnBatch {
+pub(crate) fn batch(ids: std::ops::Range<i64>) -> ColumnBatch {
     batch_of(&ids.collect::<Vec<_>>())
 }
 
@@ -47,7 +46,7 @@ fn batch_of(ids: &[i64]) -> ColumnBatch {
 }
 
 /// The ids of a batch whose items must be whole.
-pub fn ids(batch: &ColumnBatch) -> Vec<i64> {
+pub(crate) fn ids(batch: &ColumnBatch) -> Vec<i64> {
     let ids = batch.columns()[0].chunks_exact(8);
     let ids: Vec<i64> = ids
         .map(|id| i64::from_le_bytes(id.try_into().unwrap()))
@@ -57,7 +56,7 @@ pub fn ids(batch: &ColumnBatch) -> Vec<i64> {
 }
 
 /// A limiter that hardly ever blocks.
-pub fn roomy() -> TableConfig {
+pub(crate) fn roomy() -> TableConfig {
     TableConfig {
         min_size_to_sample: 1,
         error_buffer: Some(1e12),
@@ -66,7 +65,7 @@ pub fn roomy() -> TableConfig {
 }
 
 /// `offset` 20, at most 14 inserts ahead, at most 8 samples ahead.
-pub fn tight() -> TableConfig {
+pub(crate) fn tight() -> TableConfig {
     TableConfig {
         samples_per_insert: 2.0,
         min_size_to_sample: 10,
@@ -77,7 +76,7 @@ pub fn tight() -> TableConfig {
 
 /// Listens on `address`. The port of a server that has stopped may for a moment be the near end of
 /// somebody's connection, for instance of a client that tries to reach that server again.
-pub fn bind(runtime: &Runtime, address: &str) -> TcpListener {
+pub(crate) fn bind(runtime: &Runtime, address: &str) -> TcpListener {
     for _ in 0..PATIENCE.as_millis() / 10 {
         match runtime.block_on(TcpListener::bind(address)) {
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
@@ -89,15 +88,15 @@ pub fn bind(runtime: &Runtime, address: &str) -> TcpListener {
     panic!("{address} stays in use")
 }
 
-pub struct Service {
-    pub runtime: Runtime,
-    pub address: String,
+pub(crate) struct Service {
+    pub(crate) runtime: Runtime,
+    pub(crate) address: String,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), ReplayError>>,
 }
 
 impl Service {
-    pub fn start(table: TableConfig) -> Self {
+    pub(crate) fn start(table: TableConfig) -> Self {
         Self::start_at(
             "127.0.0.1:0",
             ReplayConfig {
@@ -107,7 +106,7 @@ impl Service {
         )
     }
 
-    pub fn start_at(address: &str, config: ReplayConfig) -> Self {
+    pub(crate) fn start_at(address: &str, config: ReplayConfig) -> Self {
         let runtime = Runtime::new().unwrap();
         let listener = bind(&runtime, address);
         let address = listener.local_addr().unwrap().to_string();
@@ -122,36 +121,36 @@ impl Service {
     }
 
     /// Stops it and answers what `run` returned.
-    pub fn stop(self) -> Result<(), ReplayError> {
+    pub(crate) fn stop(self) -> Result<(), ReplayError> {
         self.shutdown.cancel();
         self.runtime.block_on(self.task).unwrap()
     }
 
-    pub fn client(&self) -> ReplayClient<grpc::Channel> {
+    pub(crate) fn client(&self) -> ReplayClient<grpc::Channel> {
         let _context = self.runtime.enter();
         ReplayClient::new(grpc::connect_lazy(&self.address, &Credentials::default()).unwrap())
             .max_encoding_message_size(usize::MAX)
     }
 
-    pub fn tables(&self) -> Vec<v1::TableInfo> {
+    pub(crate) fn tables(&self) -> Vec<v1::TableInfo> {
         let mut client = self.client();
         let list = client.list_tables(v1::ListTablesRequest {});
         self.runtime.block_on(list).unwrap().into_inner().tables
     }
 
-    pub fn table(&self) -> v1::TableInfo {
+    pub(crate) fn table(&self) -> v1::TableInfo {
         self.tables().remove(0)
     }
 
     /// (size, inserts, samples)
-    pub fn counters(&self) -> (u64, u64, u64) {
+    pub(crate) fn counters(&self) -> (u64, u64, u64) {
         let counters = self.table().counters.unwrap();
         (counters.size, counters.inserts, counters.samples)
     }
 
     /// Draws until every one of `items` has been seen but for a chance below 10^-9, and counts how
     /// often each id is in the table; a uniform table without doubles shows each about equally.
-    pub fn contents(&self, items: usize) -> BTreeMap<i64, usize> {
+    pub(crate) fn contents(&self, items: usize) -> BTreeMap<i64, usize> {
         let shutdown = CancellationToken::new();
         let mut sampler = sampler(&self.runtime, &self.address, 1_000, &shutdown);
         let mut seen = BTreeMap::new();
@@ -165,14 +164,14 @@ impl Service {
 }
 
 /// How far a response acknowledges what was sent.
-pub fn acknowledged(response: v1::InsertResponse) -> u64 {
+pub(crate) fn acknowledged(response: v1::InsertResponse) -> u64 {
     match response.response {
         Some(v1::insert_response::Response::NextSequence(next_sequence)) => next_sequence,
         other => panic!("expected an acknowledgement, got {other:?}"),
     }
 }
 
-pub fn writer(
+pub(crate) fn writer(
     runtime: &Runtime,
     address: &str,
     max_in_flight_items: usize,
@@ -186,7 +185,7 @@ pub fn writer(
     )
 }
 
-pub fn writer_to(
+pub(crate) fn writer_to(
     runtime: &Runtime,
     addresses: &[String],
     max_in_flight_items: usize,
@@ -199,7 +198,7 @@ pub fn writer_to(
     Writer::new(addresses, config, signature(), runtime.handle(), shutdown).unwrap()
 }
 
-pub fn sampler(
+pub(crate) fn sampler(
     runtime: &Runtime,
     address: &str,
     batch_size: usize,
@@ -208,7 +207,7 @@ pub fn sampler(
     sampler_of(runtime, &[address.to_owned()], batch_size, shutdown)
 }
 
-pub fn sampler_of(
+pub(crate) fn sampler_of(
     runtime: &Runtime,
     addresses: &[String],
     batch_size: usize,

@@ -1,12 +1,10 @@
 //! Lost connections and restarts: what was pushed is in the table once.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::common::{PATIENCE, Service, acknowledged, batch, roomy, sampler, signature, writer};
 use bytes::Bytes;
-use common::{PATIENCE, Service, acknowledged, batch, roomy, sampler, signature, writer};
 use pmpo_proto::replay::v1::{self, insert_request};
 use pmpo_proto::{batch_to_wire, signature_to_wire};
 use pmpo_replay::ReplayConfig;
@@ -105,7 +103,10 @@ fn a_sampler_survives_cut_connections() {
     let proxy = Proxy::start(&service.runtime, service.address.clone(), 6);
     let mut sampler = sampler(&service.runtime, &proxy.address, 64, &shutdown);
     for _ in 0..50 {
-        assert_eq!(common::ids(&sampler.next().unwrap().columns).len(), 64);
+        assert_eq!(
+            crate::common::ids(&sampler.next().unwrap().columns).len(),
+            64
+        );
     }
     assert!(proxy.cuts() >= 3, "{} cuts", proxy.cuts());
 }

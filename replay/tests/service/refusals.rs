@@ -1,12 +1,10 @@
 //! Whatever arrives at the port: a clear answer, nothing stored, and the service lives.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use crate::common::{PATIENCE, Service, batch, roomy, signature, writer};
 use bytes::Bytes;
-use common::{PATIENCE, Service, batch, roomy, signature, writer};
 use pmpo_proto::replay::v1::{self, insert_request, sample_request};
 use pmpo_proto::{batch_to_wire, signature_to_wire};
 use pmpo_replay::{ReplayConfig, TableConfig};
@@ -347,7 +345,7 @@ fn assert_has_details(status: &Status) {
     let details = status.get_error_details();
     let info = details.error_info().unwrap();
     assert_eq!(info.domain, "pmpo");
-    let protocol = include_str!("../../proto/proto/pmpo/replay/v1/replay.proto");
+    let protocol = include_str!("../../../proto/proto/pmpo/replay/v1/replay.proto");
     assert!(protocol.contains(&info.reason), "{}", info.reason);
     if info.reason == "INVALID_FIELD" {
         let violation = &details.bad_request().unwrap().field_violations[0];

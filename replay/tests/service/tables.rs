@@ -1,10 +1,8 @@
 //! Many tables, priorities, sequences, compression, deadlines that say why, and bounds that change:
 //! over real connections, with messages by hand.
 
-mod common;
-
+use crate::common::{PATIENCE, Service, acknowledged, batch, roomy, signature, tight, writer};
 use bytes::Bytes;
-use common::{PATIENCE, Service, acknowledged, batch, roomy, signature, tight, writer};
 use pmpo_proto::replay::v1::{
     self, BlockedReason, Compression, insert_request, insert_response, sample_request,
     sample_response,
@@ -140,7 +138,7 @@ fn tables_are_apart_and_priorities_choose_among_overlapping_sequences() {
     assert_eq!(insert(&service, requests).0, 10);
 
     let (drawn, _) = sample(&service, open_sampler("sequences", 3, 2)).unwrap();
-    assert_eq!(common::ids(&drawn.columns), [1, 2, 3, 1, 2, 3]);
+    assert_eq!(crate::common::ids(&drawn.columns), [1, 2, 3, 1, 2, 3]);
     assert_eq!(drawn.items.times_sampled, [1, 2]);
     let mut client = service.client();
     let update = v1::UpdatePrioritiesRequest {
@@ -152,7 +150,11 @@ fn tables_are_apart_and_priorities_choose_among_overlapping_sequences() {
     let v1::UpdatePrioritiesResponse { updated, missing } = updated.unwrap().into_inner();
     assert_eq!((updated, missing), (1, 1));
     let (drawn, _) = sample(&service, open_sampler("sequences", 3, 1)).unwrap();
-    assert_eq!(common::ids(&drawn.columns), [3, 4, 5], "of priority 3");
+    assert_eq!(
+        crate::common::ids(&drawn.columns),
+        [3, 4, 5],
+        "of priority 3"
+    );
     assert_eq!(drawn.items.priorities, [3.0]);
     let (drawn, _) = sample(&service, open_sampler("replay", 1, 1)).unwrap();
     assert!(drawn.items.priorities.is_empty(), "nobody looks at them");
@@ -445,7 +447,7 @@ fn columns_are_compressed_on_request() {
             ..open_sampler("replay", 1, 512)
         };
         let (drawn, parts) = sample(&service, open).unwrap();
-        assert_eq!(common::ids(&drawn.columns).len(), 512);
+        assert_eq!(crate::common::ids(&drawn.columns).len(), 512);
         let columns = parts.iter().flat_map(|part| &part.columns);
         columns.map(|column| column.data.len()).sum::<usize>()
     };

@@ -1,8 +1,6 @@
 //! Inserting and sampling over real connections.
 
-mod common;
-
-use common::{MOMENT, PATIENCE, Service, batch, roomy, sampler, signature, tight, writer};
+use crate::common::{MOMENT, PATIENCE, Service, batch, roomy, sampler, signature, tight, writer};
 use pmpo_proto::replay::v1::{self, sample_request};
 use pmpo_proto::signature_to_wire;
 use pmpo_replay_client::{ClientError, Sampler, SamplerConfig, Writer, WriterConfig};

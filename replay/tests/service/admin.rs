@@ -1,11 +1,9 @@
 //! Tables that are created while the service runs, and copies of all: what is refused has changed nothing.
 
-mod common;
-
 use std::path::Path;
 
+use crate::common::{PATIENCE, Service, batch, roomy, signature, writer};
 use bytes::Bytes;
-use common::{PATIENCE, Service, batch, roomy, signature, writer};
 use pmpo_proto::replay::v1;
 use pmpo_proto::{signature_to_wire, steps_to_wire};
 use pmpo_replay::{LimiterKind, ReplayConfig, SelectorKind, TableConfig, config_to_wire};
@@ -79,7 +77,7 @@ fn write(service: &Service, table: &str) {
         let requests = tokio_stream::iter(requests);
         let mut responses = client.insert(requests).await.unwrap().into_inner();
         while let Some(response) = responses.message().await.unwrap() {
-            common::acknowledged(response);
+            crate::common::acknowledged(response);
         }
     });
 }

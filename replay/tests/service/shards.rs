@@ -1,10 +1,8 @@
 //! Several shards: where items go, where batches come from, and what a death changes.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Service, batch, ids, roomy, sampler_of, tight, writer, writer_to};
+use crate::common::{PATIENCE, Service, batch, ids, roomy, sampler_of, tight, writer, writer_to};
 use pmpo_proto::replay::v1::{self, insert_request, replay_server};
 use pmpo_replay::{ReplayConfig, TableConfig};
 use pmpo_replay_client::{ClientError, Sampler, preference};
