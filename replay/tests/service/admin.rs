@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use crate::common::{PATIENCE, Service, batch, roomy, signature, writer};
 use bytes::Bytes;
 use pmpo_proto::replay::v1;
 use pmpo_proto::{signature_to_wire, steps_to_wire};
@@ -10,6 +9,8 @@ use pmpo_replay::{LimiterKind, ReplayConfig, SelectorKind, TableConfig, config_t
 use pmpo_types::StepBatch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
+
+use crate::common::{PATIENCE, Service, acknowledged, batch, roomy, signature, writer};
 
 /// In memory, or in a data directory.
 fn start(data_dir: Option<&Path>) -> Service {
@@ -77,7 +78,7 @@ fn write(service: &Service, table: &str) {
         let requests = tokio_stream::iter(requests);
         let mut responses = client.insert(requests).await.unwrap().into_inner();
         while let Some(response) = responses.message().await.unwrap() {
-            crate::common::acknowledged(response);
+            acknowledged(response);
         }
     });
 }

@@ -6,10 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{PATIENCE, Service, batch, bind, ids, roomy, sampler, writer};
 use pmpo_replay::{DiskConfig, Fsync, LimiterKind, ReplayConfig, SelectorKind, TableConfig};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
+
+use crate::common::{PATIENCE, Service, batch, bind, ids, roomy, sampler, writer};
 
 fn config(data_dir: &Path, table: TableConfig) -> ReplayConfig {
     ReplayConfig {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::common::{PATIENCE, Service, acknowledged, batch, roomy, sampler, signature, writer};
 use bytes::Bytes;
 use pmpo_proto::replay::v1::{self, insert_request};
 use pmpo_proto::{batch_to_wire, signature_to_wire};
@@ -16,6 +15,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
+
+use crate::common::{
+    PATIENCE, Service, acknowledged, batch, ids, roomy, sampler, signature, writer,
+};
 
 /// Passes bytes on and cuts each connection, both ways at once, after a random number of them.
 struct Proxy {
@@ -103,10 +106,7 @@ fn a_sampler_survives_cut_connections() {
     let proxy = Proxy::start(&service.runtime, service.address.clone(), 6);
     let mut sampler = sampler(&service.runtime, &proxy.address, 64, &shutdown);
     for _ in 0..50 {
-        assert_eq!(
-            crate::common::ids(&sampler.next().unwrap().columns).len(),
-            64
-        );
+        assert_eq!(ids(&sampler.next().unwrap().columns).len(), 64);
     }
     assert!(proxy.cuts() >= 3, "{} cuts", proxy.cuts());
 }

@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::common::{PATIENCE, Service, batch, roomy, signature, writer};
 use bytes::Bytes;
 use pmpo_proto::replay::v1::{self, insert_request, sample_request};
 use pmpo_proto::{batch_to_wire, signature_to_wire};
@@ -14,6 +13,8 @@ use rand_chacha::ChaCha8Rng;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
+
+use crate::common::{PATIENCE, Service, batch, roomy, signature, writer};
 
 fn open(change: impl FnOnce(&mut v1::OpenWriter)) -> v1::InsertRequest {
     let mut open = v1::OpenWriter {

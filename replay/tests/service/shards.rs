@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{PATIENCE, Service, batch, ids, roomy, sampler_of, tight, writer, writer_to};
 use pmpo_proto::replay::v1::{self, insert_request, replay_server};
 use pmpo_replay::{ReplayConfig, TableConfig};
 use pmpo_replay_client::{ClientError, Sampler, preference};
@@ -12,6 +11,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+
+use crate::common::{PATIENCE, Service, batch, ids, roomy, sampler_of, tight, writer, writer_to};
 
 fn addresses(services: &[&Service]) -> Vec<String> {
     services.iter().map(|s| s.address.clone()).collect()

@@ -1,12 +1,13 @@
 //! Inserting and sampling over real connections.
 
-use crate::common::{MOMENT, PATIENCE, Service, batch, roomy, sampler, signature, tight, writer};
 use pmpo_proto::replay::v1::{self, sample_request};
 use pmpo_proto::signature_to_wire;
 use pmpo_replay_client::{ClientError, Sampler, SamplerConfig, Writer, WriterConfig};
 use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
+
+use crate::common::{MOMENT, PATIENCE, Service, batch, roomy, sampler, signature, tight, writer};
 
 #[test]
 fn what_two_writers_insert_a_sampler_draws() {

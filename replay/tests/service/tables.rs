@@ -1,7 +1,6 @@
 //! Many tables, priorities, sequences, compression, deadlines that say why, and bounds that change:
 //! over real connections, with messages by hand.
 
-use crate::common::{PATIENCE, Service, acknowledged, batch, roomy, signature, tight, writer};
 use bytes::Bytes;
 use pmpo_proto::replay::v1::{
     self, BlockedReason, Compression, insert_request, insert_response, sample_request,
@@ -14,6 +13,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
+
+use crate::common::{PATIENCE, Service, acknowledged, batch, ids, roomy, signature, tight, writer};
 
 /// A table for items of three steps, drawn by priority, beside the usual one.
 fn two_tables() -> Service {
@@ -138,7 +139,7 @@ fn tables_are_apart_and_priorities_choose_among_overlapping_sequences() {
     assert_eq!(insert(&service, requests).0, 10);
 
     let (drawn, _) = sample(&service, open_sampler("sequences", 3, 2)).unwrap();
-    assert_eq!(crate::common::ids(&drawn.columns), [1, 2, 3, 1, 2, 3]);
+    assert_eq!(ids(&drawn.columns), [1, 2, 3, 1, 2, 3]);
     assert_eq!(drawn.items.times_sampled, [1, 2]);
     let mut client = service.client();
     let update = v1::UpdatePrioritiesRequest {
@@ -150,11 +151,7 @@ fn tables_are_apart_and_priorities_choose_among_overlapping_sequences() {
     let v1::UpdatePrioritiesResponse { updated, missing } = updated.unwrap().into_inner();
     assert_eq!((updated, missing), (1, 1));
     let (drawn, _) = sample(&service, open_sampler("sequences", 3, 1)).unwrap();
-    assert_eq!(
-        crate::common::ids(&drawn.columns),
-        [3, 4, 5],
-        "of priority 3"
-    );
+    assert_eq!(ids(&drawn.columns), [3, 4, 5], "of priority 3");
     assert_eq!(drawn.items.priorities, [3.0]);
     let (drawn, _) = sample(&service, open_sampler("replay", 1, 1)).unwrap();
     assert!(drawn.items.priorities.is_empty(), "nobody looks at them");
@@ -447,7 +444,7 @@ fn columns_are_compressed_on_request() {
             ..open_sampler("replay", 1, 512)
         };
         let (drawn, parts) = sample(&service, open).unwrap();
-        assert_eq!(crate::common::ids(&drawn.columns).len(), 512);
+        assert_eq!(ids(&drawn.columns).len(), 512);
         let columns = parts.iter().flat_map(|part| &part.columns);
         columns.map(|column| column.data.len()).sum::<usize>()
     };
