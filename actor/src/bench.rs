@@ -104,7 +104,12 @@ pub async fn run(options: Options, replay: &[String]) -> Result<Report, ActorErr
             finished: sender,
             shutdown: shutdown.clone(),
         },
-        stepper: Stepper::new(environment, collector, noise, options.discount),
+        stepper: Box::new(Stepper::new(
+            environment,
+            collector,
+            noise,
+            options.discount,
+        )),
         episodes,
         shutdown,
         grace: options.actor.shutdown_grace(),

@@ -60,6 +60,62 @@ pub trait Environment: Send {
     fn reseed(&mut self, seed: u64);
 }
 
+/// Several environments that are stepped together, as `gymnasium.vector.VectorEnv`. What each has come to is
+/// asked for after the call.
+pub trait VectorEnvironment: Send {
+    /// What each of them promises about its observations and actions.
+    fn spec(&self) -> &EnvironmentSpec;
+
+    /// How many there are, at least one.
+    fn count(&self) -> usize;
+
+    /// Starts a new episode in all of them.
+    ///
+    /// # Errors
+    /// [`EnvironmentError::Void`]: whatever was under way in any of them is void.
+    fn reset(&mut self) -> Result<(), EnvironmentError>;
+
+    /// Carries out actions `[count, action_size]` within the bounds for a control step. An environment whose
+    /// episode has ended begins another, with this step or with the next, whatever its action is.
+    ///
+    /// # Errors
+    /// As [`reset`](Self::reset).
+    fn step(&mut self, actions: &[f64]) -> Result<(), EnvironmentError>;
+
+    /// What came of the last call in environment `index`.
+    fn outcome(&self, index: usize) -> TimeStep<'_>;
+
+    /// The first observation of the episode that environment `index`, after the last step of the one before, is
+    /// already in.
+    fn begun(&self, index: usize) -> Option<TimeStep<'_>>;
+}
+
+/// What a name stands for.
+pub enum Loaded {
+    /// An environment.
+    One(Box<dyn Environment>),
+    /// A vector of them.
+    Vector(Box<dyn VectorEnvironment>),
+}
+
+impl Loaded {
+    /// What an environment of it promises.
+    pub fn spec(&self) -> &EnvironmentSpec {
+        match self {
+            Self::One(environment) => environment.spec(),
+            Self::Vector(vector) => vector.spec(),
+        }
+    }
+
+    /// The environments that are stepped at once.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Vector(vector) => vector.count(),
+        }
+    }
+}
+
 impl Environment for pmpo_suite::Environment {
     fn spec(&self) -> &EnvironmentSpec {
         self.spec()
@@ -103,7 +159,7 @@ pub trait Source: Send + Sync {
     ///
     /// # Errors
     /// There is no such environment, or it cannot be acted in; in one line.
-    fn load(&self, request: &Request<'_>) -> Result<Box<dyn Environment>, String>;
+    fn load(&self, request: &Request<'_>) -> Result<Loaded, String>;
 }
 
 static SOURCE: OnceLock<Box<dyn Source>> = OnceLock::new();
@@ -120,11 +176,25 @@ pub fn is_external(task: &str) -> bool {
     task.contains(':')
 }
 
-/// Loads an environment.
+/// Loads an environment, for those who step one.
 ///
 /// # Errors
-/// There is none of this name, or what it needs is missing.
+/// As [`load_any`]; or it is a vector of them.
 pub fn load(request: &Request<'_>) -> Result<Box<dyn Environment>, EnvironmentError> {
+    match load_any(request)? {
+        Loaded::One(environment) => Ok(environment),
+        Loaded::Vector(vector) => Err(EnvironmentError::Load {
+            task: request.task.to_owned(),
+            message: format!("expected one environment here, got a vector of {}", vector.count()),
+        }),
+    }
+}
+
+/// Loads what a name stands for.
+///
+/// # Errors
+/// There is nothing of this name, or what it needs is missing.
+pub fn load_any(request: &Request<'_>) -> Result<Loaded, EnvironmentError> {
     let Request {
         task,
         action_repeat,
@@ -133,7 +203,7 @@ pub fn load(request: &Request<'_>) -> Result<Box<dyn Environment>, EnvironmentEr
     } = *request;
     if !is_external(task) {
         let environment = pmpo_suite::load(task, seed)?.with_action_repeat(action_repeat);
-        return Ok(environment.into());
+        return Ok(Loaded::One(environment.into()));
     }
     let no_interpreter = || {
         "an environment in Python, which this program has not loaded; start the role with \

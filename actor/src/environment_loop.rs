@@ -1,4 +1,5 @@
-//! One environment's thread: takes the newest policy before each step, and reports each episode.
+//! The thread of an environment, or of a vector of them: takes the newest policy before each step, and reports each
+//! episode.
 
 use std::time::Duration;
 
@@ -6,15 +7,14 @@ use pmpo_proto::v1;
 use tokio_util::sync::CancellationToken;
 
 use crate::ActorError;
-use crate::insertion::StepSink;
 use crate::reports::EpisodeReports;
-use crate::stepper::{Episode, Stepper};
+use crate::stepper::{Acting, Episode};
 use crate::weights::WeightsSource;
 
 /// What an environment's thread works with.
-pub(crate) struct EnvironmentLoop<W, S> {
+pub(crate) struct EnvironmentLoop<W> {
     pub(crate) actor: String,
-    pub(crate) stepper: Stepper<S>,
+    pub(crate) stepper: Box<dyn Acting>,
     pub(crate) weights: W,
     pub(crate) episodes: EpisodeReports,
     pub(crate) shutdown: CancellationToken,
@@ -22,41 +22,49 @@ pub(crate) struct EnvironmentLoop<W, S> {
     pub(crate) grace: Duration,
 }
 
-impl<W: WeightsSource, S: StepSink> EnvironmentLoop<W, S> {
+impl<W: WeightsSource> EnvironmentLoop<W> {
     /// Acts until told to stop, then leaves nothing unstored that can be stored in time.
-    pub(crate) fn run(mut self) -> Result<(), ActorError> {
-        let Some(mut policy) = self.weights.wait() else {
+    pub(crate) fn run(self) -> Result<(), ActorError> {
+        let Self {
+            actor,
+            mut stepper,
+            mut weights,
+            episodes,
+            shutdown,
+            grace,
+        } = self;
+        let Some(mut policy) = weights.wait() else {
             return Ok(());
         };
-        while !self.shutdown.is_cancelled() {
-            if let Some(newer) = self.weights.newer() {
+        let mut ended = |episode| report(&episodes, &actor, &episode);
+        while !shutdown.is_cancelled() {
+            if let Some(newer) = weights.newer() {
                 policy = newer;
             }
-            match self.stepper.step(&mut policy) {
-                Ok(None) => {}
-                Ok(Some(episode)) => self.report(&episode),
+            match stepper.act(&mut policy, &mut ended) {
+                Ok(()) => {}
                 // A push that was blocked when the time to stop came; its batch is lost, and logged.
                 Err(ActorError::Replay(pmpo_replay_client::ClientError::Shutdown)) => break,
                 Err(error) => return Err(error),
             }
         }
-        self.stepper.into_collector().finish(self.grace)
+        stepper.finish(grace)
     }
+}
 
-    fn report(&mut self, episode: &Episode) {
-        let discounted = episode.discounted;
-        self.episodes.report(v1::ReportEpisodeRequest {
-            actor: self.actor.clone(),
-            episode_return: episode.undiscounted,
-            length: episode.length,
-            policy_version: episode.policy_version.0,
-            discounted: Some(v1::DiscountedReturns {
-                mean: discounted.mean,
-                square: discounted.square,
-                largest: discounted.largest,
-            }),
-        });
-    }
+fn report(episodes: &EpisodeReports, actor: &str, episode: &Episode) {
+    let discounted = episode.discounted;
+    episodes.report(v1::ReportEpisodeRequest {
+        actor: actor.to_owned(),
+        episode_return: episode.undiscounted,
+        length: episode.length,
+        policy_version: episode.policy_version.0,
+        discounted: Some(v1::DiscountedReturns {
+            mean: discounted.mean,
+            square: discounted.square,
+            largest: discounted.largest,
+        }),
+    });
 }
 
 #[cfg(test)]
@@ -71,10 +79,11 @@ mod tests {
 
     use super::*;
     use crate::collector::Collector;
+    use crate::insertion::StepSink;
     use crate::noise::{Noise, NoiseRepeat};
     use crate::run_info::Window;
-    use crate::stepper::valid;
-    use crate::testing::{Script, policy};
+    use crate::stepper::{Stepper, VectorStepper, valid};
+    use crate::testing::{Script, SideBySide, policy};
 
     struct ChannelSink(Sender<StepBatch>);
 
@@ -131,7 +140,7 @@ mod tests {
         let (episodes, reports) = EpisodeReports::new(8);
         let work = EnvironmentLoop {
             actor: "actor-0".to_owned(),
-            stepper: stepper(window, sender),
+            stepper: Box::new(stepper(window, sender)),
             weights,
             episodes,
             shutdown,
@@ -259,6 +268,52 @@ mod tests {
         }
     }
 
+    /// What a vector's environments are taken through is what each is taken through alone: actions drawn from its
+    /// own noise in one pass over the weights, its own episodes, and nothing of the steps between them.
+    #[test]
+    fn a_vector_is_so_many_environments() {
+        let (seeds, steps) = ([5, 6, 7], 1300);
+        let environment = |&seed: &u64| pmpo_suite::load("cartpole-swingup", seed).unwrap();
+        let lane = |&seed: &u64| {
+            let (sender, batches) = channel();
+            let spec = stepper_spec();
+            let collector = Collector::new(TRANSITIONS, &spec, 32, ChannelSink(sender));
+            let noise = Noise::new(NoiseRepeat::Fixed(2), ChaCha8Rng::seed_from_u64(seed));
+            ((collector, noise), batches)
+        };
+        let mut policy = policy(&stepper_spec(), 1, 0);
+        let alone: Vec<_> = seeds
+            .iter()
+            .map(|seed| {
+                let ((collector, noise), batches) = lane(seed);
+                let mut stepper = Stepper::new(environment(seed), collector, noise, 0.99);
+                let mut ended = Vec::new();
+                for _ in 0..steps {
+                    ended.extend(stepper.step(&mut policy).unwrap());
+                }
+                (batches.try_iter().collect::<Vec<_>>(), ended)
+            })
+            .collect();
+        for same_step in [true, false] {
+            let vector = SideBySide::new(seeds.iter().map(environment).collect(), same_step);
+            let (lanes, batches): (Vec<_>, Vec<_>) = seeds.iter().map(lane).unzip();
+            let mut stepper = VectorStepper::new(Box::new(vector), lanes, 0.99);
+            let mut ended = Vec::new();
+            // Where the next episode begins with the next step, that step is one more.
+            for _ in 0..steps + usize::from(!same_step) {
+                stepper
+                    .act(&mut policy, &mut |episode| ended.push(episode))
+                    .unwrap();
+            }
+            let expected: Vec<_> = alone.iter().flat_map(|(_, ended)| ended.clone()).collect();
+            assert_eq!((expected.len(), &ended), (3, &expected));
+            for (batches, (expected, _)) in batches.iter().zip(&alone) {
+                let batches: Vec<_> = batches.try_iter().collect();
+                assert!(batches == *expected, "same_step {same_step}");
+            }
+        }
+    }
+
     fn stepper_spec() -> pmpo_types::EnvironmentSpec {
         pmpo_suite::load("cartpole-swingup", 5)
             .unwrap()
@@ -280,7 +335,7 @@ mod tests {
         let (sender, batches) = channel();
         let work = EnvironmentLoop {
             actor: "actor-0".to_owned(),
-            stepper: stepper(TRANSITIONS, sender),
+            stepper: Box::new(stepper(TRANSITIONS, sender)),
             weights: Script::new(&shutdown),
             episodes: EpisodeReports::new(8).0,
             shutdown,

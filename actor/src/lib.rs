@@ -30,5 +30,5 @@ pub mod weights;
 pub use canonical::{ActionScale, narrow};
 pub use config::{ActorConfig, ENDLESS_EPISODE_STEPS, EvaluatorConfig};
 pub use error::ActorError;
-pub use evaluator::{EvaluationResult, evaluate, play};
+pub use evaluator::{EvaluationResult, evaluate, evaluate_vector, play};
 pub use run::{Addresses, run};

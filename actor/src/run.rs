@@ -17,12 +17,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::collector::Collector;
+use crate::environment::Loaded;
 use crate::environment_loop::EnvironmentLoop;
 use crate::membership::Joined;
 use crate::noise::Noise;
 use crate::reports::{EpisodeReports, report_episodes};
 use crate::run_info::Window;
-use crate::stepper::Stepper;
+use crate::stepper::{Acting, Stepper, VectorStepper};
 use crate::weights::{Newest, subscribe};
 use crate::{ActorConfig, ActorError, metrics};
 
@@ -81,7 +82,6 @@ async fn act(
     } = joined;
     let _stop = shutdown.clone().drop_guard();
     let count = config.environments as u64;
-    gauge!(metrics::ENVIRONMENTS).set(count as f64);
     let numbers = index * count..(index + 1) * count;
     let seeds = numbers
         .clone()
@@ -95,30 +95,49 @@ async fn act(
     let _end_writers = writers_end.clone().drop_guard();
     // All environments of an actor share a first shard, so that its death stops whole actors' worth.
     let shards = preference(replay, index);
+    let collectors = |environment: &Loaded| {
+        (0..environment.count())
+            .map(|_| collector(&config, &shards, run.window, &spec, &writers_end))
+            .collect::<Result<Vec<_>, _>>()
+    };
     let collectors = environments
         .iter()
-        .map(|_| collector(&config, &shards, run.window, &spec, &writers_end))
+        .map(collectors)
         .collect::<Result<Vec<_>, _>>()?;
+    let acting: usize = collectors.iter().map(Vec::len).sum();
+    gauge!(metrics::ENVIRONMENTS).set(acting as f64);
     let actor = format!("actor-{index}");
-    tracing::info!(task = run.task, environments = count, "acting");
+    tracing::info!(task = run.task, environments = acting, "acting");
     end_after(config.shutdown_grace(), &shutdown, writers_end);
     let (weights, subscription) = subscribe(learner.clone(), actor.clone(), &run, &spec, &shutdown);
     crew.task(subscription);
-    let writers = collectors.iter().map(|collector| collector.sink().opened());
+    let writers = collectors.iter().flatten();
+    let writers = writers.map(|collector| collector.sink().opened());
     let waiting = become_ready(readiness, weights.clone(), writers.collect());
     crew.task(until(shutdown.clone(), waiting));
     let (episodes, queue) = EpisodeReports::new(config.report_queue_episodes);
     crew.task(report_episodes(learner, queue, shutdown.clone()));
-    for ((number, environment), collector) in numbers.zip(environments).zip(collectors) {
-        let rng = ChaCha8Rng::seed_from_u64(derive_seed(run.seed, Generator::ActorPolicy, number));
+    for ((number, environment), collectors) in numbers.zip(environments).zip(collectors) {
+        let seed = derive_seed(run.seed, Generator::ActorPolicy, number);
+        let noise = |lane| {
+            // The first of a vector has the generator of an environment by itself.
+            let seed = match lane {
+                0 => seed,
+                lane => derive_seed(seed, Generator::ActorPolicy, lane),
+            };
+            Noise::new(config.noise_repeat, ChaCha8Rng::seed_from_u64(seed))
+        };
+        let mut lanes = collectors.into_iter().zip((0..).map(noise));
+        let stepper: Box<dyn Acting> = match environment {
+            Loaded::One(environment) => {
+                let (collector, noise) = lanes.next().expect("one for an environment");
+                Box::new(Stepper::new(environment, collector, noise, run.discount))
+            }
+            Loaded::Vector(all) => Box::new(VectorStepper::new(all, lanes, run.discount)),
+        };
         let work = EnvironmentLoop {
             actor: actor.clone(),
-            stepper: Stepper::new(
-                environment,
-                collector,
-                Noise::new(config.noise_repeat, rng),
-                run.discount,
-            ),
+            stepper,
             weights: weights.clone(),
             episodes: episodes.clone(),
             shutdown: shutdown.clone(),

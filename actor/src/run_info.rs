@@ -12,7 +12,7 @@ use pmpo_types::SpecDigest;
 use tokio_util::sync::CancellationToken;
 
 use crate::ActorError;
-use crate::environment::{self, Environment, Request};
+use crate::environment::{self, Loaded, Request};
 
 /// Steps that a window may have.
 const SPAN: RangeInclusive<usize> = 1..=1000;
@@ -96,12 +96,12 @@ impl RunInfo {
         })
     }
 
-    /// Environments of the run's task, one a seed, whose steps may take `timeout`; loaded off the runtime's workers.
+    /// What the run's task stands for, once a seed, whose steps may take `timeout`; loaded off the runtime's workers.
     pub(crate) async fn environments(
         &self,
         seeds: Vec<u64>,
         timeout: Duration,
-    ) -> Result<Vec<Box<dyn Environment>>, ActorError> {
+    ) -> Result<Vec<Loaded>, ActorError> {
         let run = self.clone();
         let load = move || {
             let (all, mut told) = (seeds.len(), Instant::now());
@@ -124,8 +124,8 @@ impl RunInfo {
         &self,
         seed: u64,
         timeout: Duration,
-    ) -> Result<Box<dyn Environment>, ActorError> {
-        let environment = environment::load(&Request {
+    ) -> Result<Loaded, ActorError> {
+        let environment = environment::load_any(&Request {
             task: &self.task,
             action_repeat: self.action_repeat,
             seed,

@@ -1,7 +1,7 @@
 """Environments by name, as the actor steps them: arrays of float64 in, arrays of float64 out.
 
 `gymnasium:ID`, `dm_control:domain-task`, and `python:module:function`, whose function makes an environment of
-Gymnasium's or dm_env's interface. Observations are flattened in the order of their space: a `Dict`'s fields in its
+Gymnasium's or dm_env's interface, or a vector of them of Gymnasium's. Observations are flattened in the order of their space: a `Dict`'s fields in its
 own order, a `Tuple`'s by their numbers, each row-major; nested fields are named `arm/angle`.
 """
 
@@ -55,6 +55,8 @@ def _function(name):
 
 
 def _adapted(task, environment):
+    if hasattr(environment, "single_observation_space") and hasattr(environment, "num_envs"):
+        return _Vector(task, environment)
     if hasattr(environment, "observation_space") and hasattr(environment, "action_space"):
         return _Gymnasium(task, environment)
     if hasattr(environment, "observation_spec") and hasattr(environment, "action_spec"):
@@ -95,13 +97,20 @@ class _Adapter:
             return self._only.flat(observation)
         return np.concatenate([field.flat(field.within(observation)) for field in self._fields])
 
+    # Of an environment of Gymnasium's:
+
+    def _timestep(self):
+        return float(getattr(self._environment.unwrapped, "dt", 0.0))
+
+    def _step_limit(self):
+        described = getattr(self._environment, "spec", None)
+        return getattr(described, "max_episode_steps", None)
+
 
 class _Gymnasium(_Adapter):
     """Gymnasium: `terminated` is discount 0; `truncated` ends the episode with discount 1."""
 
     def __init__(self, task, environment):
-        if hasattr(environment, "num_envs"):
-            raise ValueError("expected one environment, got a vector of them; `actor.environments` says how many")
         fields = list(_space_fields(environment.observation_space, ()))
         super().__init__(task, environment, fields, _space_actions(environment.action_space))
 
@@ -114,12 +123,64 @@ class _Gymnasium(_Adapter):
         discount = 0.0 if terminated else 1.0
         return self._flat(observation), float(reward), discount, bool(terminated or truncated)
 
-    def _timestep(self):
-        return float(getattr(self._environment.unwrapped, "dt", 0.0))
 
-    def _step_limit(self):
-        described = getattr(self._environment, "spec", None)
-        return getattr(described, "max_episode_steps", None)
+class _Vector(_Adapter):
+    """Gymnasium's `VectorEnv`: `count` environments that are stepped together, in each of its modes of autoreset."""
+
+    FIRST, MID, LAST = 0.0, 1.0, 2.0
+
+    def __init__(self, task, environment):
+        fields = list(_space_fields(environment.single_observation_space, ()))
+        super().__init__(task, environment, fields, _space_actions(environment.single_action_space))
+        self.count = int(environment.num_envs)
+        mode = environment.metadata.get("autoreset_mode", "NextStep")
+        self._mode = getattr(mode, "value", mode)
+        if self._mode not in ("NextStep", "SameStep", "Disabled"):
+            raise ValueError(
+                "expected metadata['autoreset_mode'] of gymnasium.vector.AutoresetMode, which says when an environment "
+                f"of the vector begins anew, got {mode!r}"
+            )
+        # Which begin anew with the next step, whatever their action is.
+        self._ended = np.zeros(self.count, bool)
+
+    def reset(self, seed):
+        """float64 `[count, size]`."""
+        observation, _ = self._environment.reset(seed=None if seed is None else seed % 2**32)
+        self._ended[:] = False
+        return self._rows(observation)
+
+    def step(self, actions):
+        """Carries out float64 `[count, action_size]`. Answers what each environment has come to: observations
+        `[count, size]`, rewards, discounts and kinds of step `[count]`, and, where those that end begin anew with
+        the same step, the observations they begin with, else None.
+        """
+        observation, reward, terminated, truncated, infos = self._environment.step(self._actions.take_rows(actions))
+        rows = self._rows(observation)
+        ends = np.logical_or(terminated, truncated)
+        kinds = np.where(self._ended, self.FIRST, np.where(ends, self.LAST, self.MID))
+        first = None
+        if self._mode == "NextStep":
+            self._ended = ends & ~self._ended
+        elif ends.any():
+            if self._mode == "SameStep":
+                first, rows = rows, rows.copy()
+                for at in np.flatnonzero(ends):
+                    rows[at] = self._flat(infos["final_obs"][at])
+            else:
+                again, _ = self._environment.reset(options={"reset_mask": ends})
+                first = self._rows(again)
+        return (
+            rows,
+            np.array(reward, np.float64).reshape(self.count),
+            np.where(terminated, 0.0, 1.0),
+            kinds,
+            first,
+        )
+
+    def _rows(self, observation):
+        parts = [field.rows(field.within(observation), self.count) for field in self._fields]
+        # A copy: a vector may write its next observations into the same array.
+        return np.concatenate(parts, axis=1, dtype=np.float64)
 
 
 class _DmEnv(_Adapter):
@@ -182,6 +243,17 @@ class _Field:
             )
         return np.ascontiguousarray(values).reshape(-1)
 
+    def rows(self, values, count):
+        """Of `count` environments at once, `[count, size]`."""
+        values = np.asarray(values)
+        if values.shape != (count, *self.shape):
+            raise ValueError(
+                f"observation {self.name!r}: expected shape {[count, *self.shape]}, got {list(values.shape)}"
+            )
+        if self._choices is not None:
+            return np.eye(self._choices)[values.astype(np.int64)]
+        return values.reshape(count, -1)
+
 
 def _space_fields(space, keys):
     kind = type(space).__name__
@@ -234,6 +306,12 @@ class _Actions:
             action = np.rint(action)
         action = action.astype(self._dtype).reshape(self._shape)
         return action
+
+    def take_rows(self, actions):
+        """Of several environments, float64 `[count, action_size]`, as their vector takes them."""
+        if self._whole:
+            actions = np.rint(actions)
+        return actions.astype(self._dtype).reshape(-1, *self._shape)
 
 
 class _Choice(_Actions):

@@ -2,7 +2,7 @@
 //! Rust and of NumPy.
 
 use pmpo::Described;
-use pmpo_actor::environment::{Environment, EnvironmentError, Request, Source};
+use pmpo_actor::environment::{Environment, EnvironmentError, Loaded, Request, Source};
 use pmpo_types::{EnvironmentSpec, StepType, TimeStep};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -10,23 +10,53 @@ use pyo3::types::PyTuple;
 
 use crate::array::{Numbers, View, filled};
 use crate::policy::empty;
+use crate::vector::PythonVector;
 use crate::watch::Watched;
 
 /// The interpreter that runs this process.
 pub(crate) struct Interpreter;
 
 impl Source for Interpreter {
-    fn load(&self, request: &Request<'_>) -> Result<Box<dyn Environment>, String> {
-        let python = Python::attach(|py| PythonEnvironment::new(py, request))?;
-        Ok(Box::new(python))
+    fn load(&self, request: &Request<'_>) -> Result<Loaded, String> {
+        Python::attach(|py| {
+            let (world, count) = World::new(py, request)?;
+            Ok(match count {
+                None => Loaded::One(Box::new(PythonEnvironment::new(world))),
+                Some(count) => Loaded::Vector(Box::new(PythonVector::new(world, count)?)),
+            })
+        })
     }
 }
 
-/// An environment, and what is known of it.
-struct PythonEnvironment {
-    object: Loaded,
-    spec: EnvironmentSpec,
-    observation: Vec<f64>,
+/// The Python object's methods.
+struct Methods {
+    reset: Py<PyAny>,
+    step: Py<PyAny>,
+}
+
+/// What was loaded: its methods, the JSON that describes it, and of a vector how many environments it has.
+type Object = (Methods, String, Option<usize>);
+
+impl Methods {
+    fn load(py: Python<'_>, task: &str) -> Result<Object, String> {
+        let loaded = || -> PyResult<_> {
+            let module = py.import("pmpo._environments")?;
+            let object = module.call_method1("load", (task,))?;
+            let description = object.call_method0("description")?.extract()?;
+            let count = object.getattr_opt("count")?;
+            let count = count.map(|count| count.extract()).transpose()?;
+            let reset = object.getattr("reset")?.unbind();
+            let step = object.getattr("step")?.unbind();
+            Ok((Self { reset, step }, description, count))
+        };
+        loaded().map_err(|error| said(py, &error))
+    }
+}
+
+/// An object in Python that is stepped, and what is known of it.
+pub(crate) struct World {
+    methods: Methods,
+    pub(crate) spec: EnvironmentSpec,
     /// What the next reset is seeded with; absent where it goes on.
     seed: Option<u64>,
     /// It has raised: what it is in now, nobody knows.
@@ -34,41 +64,21 @@ struct PythonEnvironment {
     watched: Watched,
 }
 
-/// The Python object's methods.
-struct Loaded {
-    reset: Py<PyAny>,
-    step: Py<PyAny>,
-}
-
-impl Loaded {
-    /// Loads it; answers also the JSON that describes it.
-    fn new(py: Python<'_>, task: &str) -> Result<(Self, String), String> {
-        let loaded = || -> PyResult<_> {
-            let module = py.import("pmpo._environments")?;
-            let object = module.call_method1("load", (task,))?;
-            let description = object.call_method0("description")?.extract()?;
-            let reset = object.getattr("reset")?.unbind();
-            let step = object.getattr("step")?.unbind();
-            Ok((Self { reset, step }, description))
-        };
-        loaded().map_err(|error| said(py, &error))
-    }
-}
-
-impl PythonEnvironment {
-    fn new(py: Python<'_>, request: &Request<'_>) -> Result<Self, String> {
-        let (object, description) = Loaded::new(py, request.task)?;
+impl World {
+    /// Loads it; answers also how many environments it has, if it is a vector.
+    fn new(py: Python<'_>, request: &Request<'_>) -> Result<(Self, Option<usize>), String> {
+        let (methods, description, count) = Methods::load(py, request.task)?;
         let described = Described::from_json(&description).map_err(|error| error.to_string())?;
         let mut spec = described.spec;
         spec.action_repeat = request.action_repeat;
-        Ok(Self {
-            object,
-            observation: Vec::with_capacity(spec.observation_size()),
+        let world = Self {
+            methods,
             seed: Some(request.seed),
             broken: false,
             watched: Watched::new(request.task, request.timeout),
             spec,
-        })
+        };
+        Ok((world, count))
     }
 
     /// Calls into Python under the watch; whatever is raised voids the episode.
@@ -85,55 +95,86 @@ impl PythonEnvironment {
         })
     }
 
-    /// Takes an observation over, float64 `[observation_size]`.
-    fn observe(&mut self, flat: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.observation.clear();
-        match View::of(flat).as_ref().and_then(View::numbers) {
-            Some(Numbers::F64(values)) => self.observation.extend_from_slice(values),
-            Some(Numbers::F32(values)) => {
-                let values = values.iter().map(|&value| f64::from(value));
-                self.observation.extend(values);
+    /// Resets, and answers what the Python side did.
+    pub(crate) fn reset<T>(
+        &mut self,
+        take: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>,
+    ) -> Result<T, EnvironmentError> {
+        self.call(|this, py| {
+            if this.broken {
+                // Another one, and other draws than those that broke the one before.
+                let again = Methods::load(py, &this.spec.task);
+                (this.methods, ..) = again.map_err(PyRuntimeError::new_err)?;
+                this.broken = false;
             }
-            None => {}
-        }
-        let (expected, got) = (self.spec.observation_size(), self.observation.len());
-        if got == expected {
-            return Ok(());
-        }
-        let message = format!("expected an observation of {expected} values, got {got}");
-        Err(PyValueError::new_err(message))
+            take(&this.methods.reset.bind(py).call1((this.seed.take(),))?)
+        })
     }
 
-    /// One control step: reward, discount, and whether it is the last.
-    fn control_step(&mut self, py: Python<'_>, action: &[f64]) -> PyResult<(f64, f64, bool)> {
-        let action = filled(empty(py)?, &[action.len()], action)?;
-        let outcome = self.object.step.bind(py).call1((action,))?;
-        let outcome = outcome.cast::<PyTuple>()?;
-        self.observe(&outcome.get_item(0)?)?;
-        let (reward, discount) = (
-            outcome.get_item(1)?.extract()?,
-            outcome.get_item(2)?.extract()?,
-        );
-        Ok((reward, discount, outcome.get_item(3)?.extract()?))
+    /// Has `actions` of this shape carried out for as many control steps as actions are repeated, and answers
+    /// what the Python side did each time, until `take` says that it was the last.
+    pub(crate) fn step(
+        &mut self,
+        shape: &[usize],
+        actions: &[f64],
+        mut take: impl FnMut(&Bound<'_, PyTuple>) -> PyResult<bool>,
+    ) -> Result<(), EnvironmentError> {
+        self.call(|this, py| {
+            for _ in 0..this.spec.action_repeat {
+                // An environment may keep what it is given.
+                let actions = filled(empty(py)?, shape, actions)?;
+                let outcome = this.methods.step.bind(py).call1((actions,))?;
+                if take(outcome.cast::<PyTuple>()?)? {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Takes float numbers over, of which there are to be so many.
+pub(crate) fn take(
+    array: &Bound<'_, PyAny>,
+    expected: usize,
+    values: &mut Vec<f64>,
+) -> PyResult<()> {
+    values.clear();
+    match View::of(array).as_ref().and_then(View::numbers) {
+        Some(Numbers::F64(given)) => values.extend_from_slice(given),
+        Some(Numbers::F32(given)) => values.extend(given.iter().map(|&value| f64::from(value))),
+        None => {}
+    }
+    if values.len() == expected {
+        return Ok(());
+    }
+    let message = format!("expected {expected} values, got {}", values.len());
+    Err(PyValueError::new_err(message))
+}
+
+/// An environment.
+struct PythonEnvironment {
+    world: World,
+    observation: Vec<f64>,
+}
+
+impl PythonEnvironment {
+    fn new(world: World) -> Self {
+        Self {
+            observation: Vec::with_capacity(world.spec.observation_size()),
+            world,
+        }
     }
 }
 
 impl Environment for PythonEnvironment {
     fn spec(&self) -> &EnvironmentSpec {
-        &self.spec
+        &self.world.spec
     }
 
     fn reset(&mut self) -> Result<TimeStep<'_>, EnvironmentError> {
-        self.call(|this, py| {
-            if this.broken {
-                // Another one, and other draws than those that broke the one before.
-                let again = Loaded::new(py, &this.spec.task);
-                (this.object, _) = again.map_err(PyRuntimeError::new_err)?;
-                this.broken = false;
-            }
-            let first = this.object.reset.bind(py).call1((this.seed.take(),))?;
-            this.observe(&first)
-        })?;
+        let (size, observation) = (self.world.spec.observation_size(), &mut self.observation);
+        self.world.reset(|first| take(first, size, observation))?;
         Ok(TimeStep {
             step_type: StepType::First,
             reward: None,
@@ -143,16 +184,14 @@ impl Environment for PythonEnvironment {
     }
 
     fn step(&mut self, action: &[f64]) -> Result<TimeStep<'_>, EnvironmentError> {
-        let (reward, discount, last) = self.call(|this, py| {
-            let (mut reward, mut discount, mut last) = this.control_step(py, action)?;
-            for _ in 1..this.spec.action_repeat {
-                if last {
-                    break;
-                }
-                let (more, of_step, ended) = this.control_step(py, action)?;
-                (reward, discount, last) = (reward + more, discount * of_step, ended);
-            }
-            Ok((reward, discount, last))
+        let (size, observation) = (self.world.spec.observation_size(), &mut self.observation);
+        let (mut reward, mut discount, mut last) = (0.0, 1.0, false);
+        self.world.step(&[action.len()], action, |outcome| {
+            take(&outcome.get_item(0)?, size, observation)?;
+            reward += outcome.get_item(1)?.extract::<f64>()?;
+            discount *= outcome.get_item(2)?.extract::<f64>()?;
+            last = outcome.get_item(3)?.extract()?;
+            Ok(last)
         })?;
         Ok(TimeStep {
             step_type: if last { StepType::Last } else { StepType::Mid },
@@ -163,7 +202,7 @@ impl Environment for PythonEnvironment {
     }
 
     fn reseed(&mut self, seed: u64) {
-        self.seed = Some(seed);
+        self.world.seed = Some(seed);
     }
 }
 

@@ -6,6 +6,7 @@ mod command;
 mod environment;
 mod policy;
 mod replay;
+mod vector;
 mod watch;
 
 use pyo3::prelude::*;

@@ -68,6 +68,53 @@ def test_spaces_are_flattened_in_their_order_row_major():
     assert parts["grip/1"].tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+def test_a_vector_says_what_each_of_its_environments_has_come_to(mode):
+    """Two points side by side are each what a point by itself is: the first is terminated in its third step, the
+    second truncated in its fourth, and both begin anew as the mode says."""
+    vector = worlds.several(mode=mode, count=2)
+    several = adapted(vector)
+    assert several.count == 2
+    assert described(worlds.several(count=2))["spec"] == described(worlds.Point())["spec"]
+    one = several.reset(5)
+    assert one.shape == (2, 2) and one.dtype == np.float64
+    assert one.tolist() == [adapted(worlds.Point()).reset(seed).tolist() for seed in (5, 6)]
+    inner, taken = vector.envs, []
+    for step in range(6):
+        if step == 2:
+            inner[0].at = 9.5
+        if step == 3:
+            inner[1].step_count = inner[1].steps - 1
+        rows, rewards, discounts, kinds, first = several.step(np.array([[-1.0], [0.5]]))
+        assert rows.shape == (2, 2) and rewards.dtype == discounts.dtype == np.float64
+        taken.append((kinds.tolist(), discounts.tolist(), None if first is None else first.shape))
+        if step == 2:
+            assert rows[0, 0] == np.float32(9.4) and rewards[0] == -9.4, "the last state, not the next first one"
+            begins = first is not None and first[0, 0]
+            assert begins == (mode != "NextStep" and inner[0].at)
+    first_mid_last = {"NextStep": (None, None), "SameStep": ((2, 2), (2, 2)), "Disabled": ((2, 2), (2, 2))}
+    at_three, at_four = first_mid_last[mode]
+    after = 0.0 if mode == "NextStep" else 1.0
+    assert taken == [
+        ([1.0, 1.0], [1.0, 1.0], None),
+        ([1.0, 1.0], [1.0, 1.0], None),
+        ([2.0, 1.0], [0.0, 1.0], at_three),
+        ([after, 2.0], [1.0, 1.0], at_four),
+        ([1.0, after], [1.0, 1.0], None),
+        ([1.0, 1.0], [1.0, 1.0], None),
+    ]
+
+
+def test_a_vector_flattens_and_acts_as_one_does():
+    one, several = adapted(worlds.Arm()), adapted(worlds.several(worlds.Arm, count=2))
+    assert several.reset(0).tolist() == [one.reset(0).tolist()] * 2
+    several.step(np.array([[1.9999999, 0.0], [0.0, 1.0]]))
+    assert [world.taken.tolist() for world in several._environment.envs] == [[2, 0], [0, 1]]
+    choice = adapted(gymnasium.make_vec("CartPole-v1", 2))
+    choice.reset(0)
+    assert choice.step(np.array([[0.0], [1.0]]))[0].shape == (2, 4)
+
+
 def test_choices_are_of_the_spaces_own_kind():
     world = worlds.Arm()
     arm = adapted(world)

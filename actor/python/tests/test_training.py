@@ -1,6 +1,7 @@
 """`pmpo train` with environments in Python: the same cluster, and what becomes of their faults."""
 
 import csv
+import json
 import pathlib
 import tomllib
 
@@ -46,6 +47,42 @@ def test_environments_of_every_kind_train(task, tmp_path):
     assert policy.task == task
     action = policy(np.zeros(policy.observation_size))
     assert ((policy.action_minimum <= action) & (action <= policy.action_maximum)).all()
+
+
+@pytest.mark.parametrize("task", ["python:worlds:points", "python:worlds:points_anew_in_the_same_step"])
+def test_a_vector_of_environments_trains_and_is_evaluated(task, tmp_path):
+    """Episodes have 40 steps, and all that were taken are counted."""
+    flags = ["--learner-steps", 1000, "--set", "evaluator.period_learner_steps=300", "--set", "evaluator.episodes=4"]
+    done = train(task, tmp_path, *flags)
+    assert "reached its limit of learner steps" in done.stdout + done.stderr
+    assert "environments=3" in log(tmp_path)
+    run = tmp_path / "run"
+    assert len(rows(run)) >= 1
+    env = {"PYTHONPATH": str(pathlib.Path(__file__).parent)}
+    said = pmpo("eval", run, "--episodes", 5, "--json", env=env).stdout
+    report = json.loads(said)
+    assert len(report["returns"]) == 5 and all(-400 < value < 0 for value in report["returns"])
+    policy = package.Policy.load(run)
+    assert policy(np.zeros((3, 2))).shape == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says", "voided"),
+    [("one_point_raises", "OSError: the motor is on fire", 3), ("one_point_says_nan", "not finite in f32", 1)],
+)
+def test_a_fault_in_a_vector_voids_what_it_spoils(fault, says, voided, tmp_path):
+    """What raises has ended the vector's call, and all of it is made anew; what is not finite is one environment's."""
+    train(f"python:worlds:{fault}", tmp_path, "--learner-steps", 100)
+    lines = [line for line in log(tmp_path).splitlines() if "void" in line]
+    assert len(lines) == voided and all(says in line for line in lines), lines
+
+
+@pytest.mark.parametrize("flag", ["--lockstep", "--set=run.action_repeat=2"])
+def test_what_a_vector_cannot_do_is_refused(flag, tmp_path):
+    done = train("python:worlds:points", tmp_path, flag, "--learner-steps", 60, check=False)
+    assert done.returncode == (2 if flag == "--lockstep" else 7), done.stderr
+    said = "expected one environment here, got a vector of 3" if flag == "--lockstep" else "run.action_repeat: expected 1"
+    assert said in done.stderr
 
 
 def test_choices_take_the_categorical_head_by_themselves(tmp_path):

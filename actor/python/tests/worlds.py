@@ -41,6 +41,27 @@ def point():
     return Point()
 
 
+def several(kind=Point, mode="NextStep", count=3):
+    """A vector of points."""
+    return gymnasium.vector.SyncVectorEnv([kind] * count, autoreset_mode=mode)
+
+
+def points():
+    return gymnasium.wrappers.vector.RecordEpisodeStatistics(several())
+
+
+def points_anew_in_the_same_step():
+    return several(mode="SameStep")
+
+
+def one_point_raises():
+    return several(raises_in_a_point())
+
+
+def one_point_says_nan():
+    return several(faulty(lambda observation, *rest: (np.full(2, np.nan, np.float32), *rest)))
+
+
 def comes():
     """Whether the fault comes now."""
     if "actor" not in sys.argv:
@@ -64,11 +85,15 @@ def faulty(fault):
     return Faulty
 
 
-def raises():
+def raises_in_a_point():
     def fault(*_):
         raise OSError("the motor is\non fire")
 
-    return faulty(fault)()
+    return faulty(fault)
+
+
+def raises():
+    return raises_in_a_point()()
 
 
 def says_nan():

@@ -19,6 +19,6 @@ pub use config::{Activation, HeadConfig, HeadPlan, NetworkConfig, PolicyPlan, To
 pub use error::SnapshotError;
 pub use heads::{CategoricalHead, CategoricalOutput, GaussianHead, GaussianOutput, HeadOutput};
 pub use layers::{Init, Layer, LinearOp, Op, Plan, TensorSpec};
-pub use network::{PolicyNetwork, clip};
+pub use network::{PolicyNetwork, Rows, clip};
 pub use snapshot::{NamedTensor, PolicySnapshot, PolicyWeights};
 pub use torso::{NORMALISER_EPSILON, NORMALISER_LIMIT, normalised, normaliser_scale};

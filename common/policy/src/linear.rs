@@ -1,4 +1,4 @@
-//! A linear layer at batch 1: `y = x W + b`.
+//! A linear layer: `y = x W + b`.
 
 use std::sync::Arc;
 
@@ -57,33 +57,50 @@ impl Linear {
         self.bias.len()
     }
 
-    /// `output [padded_outputs] = input [inputs] W + b`.
+    /// `output [rows, padded_outputs] = input W + b`, of rows of `width` elements whose first are the input's. A
+    /// panel serves all rows before the next one is read.
     #[inline(always)]
-    pub(crate) fn forward<const FMA: bool>(&self, input: &[f32], output: &mut [f32]) {
+    pub(crate) fn forward<const FMA: bool>(&self, input: &[f32], width: usize, output: &mut [f32]) {
         let panels = self.weights.chunks_exact(self.inputs * PANEL);
         let (bias, _) = self.bias.as_chunks::<PANEL>();
-        let (output, _) = output.as_chunks_mut::<PANEL>();
-        for ((panel, bias), output) in panels.zip(bias).zip(output) {
-            let (rows, _) = panel.as_chunks::<PANEL>();
-            let (mut even, mut odd) = (*bias, [0.0; PANEL]);
-            let (row_pairs, last_row) = rows.as_chunks::<2>();
-            let (input_pairs, last_input) = input.as_chunks::<2>();
-            for ([row, next_row], [x, next_x]) in row_pairs.iter().zip(input_pairs) {
-                for j in 0..PANEL {
-                    even[j] = multiply_add::<FMA>(*x, row[j], even[j]);
-                    odd[j] = multiply_add::<FMA>(*next_x, next_row[j], odd[j]);
-                }
-            }
-            if let ([row], [x]) = (last_row, last_input) {
-                for j in 0..PANEL {
-                    even[j] = multiply_add::<FMA>(*x, row[j], even[j]);
-                }
-            }
-            for j in 0..PANEL {
-                output[j] = even[j] + odd[j];
+        let padded = self.bias.len();
+        for (at, (panel, bias)) in panels.zip(bias).enumerate() {
+            let (panel, _) = panel.as_chunks::<PANEL>();
+            let rows = input.chunks_exact(width);
+            for (input, output) in rows.zip(output.chunks_exact_mut(padded)) {
+                let (output, _) = output.as_chunks_mut::<PANEL>();
+                output[at] = columns::<FMA>(&input[..self.inputs], panel, bias);
             }
         }
     }
+}
+
+/// A panel's share of a row of the output.
+#[inline(always)]
+fn columns<const FMA: bool>(
+    input: &[f32],
+    panel: &[[f32; PANEL]],
+    bias: &[f32; PANEL],
+) -> [f32; PANEL] {
+    let (mut even, mut odd) = (*bias, [0.0; PANEL]);
+    let (row_pairs, last_row) = panel.as_chunks::<2>();
+    let (input_pairs, last_input) = input.as_chunks::<2>();
+    for ([row, next_row], [x, next_x]) in row_pairs.iter().zip(input_pairs) {
+        for j in 0..PANEL {
+            even[j] = multiply_add::<FMA>(*x, row[j], even[j]);
+            odd[j] = multiply_add::<FMA>(*next_x, next_row[j], odd[j]);
+        }
+    }
+    if let ([row], [x]) = (last_row, last_input) {
+        for j in 0..PANEL {
+            even[j] = multiply_add::<FMA>(*x, row[j], even[j]);
+        }
+    }
+    let mut output = [0.0; PANEL];
+    for j in 0..PANEL {
+        output[j] = even[j] + odd[j];
+    }
+    output
 }
 
 #[cfg(test)]
@@ -109,9 +126,9 @@ mod tests {
             let input: Vec<f32> = (0..inputs).map(|i| (i % 4) as f32 - 1.0).collect();
             let layer = Linear::new(&[(&weights[0], &biases[0]), (&weights[1], &biases[1])]);
             let mut fused = vec![f32::NAN; layer.padded_outputs()];
-            layer.forward::<true>(&input, &mut fused);
+            layer.forward::<true>(&input, inputs, &mut fused);
             let mut plain = vec![f32::NAN; layer.padded_outputs()];
-            layer.forward::<false>(&input, &mut plain);
+            layer.forward::<false>(&input, inputs, &mut plain);
             assert_eq!(fused, plain);
 
             let mut expected = Vec::new();

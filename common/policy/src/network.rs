@@ -1,4 +1,4 @@
-//! Inference at batch 1, without allocation: what an actor runs between two steps.
+//! Inference without allocation: what an actor runs between two steps, for one environment or a batch of them.
 
 use pmpo_kernels::simd::{self, Kernel};
 use rand::Rng;
@@ -58,10 +58,7 @@ impl PolicyNetwork {
             self.observation_size,
             "length of the observation"
         );
-        simd::dispatch(Forward {
-            network: self,
-            observation,
-        });
+        self.batch(observation).head(0);
         self.head.output()
     }
 
@@ -90,9 +87,8 @@ impl PolicyNetwork {
         rng: &mut R,
         action: &mut [f32],
     ) -> f32 {
-        assert_eq!(action.len(), self.action_size, "length of the action");
-        self.forward(observation);
-        self.head.sample(rng, action)
+        assert_eq!(observation.len(), self.observation_size);
+        self.batch(observation).sample(0, rng, action)
     }
 
     /// The most likely action given `observation`, clipped to [-1, 1].
@@ -100,10 +96,62 @@ impl PolicyNetwork {
     /// # Panics
     /// If a slice has the wrong length.
     pub fn mode(&mut self, observation: &[f32], action: &mut [f32]) {
-        assert_eq!(action.len(), self.action_size, "length of the action");
-        self.forward(observation);
-        self.head.mode(action);
+        assert_eq!(observation.len(), self.observation_size);
+        self.batch(observation).mode(0, action);
+    }
+
+    /// Looks at `observations` `[rows, observation_size]`, all in one pass over the weights. What it says of each
+    /// is, bit for bit, what it says of it alone.
+    ///
+    /// # Panics
+    /// If their length is no multiple of [`Self::observation_size`].
+    pub fn batch(&mut self, observations: &[f32]) -> Rows<'_> {
+        let rows = observations.len() / self.observation_size;
+        assert_eq!(
+            observations.len(),
+            rows * self.observation_size,
+            "length of the observations"
+        );
+        simd::dispatch(Forward {
+            torso: &mut self.torso,
+            observations,
+            rows,
+        });
+        Rows { network: self }
+    }
+}
+
+/// What a policy says of a batch of observations.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    network: &'a mut PolicyNetwork,
+}
+
+impl Rows<'_> {
+    /// Draws an action for observation `row`, as [`PolicyNetwork::sample_with_log_prob`].
+    ///
+    /// # Panics
+    /// If there is no such row, or `action` has the wrong length.
+    pub fn sample<R: Rng + ?Sized>(&mut self, row: usize, rng: &mut R, action: &mut [f32]) -> f32 {
+        assert_eq!(action.len(), self.network.action_size, "length of the action");
+        self.head(row).sample(rng, action)
+    }
+
+    /// The most likely action for observation `row`, clipped to [-1, 1].
+    ///
+    /// # Panics
+    /// If there is no such row, or `action` has the wrong length.
+    pub fn mode(&mut self, row: usize, action: &mut [f32]) {
+        assert_eq!(action.len(), self.network.action_size, "length of the action");
+        self.head(row).mode(action);
         clip(action);
+    }
+
+    fn head(&mut self, row: usize) -> &mut HeadNetwork {
+        let PolicyNetwork { torso, head, .. } = &mut *self.network;
+        let features = torso.features(row);
+        simd::dispatch(Head { head, features });
+        &mut self.network.head
     }
 }
 
@@ -113,16 +161,26 @@ pub fn clip(action: &mut [f32]) {
 }
 
 struct Forward<'a> {
-    network: &'a mut PolicyNetwork,
-    observation: &'a [f32],
+    torso: &'a mut Torso,
+    observations: &'a [f32],
+    rows: usize,
 }
 
 impl Kernel for Forward<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        self.network.torso.forward::<FMA>(self.observation);
-        self.network
-            .head
-            .forward::<FMA>(self.network.torso.features());
+        self.torso.forward::<FMA>(self.observations, self.rows);
+    }
+}
+
+struct Head<'a> {
+    head: &'a mut HeadNetwork,
+    features: &'a [f32],
+}
+
+impl Kernel for Head<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        self.head.forward::<FMA>(self.features);
     }
 }

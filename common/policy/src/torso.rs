@@ -1,4 +1,5 @@
-//! The layers of a policy at batch 1, without allocation: the [`Op`]s of its plan with their weights.
+//! The layers of a policy, without allocation once a batch of its size was there: the [`Op`]s of its plan with
+//! their weights. A row's numbers do not depend on how many there are.
 
 use pmpo_kernels::simd::{Kernel, dispatch};
 use pmpo_kernels::{Nonlinearity, normalise};
@@ -12,7 +13,7 @@ pub const NORMALISER_EPSILON: f32 = 1e-4;
 /// Normalised observations are kept within this, either side of 0.
 pub const NORMALISER_LIMIT: f32 = 10.0;
 
-/// A torso with its weights and the outputs of its layers.
+/// A torso with its weights and the outputs of its layers, for as many rows as were asked for last.
 #[derive(Clone, Debug)]
 pub(crate) struct Torso {
     normaliser: Option<ObservationNormaliser>,
@@ -35,20 +36,21 @@ impl Torso {
         })
     }
 
-    /// Computes [`Self::features`] of an observation.
+    /// Computes [`Self::features`] of observations `[rows, observation_size]`.
     #[inline(always)]
-    pub(crate) fn forward<const FMA: bool>(&mut self, observation: &[f32]) {
-        let input = match &mut self.normaliser {
-            Some(normaliser) => normaliser.forward(observation),
-            None => observation,
+    pub(crate) fn forward<const FMA: bool>(&mut self, observations: &[f32], rows: usize) {
+        let values = match &mut self.normaliser {
+            Some(normaliser) => normaliser.forward(observations),
+            None => observations,
         };
-        forward::<FMA>(&mut self.stages, input);
+        let width = values.len() / rows.max(1);
+        forward::<FMA>(&mut self.stages, Batch { values, width, rows });
     }
 
-    /// Output of the last layer.
-    pub(crate) fn features(&self) -> &[f32] {
+    /// Output of the last layer for a row.
+    pub(crate) fn features(&self, row: usize) -> &[f32] {
         let last = self.stages.last().expect("at least one layer");
-        &last.output[..self.features]
+        &last.output[row * last.width..][..self.features]
     }
 }
 
@@ -66,17 +68,19 @@ impl ObservationNormaliser {
         let mean = mean?.values.clone();
         let scale = variance?.values.iter().map(|&v| normaliser_scale(v));
         Ok(Self {
-            output: vec![0.0; mean.len()],
+            output: Vec::new(),
             scale: scale.collect(),
             mean,
         })
     }
 
-    fn forward(&mut self, observation: &[f32]) -> &[f32] {
-        let statistics = self.mean.iter().zip(&self.scale);
-        for ((output, x), (mean, scale)) in self.output.iter_mut().zip(observation).zip(statistics)
-        {
-            *output = normalised(*x, *mean, *scale);
+    fn forward(&mut self, observations: &[f32]) -> &[f32] {
+        self.output.clear();
+        for observation in observations.chunks_exact(self.mean.len()) {
+            let statistics = self.mean.iter().zip(&self.scale);
+            let elements = observation.iter().zip(statistics);
+            self.output
+                .extend(elements.map(|(x, (mean, scale))| normalised(*x, *mean, *scale)));
         }
         &self.output
     }
@@ -97,9 +101,19 @@ pub fn normalised(x: f32, mean: f32, scale: f32) -> f32 {
 #[derive(Clone, Debug)]
 struct Stage {
     operation: Operation,
-    /// Of [`Operation::Linear`] with its padding.
+    /// `[rows, width]`.
     output: Vec<f32>,
+    /// `outputs`, and the padding of [`Operation::Linear`].
+    width: usize,
     outputs: usize,
+}
+
+/// What goes into an operation, `[rows, width]`; what it does not ask for is padding.
+#[derive(Clone, Copy)]
+struct Batch<'a> {
+    values: &'a [f32],
+    width: usize,
+    rows: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -136,7 +150,7 @@ fn stages(plan: &Plan, ops: &[Op], tensors: &Tensors<'_>) -> Result<Vec<Stage>, 
     };
     for op in ops {
         let before = stages.last().map_or(0, |stage| stage.outputs);
-        let (operation, length, outputs) = match op {
+        let (operation, width, outputs) = match op {
             Op::Linear(op) => {
                 let linear = linear(plan, &[*op], tensors)?;
                 let (padded, outputs) = (linear.padded_outputs(), get(op.bias)?.values.len());
@@ -169,7 +183,8 @@ fn stages(plan: &Plan, ops: &[Op], tensors: &Tensors<'_>) -> Result<Vec<Stage>, 
         };
         stages.push(Stage {
             operation,
-            output: vec![0.0; length],
+            output: vec![0.0; width],
+            width,
             outputs,
         });
     }
@@ -192,9 +207,11 @@ pub(crate) fn linear(
 }
 
 #[inline(always)]
-fn forward<const FMA: bool>(stages: &mut [Stage], input: &[f32]) {
-    let mut done: &[f32] = input;
+fn forward<const FMA: bool>(stages: &mut [Stage], input: Batch<'_>) {
+    let mut done = input;
     for stage in stages {
+        let (width, outputs) = (stage.width, stage.outputs);
+        stage.output.resize(done.rows * width, 0.0);
         let output = stage.output.as_mut_slice();
         match &mut stage.operation {
             Operation::Linear {
@@ -202,37 +219,57 @@ fn forward<const FMA: bool>(stages: &mut [Stage], input: &[f32]) {
                 norm,
                 nonlinearity,
             } => {
-                linear.forward::<FMA>(done, output);
-                let output = &mut output[..stage.outputs];
-                if let Some(norm) = norm {
-                    normalise::<FMA>(output, &norm.gamma, &norm.beta);
+                linear.forward::<FMA>(done.values, done.width, output);
+                for output in output.chunks_exact_mut(width) {
+                    let output = &mut output[..outputs];
+                    if let Some(norm) = norm {
+                        normalise::<FMA>(output, &norm.gamma, &norm.beta);
+                    }
+                    nonlinearity.apply::<FMA>(output);
                 }
-                nonlinearity.apply::<FMA>(output);
             }
             Operation::LayerNorm { norm, nonlinearity } => {
-                output.copy_from_slice(done);
-                normalise::<FMA>(output, &norm.gamma, &norm.beta);
-                nonlinearity.apply::<FMA>(output);
+                copy(done, outputs, output);
+                for output in output.chunks_exact_mut(outputs) {
+                    normalise::<FMA>(output, &norm.gamma, &norm.beta);
+                    nonlinearity.apply::<FMA>(output);
+                }
             }
             Operation::Activation(nonlinearity) => {
-                output.copy_from_slice(done);
+                copy(done, outputs, output);
                 nonlinearity.apply::<FMA>(output);
             }
-            Operation::Residual(inner) => dispatch(Residual {
-                inner,
-                input: done,
-                output,
-            }),
+            Operation::Residual(inner) => {
+                copy(done, outputs, output);
+                dispatch(Residual {
+                    inner,
+                    input: done,
+                    output,
+                });
+            }
         }
-        done = &stage.output[..stage.outputs];
+        done = Batch {
+            values: &stage.output,
+            width,
+            rows: done.rows,
+        };
     }
 }
 
-/// `output = input + f(input)`. Dispatched on its own, for a recursion cannot be inlined into the one
+/// The rows of `input` without their padding, `[rows, size]`.
+fn copy(input: Batch<'_>, size: usize, output: &mut [f32]) {
+    let rows = input.values.chunks_exact(input.width);
+    for (output, input) in output.chunks_exact_mut(size).zip(rows) {
+        output.copy_from_slice(&input[..size]);
+    }
+}
+
+/// Adds `f(input)` to `output`. Dispatched on its own, for a recursion cannot be inlined into the one
 /// that is under way.
 struct Residual<'a> {
     inner: &'a mut [Stage],
-    input: &'a [f32],
+    input: Batch<'a>,
+    /// `[rows, size]`.
     output: &'a mut [f32],
 }
 
@@ -240,10 +277,11 @@ impl Kernel for Residual<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         forward::<FMA>(self.inner, self.input);
-        self.output.copy_from_slice(self.input);
         if let Some(last) = self.inner.last() {
-            let inner = &last.output[..last.outputs];
-            self.output.iter_mut().zip(inner).for_each(|(x, f)| *x += f);
+            let inner = last.output.chunks_exact(last.width);
+            for (output, inner) in self.output.chunks_exact_mut(last.outputs).zip(inner) {
+                output.iter_mut().zip(inner).for_each(|(x, f)| *x += f);
+            }
         }
     }
 }

@@ -195,6 +195,42 @@ fn forward_agrees_with_the_definition() {
 }
 
 /// A network whose weights are all zero has mean 0 and the configured initial deviation.
+/// Five at once, then two, as an actor whose vector of environments became shorter.
+#[test]
+fn a_batch_says_of_each_row_what_is_said_of_it_alone() {
+    for torso in torsos() {
+        for head in [HeadConfig::default(), HeadConfig::Categorical(CategoricalHead { bins: 3 })] {
+            let network = NetworkConfig {
+                torso: torso.clone(),
+                head,
+                normalise_observations: true,
+            };
+            let (observations, actions) = (7, 3);
+            let mut rng = ChaCha8Rng::seed_from_u64(11);
+            let tensors = random_tensors(&network, (observations, actions), &mut rng);
+            let bytes = snapshot::encode(&network, observations, actions, &tensors).unwrap();
+            let mut policy = PolicyNetwork::from_snapshot(&bytes).unwrap();
+            let mut alone = policy.clone();
+            for rows in [5, 2] {
+                let batch: Vec<f32> = (0..rows * observations)
+                    .map(|_| rng.sample(StandardNormal))
+                    .collect();
+                let mut outcome = policy.batch(&batch);
+                for (row, observation) in batch.chunks_exact(observations).enumerate() {
+                    let draw = || ChaCha8Rng::seed_from_u64(row as u64);
+                    let mut both = [[0.0; 3]; 2];
+                    let of_row = outcome.sample(row, &mut draw(), &mut both[0]);
+                    let expected = alone.sample_with_log_prob(observation, &mut draw(), &mut both[1]);
+                    assert_eq!((of_row, both[0]), (expected, both[1]), "{torso:?}, row {row}");
+                    outcome.mode(row, &mut both[0]);
+                    alone.mode(observation, &mut both[1]);
+                    assert_eq!(both[0], both[1], "{torso:?}, row {row}");
+                }
+            }
+        }
+    }
+}
+
 fn blank(head: GaussianHead) -> PolicyNetwork {
     let config = NetworkConfig {
         head: HeadConfig::Gaussian(head),

@@ -22,6 +22,13 @@ impl StepType {
         }
     }
 
+    /// The one of a number.
+    pub fn from_number(number: i64) -> Option<Self> {
+        [Self::First, Self::Mid, Self::Last]
+            .into_iter()
+            .find(|kind| kind.number() == number)
+    }
+
     /// dm_env's spelling, as written to trace files.
     pub fn as_str(self) -> &'static str {
         match self {

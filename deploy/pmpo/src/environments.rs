@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use pmpo_actor::environment::{self, Environment, Request, is_external};
+use pmpo_actor::environment::{self, Environment, Loaded, Request, is_external};
 use pmpo_losses::{JointKl, KlPenalty};
 use pmpo_policy::{CategoricalHead, HeadConfig};
 use pmpo_types::EnvironmentSpec;
@@ -42,16 +42,25 @@ impl Described {
     }
 }
 
-/// Loads an environment to step it in this process; an unknown one is the caller's error.
+/// Loads an environment to step it in this process; an unknown one is the caller's error, and so is a vector.
 pub(crate) fn load(task: &str, action_repeat: usize, seed: u64) -> Result<Box<dyn Environment>> {
-    let request = Request {
+    environment::load(&request(task, action_repeat, seed)).map_err(|error| Usage::new(error).into())
+}
+
+/// The same, or a vector of environments.
+pub(crate) fn load_any(task: &str, action_repeat: usize, seed: u64) -> Result<Loaded> {
+    let request = request(task, action_repeat, seed);
+    environment::load_any(&request).map_err(|error| Usage::new(error).into())
+}
+
+fn request(task: &str, action_repeat: usize, seed: u64) -> Request<'_> {
+    Request {
         task,
         action_repeat,
         seed,
         // Whoever watches a tool can end it.
         timeout: Duration::MAX,
-    };
-    environment::load(&request).map_err(|error| Usage::new(error).into())
+    }
 }
 
 /// What the environment of a run promises, asked in a process of its own if it is in Python.

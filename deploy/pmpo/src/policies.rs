@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow};
-use pmpo_actor::environment::Environment;
+use pmpo_actor::environment::{Environment, Loaded};
 use pmpo_learner::checkpoint::{META, Subject};
 use pmpo_learner::{best, checkpoint};
 use pmpo_policy::{PolicyNetwork, snapshot};
@@ -136,7 +136,7 @@ impl Chosen {
         if let Some(spec) = &self.spec {
             return Ok(spec.clone());
         }
-        let environment = self.environment(0)?;
+        let environment = self.environments(0)?;
         self.check_sizes(environment.spec())?;
         Ok(environment.spec().clone())
     }
@@ -159,6 +159,13 @@ impl Chosen {
         let environment = environments::load(&self.task, self.action_repeat, seed)?;
         self.check(environment.spec())?;
         Ok(environment)
+    }
+
+    /// The same, or a vector of environments.
+    pub(crate) fn environments(&self, seed: u64) -> Result<Loaded> {
+        let environments = environments::load_any(&self.task, self.action_repeat, seed)?;
+        self.check(environments.spec())?;
+        Ok(environments)
     }
 
     /// The same, of the suite: what can be drawn.

@@ -74,7 +74,8 @@ impl CategoricalNetwork {
     /// Computes [`Self::output`] from the torso's features.
     #[inline(always)]
     pub(crate) fn forward<const FMA: bool>(&mut self, features: &[f32]) {
-        self.linear.forward::<FMA>(features, &mut self.logits);
+        self.linear
+            .forward::<FMA>(features, features.len(), &mut self.logits);
         let bins = self.config.bins;
         let logits = self.logits[..self.probabilities.len()].chunks_exact(bins);
         for (probabilities, logits) in self.probabilities.chunks_exact_mut(bins).zip(logits) {

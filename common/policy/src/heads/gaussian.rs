@@ -116,7 +116,8 @@ impl GaussianNetwork {
     /// Computes [`Self::output`] from the torso's features.
     #[inline(always)]
     pub(crate) fn forward<const FMA: bool>(&mut self, features: &[f32]) {
-        self.linear.forward::<FMA>(features, &mut self.raw);
+        self.linear
+            .forward::<FMA>(features, features.len(), &mut self.raw);
         let (mean, rest) = self.raw.split_at(self.mean.len());
         self.mean.copy_from_slice(mean);
         self.config.mean_nonlinearity().apply::<FMA>(&mut self.mean);

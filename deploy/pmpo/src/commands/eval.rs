@@ -1,7 +1,10 @@
 //! `pmpo eval`: a policy of a run, acting with its mode.
 
 use anyhow::{Result, ensure};
-use pmpo_actor::{ENDLESS_EPISODE_STEPS, EvaluationResult, EvaluatorConfig};
+use pmpo_actor::environment::Loaded;
+use pmpo_actor::{
+    ENDLESS_EPISODE_STEPS, EvaluationResult, EvaluatorConfig, evaluate, evaluate_vector,
+};
 use pmpo_types::EnvironmentSpec;
 use serde::Serialize;
 
@@ -34,7 +37,7 @@ pub(super) fn tell_endless(spec: &EnvironmentSpec, bound: Option<usize>) {
 
 /// Evaluates and prints the returns, each when its episode has ended.
 pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
-    let report = evaluate(args)?;
+    let report = report(args)?;
     if args.json {
         answer!("{}", serde_json::to_string(&report)?)?;
         return Ok(());
@@ -48,29 +51,37 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
     Ok(())
 }
 
-fn evaluate(args: &EvalArgs) -> Result<Report> {
+fn report(args: &EvalArgs) -> Result<Report> {
     ensure!(
         args.episodes > 0,
         Usage::new(anyhow::anyhow!("--episodes: expected at least 1"))
     );
     let mut chosen = Chosen::load(&args.run_dir, args.checkpoint)?;
-    let mut environment = chosen.environment(args.seed)?;
+    let mut environment = chosen.environments(args.seed)?;
     if !args.json {
         answer!("{} · {}", chosen.task, chosen.place.display())?;
     }
-    let one = EvaluatorConfig {
+    let mut config = EvaluatorConfig {
         episodes: 1,
         max_episode_steps: args.max_episode_steps,
         ..EvaluatorConfig::default()
     };
-    one.validate().map_err(Usage::new)?;
+    config.validate().map_err(Usage::new)?;
     tell_endless(environment.spec(), args.max_episode_steps);
     let mut returns = Vec::with_capacity(args.episodes);
-    for episode in 0..args.episodes {
-        let result = pmpo_actor::evaluate(&mut chosen.policy, environment.as_mut(), &one)?;
-        returns.extend(&result.returns);
-        if !args.json {
-            answer!("episode {episode:>3}  return {:.1}", result.mean)?;
+    while returns.len() < args.episodes {
+        let result = match &mut environment {
+            Loaded::One(one) => evaluate(&mut chosen.policy, one.as_mut(), &config)?,
+            Loaded::Vector(all) => {
+                config.episodes = args.episodes;
+                evaluate_vector(&mut chosen.policy, all.as_mut(), &config)?
+            }
+        };
+        for value in result.returns {
+            if !args.json {
+                answer!("episode {:>3}  return {value:.1}", returns.len())?;
+            }
+            returns.push(value);
         }
     }
     let result = EvaluationResult::new(returns);
