@@ -185,7 +185,10 @@ pub fn load(request: &Request<'_>) -> Result<Box<dyn Environment>, EnvironmentEr
         Loaded::One(environment) => Ok(environment),
         Loaded::Vector(vector) => Err(EnvironmentError::Load {
             task: request.task.to_owned(),
-            message: format!("expected one environment here, got a vector of {}", vector.count()),
+            message: format!(
+                "expected one environment here, got a vector of {}",
+                vector.count()
+            ),
         }),
     }
 }

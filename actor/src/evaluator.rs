@@ -186,7 +186,11 @@ impl Player {
                 self.observation.fill(0.0);
                 self.cut_short = true;
                 let counted = self.episode.take().is_some() || first;
-                return Ok(if counted && !self.is_done() { Err(reason) } else { Ok(()) });
+                return Ok(if counted && !self.is_done() {
+                    Err(reason)
+                } else {
+                    Ok(())
+                });
             }
         };
         if first {
@@ -258,7 +262,10 @@ fn vector_returns(
         }
         for (index, player) in players.iter_mut().enumerate() {
             let begun = environments.begun(index);
-            for step in [Some(environments.outcome(index)), begun].into_iter().flatten() {
+            for step in [Some(environments.outcome(index)), begun]
+                .into_iter()
+                .flatten()
+            {
                 if let Err(error) = player.take(step, steps)? {
                     diverged(&mut divergences, episodes, &task, error)?;
                 }
@@ -268,7 +275,10 @@ fn vector_returns(
         let mut open = players.iter().filter(|player| !player.is_done());
         reset = open.all(|player| player.episode.is_none() && player.cut_short);
     }
-    Ok(players.into_iter().flat_map(|player| player.returns).collect())
+    Ok(players
+        .into_iter()
+        .flat_map(|player| player.returns)
+        .collect())
 }
 
 /// Plays one episode with the mode of the policy and shows the environment in each of its states, the
@@ -631,7 +641,12 @@ mod tests {
             std::thread::sleep(stopping);
             stopped.cancel();
         });
-        let result = evaluate_in_parallel(&network, &mut [Loaded::One(environment.into())], &config, &stop);
+        let result = evaluate_in_parallel(
+            &network,
+            &mut [Loaded::One(environment.into())],
+            &config,
+            &stop,
+        );
         assert_eq!(result.unwrap(), None);
         thread.join().unwrap();
     }

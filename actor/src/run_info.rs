@@ -120,11 +120,7 @@ impl RunInfo {
             .unwrap_or_else(|_| Err(ActorError::Panicked("loading the environments".to_owned())))
     }
 
-    fn environment(
-        &self,
-        seed: u64,
-        timeout: Duration,
-    ) -> Result<Loaded, ActorError> {
+    fn environment(&self, seed: u64, timeout: Duration) -> Result<Loaded, ActorError> {
         let environment = environment::load_any(&Request {
             task: &self.task,
             action_repeat: self.action_repeat,

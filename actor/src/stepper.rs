@@ -227,7 +227,11 @@ impl<S: StepSink> VectorStepper<S> {
         let spec = environments.spec();
         let lane = |(collector, noise)| Lane::new(spec, collector, noise, discount);
         let lanes: Vec<_> = lanes.into_iter().map(lane).collect();
-        assert_eq!(lanes.len(), environments.count(), "a lane for each environment");
+        assert_eq!(
+            lanes.len(),
+            environments.count(),
+            "a lane for each environment"
+        );
         Self {
             lanes,
             reset: true,
@@ -262,7 +266,9 @@ impl<S: StepSink> VectorStepper<S> {
             if outcome.step_type == StepType::First {
                 lane.begin(Ok(outcome))?;
             } else if lane.episode.is_some() {
-                lane.step(Ok(outcome), policy.version)?.into_iter().for_each(&mut *ended);
+                lane.step(Ok(outcome), policy.version)?
+                    .into_iter()
+                    .for_each(&mut *ended);
             }
             if let Some(first) = self.environments.begun(index) {
                 lane.begin(Ok(first))?;
@@ -305,7 +311,8 @@ impl<S: StepSink> VectorStepper<S> {
             }
             self.action.copy_from_slice(&lane.drawn);
             clip(&mut self.action);
-            self.actions.extend_from_slice(self.scale.scale(&self.action));
+            self.actions
+                .extend_from_slice(self.scale.scale(&self.action));
         }
     }
 
@@ -315,7 +322,9 @@ impl<S: StepSink> VectorStepper<S> {
             return Err(error.into());
         };
         self.reset = true;
-        self.lanes.iter_mut().try_for_each(|lane| lane.void(&reason))
+        self.lanes
+            .iter_mut()
+            .try_for_each(|lane| lane.void(&reason))
     }
 }
 

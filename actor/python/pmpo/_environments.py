@@ -67,9 +67,11 @@ def _adapted(task, environment):
 
 
 class _Adapter:
-    """An environment whose observations are `_fields`, name, size and what makes values flat, each with the keys
+    """An environment, or a vector of `count` of them, whose observations are `_fields`, name, size and what makes values flat, each with the keys
     that lead to it, and whose actions are `_actions`.
     """
+
+    count = None
 
     def __init__(self, task, environment, fields, actions):
         self._task = task
@@ -90,7 +92,7 @@ class _Adapter:
             "step_limit": self._step_limit(),
             "action_repeat": 1,
         }
-        return json.dumps({"spec": spec, "choices": actions.choices})
+        return json.dumps({"spec": spec, "choices": actions.choices, "environments": self.count})
 
     def _flat(self, observation):
         if self._only is not None:

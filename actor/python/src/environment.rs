@@ -43,8 +43,7 @@ impl Methods {
             let module = py.import("pmpo._environments")?;
             let object = module.call_method1("load", (task,))?;
             let description = object.call_method0("description")?.extract()?;
-            let count = object.getattr_opt("count")?;
-            let count = count.map(|count| count.extract()).transpose()?;
+            let count = object.getattr("count")?.extract()?;
             let reset = object.getattr("reset")?.unbind();
             let step = object.getattr("step")?.unbind();
             Ok((Self { reset, step }, description, count))

@@ -4,6 +4,7 @@
 use pmpo_actor::environment::{EnvironmentError, VectorEnvironment};
 use pmpo_types::{EnvironmentSpec, StepType, TimeStep};
 use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
 
 use crate::environment::{World, take};
 
@@ -22,17 +23,10 @@ pub(crate) struct PythonVector {
 }
 
 impl PythonVector {
-    /// Refuses what a vector cannot do.
+    /// Refuses an empty one.
     pub(crate) fn new(world: World, count: usize) -> Result<Self, String> {
         if count == 0 {
             return Err("expected at least one environment in the vector, got none".to_owned());
-        }
-        let repeat = world.spec.action_repeat;
-        if repeat != 1 {
-            return Err(format!(
-                "run.action_repeat: expected 1 with a vector of environments, whose episodes begin by themselves, \
-                 got {repeat}"
-            ));
         }
         Ok(Self {
             world,

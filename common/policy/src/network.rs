@@ -104,20 +104,22 @@ impl PolicyNetwork {
     /// is, bit for bit, what it says of it alone.
     ///
     /// # Panics
-    /// If their length is no multiple of [`Self::observation_size`].
+    /// If their length is no multiple of [`Self::observation_size`], or 0.
     pub fn batch(&mut self, observations: &[f32]) -> Rows<'_> {
         let rows = observations.len() / self.observation_size;
-        assert_eq!(
-            observations.len(),
-            rows * self.observation_size,
+        assert!(
+            rows > 0 && observations.len() == rows * self.observation_size,
             "length of the observations"
         );
         simd::dispatch(Forward {
-            torso: &mut self.torso,
+            network: self,
             observations,
             rows,
         });
-        Rows { network: self }
+        Rows {
+            network: self,
+            row: 0,
+        }
     }
 }
 
@@ -125,6 +127,8 @@ impl PolicyNetwork {
 #[derive(Debug)]
 pub struct Rows<'a> {
     network: &'a mut PolicyNetwork,
+    /// The one that the head has looked at.
+    row: usize,
 }
 
 impl Rows<'_> {
@@ -133,7 +137,11 @@ impl Rows<'_> {
     /// # Panics
     /// If there is no such row, or `action` has the wrong length.
     pub fn sample<R: Rng + ?Sized>(&mut self, row: usize, rng: &mut R, action: &mut [f32]) -> f32 {
-        assert_eq!(action.len(), self.network.action_size, "length of the action");
+        assert_eq!(
+            action.len(),
+            self.network.action_size,
+            "length of the action"
+        );
         self.head(row).sample(rng, action)
     }
 
@@ -142,16 +150,23 @@ impl Rows<'_> {
     /// # Panics
     /// If there is no such row, or `action` has the wrong length.
     pub fn mode(&mut self, row: usize, action: &mut [f32]) {
-        assert_eq!(action.len(), self.network.action_size, "length of the action");
+        assert_eq!(
+            action.len(),
+            self.network.action_size,
+            "length of the action"
+        );
         self.head(row).mode(action);
         clip(action);
     }
 
-    fn head(&mut self, row: usize) -> &mut HeadNetwork {
-        let PolicyNetwork { torso, head, .. } = &mut *self.network;
-        let features = torso.features(row);
-        simd::dispatch(Head { head, features });
-        &mut self.network.head
+    fn head(&mut self, row: usize) -> &HeadNetwork {
+        if row != self.row {
+            let PolicyNetwork { torso, head, .. } = &mut *self.network;
+            let features = torso.features(row);
+            simd::dispatch(Head { head, features });
+            self.row = row;
+        }
+        &self.network.head
     }
 }
 
@@ -160,8 +175,9 @@ pub fn clip(action: &mut [f32]) {
     action.iter_mut().for_each(|a| *a = a.clamp(-1.0, 1.0));
 }
 
+/// The torso for all rows, and the head for the first, which is all of them as a rule.
 struct Forward<'a> {
-    torso: &'a mut Torso,
+    network: &'a mut PolicyNetwork,
     observations: &'a [f32],
     rows: usize,
 }
@@ -169,7 +185,9 @@ struct Forward<'a> {
 impl Kernel for Forward<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        self.torso.forward::<FMA>(self.observations, self.rows);
+        let PolicyNetwork { torso, head, .. } = self.network;
+        torso.forward::<FMA>(self.observations, self.rows);
+        head.forward::<FMA>(torso.features(0));
     }
 }
 

@@ -44,7 +44,14 @@ impl Torso {
             None => observations,
         };
         let width = values.len() / rows.max(1);
-        forward::<FMA>(&mut self.stages, Batch { values, width, rows });
+        forward::<FMA>(
+            &mut self.stages,
+            Batch {
+                values,
+                width,
+                rows,
+            },
+        );
     }
 
     /// Output of the last layer for a row.

@@ -199,7 +199,10 @@ fn forward_agrees_with_the_definition() {
 #[test]
 fn a_batch_says_of_each_row_what_is_said_of_it_alone() {
     for torso in torsos() {
-        for head in [HeadConfig::default(), HeadConfig::Categorical(CategoricalHead { bins: 3 })] {
+        for head in [
+            HeadConfig::default(),
+            HeadConfig::Categorical(CategoricalHead { bins: 3 }),
+        ] {
             let network = NetworkConfig {
                 torso: torso.clone(),
                 head,
@@ -220,8 +223,13 @@ fn a_batch_says_of_each_row_what_is_said_of_it_alone() {
                     let draw = || ChaCha8Rng::seed_from_u64(row as u64);
                     let mut both = [[0.0; 3]; 2];
                     let of_row = outcome.sample(row, &mut draw(), &mut both[0]);
-                    let expected = alone.sample_with_log_prob(observation, &mut draw(), &mut both[1]);
-                    assert_eq!((of_row, both[0]), (expected, both[1]), "{torso:?}, row {row}");
+                    let expected =
+                        alone.sample_with_log_prob(observation, &mut draw(), &mut both[1]);
+                    assert_eq!(
+                        (of_row, both[0]),
+                        (expected, both[1]),
+                        "{torso:?}, row {row}"
+                    );
                     outcome.mode(row, &mut both[0]);
                     alone.mode(observation, &mut both[1]);
                     assert_eq!(both[0], both[1], "{torso:?}, row {row}");

@@ -30,6 +30,9 @@ pub struct Described {
     /// Choices of each dimension of the action, where it is made of choices and not of numbers.
     #[serde(default)]
     pub choices: Option<usize>,
+    /// How many environments it is, if it is a vector of them.
+    #[serde(default)]
+    pub environments: Option<usize>,
 }
 
 impl Described {
@@ -70,16 +73,27 @@ pub(crate) fn describe(run: &RunConfig) -> Result<Described> {
         return Ok(Described {
             spec: environment.spec().clone(),
             choices: None,
+            environments: None,
         });
     }
     let mut described = ask(run).map_err(Usage::new)?;
+    if let Some(count) = described.environments
+        && run.action_repeat != 1
+    {
+        return Err(Usage::new(anyhow!(
+            "run.action_repeat: expected 1 with a vector of {count} environments, whose episodes begin by \
+             themselves, got {}",
+            run.action_repeat
+        ))
+        .into());
+    }
     described.spec.action_repeat = run.action_repeat;
     Ok(described)
 }
 
 /// The same; where actions are choices, head and loss that nobody has set become those that are for choices.
 pub(crate) fn fit(config: &mut Config) -> Result<EnvironmentSpec> {
-    let Described { spec, choices } = describe(&config.run)?;
+    let Described { spec, choices, .. } = describe(&config.run)?;
     let Some(bins) = choices else {
         return Ok(spec);
     };
