@@ -80,7 +80,7 @@ def test_a_fault_in_a_vector_voids_what_it_spoils(fault, says, voided, tmp_path)
 @pytest.mark.parametrize("flag", ["--lockstep", "--set=run.action_repeat=2"])
 def test_what_a_vector_cannot_do_is_refused(flag, tmp_path):
     done = train("python:worlds:points", tmp_path, flag, "--learner-steps", 60, check=False)
-    said = "expected one environment here, got a vector of 3" if flag == "--lockstep" else "run.action_repeat: expected 1"
+    said = "expected one environment with --lockstep, got a vector of 3" if flag == "--lockstep" else "run.action_repeat: expected 1"
     assert done.returncode == 2 and said in done.stderr and not (tmp_path / "run").exists(), done.stderr
 
 

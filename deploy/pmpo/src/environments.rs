@@ -80,10 +80,10 @@ pub(crate) fn describe(run: &RunConfig) -> Result<Described> {
     if let Some(count) = described.environments
         && run.action_repeat != 1
     {
+        let got = run.action_repeat;
         return Err(Usage::new(anyhow!(
             "run.action_repeat: expected 1 with a vector of {count} environments, whose episodes begin by \
-             themselves, got {}",
-            run.action_repeat
+             themselves, got {got}"
         ))
         .into());
     }
@@ -92,10 +92,10 @@ pub(crate) fn describe(run: &RunConfig) -> Result<Described> {
 }
 
 /// The same; where actions are choices, head and loss that nobody has set become those that are for choices.
-pub(crate) fn fit(config: &mut Config) -> Result<EnvironmentSpec> {
-    let Described { spec, choices, .. } = describe(&config.run)?;
-    let Some(bins) = choices else {
-        return Ok(spec);
+pub(crate) fn fit(config: &mut Config) -> Result<Described> {
+    let described = describe(&config.run)?;
+    let Some(bins) = described.choices else {
+        return Ok(described);
     };
     let fitting = HeadConfig::Categorical(CategoricalHead { bins });
     let head = &mut config.policy.head;
@@ -111,11 +111,11 @@ pub(crate) fn fit(config: &mut Config) -> Result<EnvironmentSpec> {
         return Err(Usage::new(anyhow!(
             "policy.head: expected {{ kind = \"categorical\", bins = {bins} }}, for the {bins} choices of {}, \
              got another; without the key it follows",
-            spec.task
+            described.spec.task
         ))
         .into());
     }
-    Ok(spec)
+    Ok(described)
 }
 
 /// The interpreter that runs environments in Python.

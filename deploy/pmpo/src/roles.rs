@@ -70,7 +70,7 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
         assignments: &assignments,
     })?;
     let credentials = config.credentials(Role::Learner)?;
-    let spec = environments::fit(&mut config)?;
+    let spec = environments::fit(&mut config)?.spec;
     let asked = Asked {
         config: &config,
         run_dir: &run_dir,

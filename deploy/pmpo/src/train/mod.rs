@@ -27,7 +27,7 @@ use crate::agreement;
 use crate::cli::{OfflineArgs, SecurityArgs, TrainArgs};
 use crate::config::{Config, Preset, Source};
 use crate::curve;
-use crate::environments;
+use crate::environments::{self, Described};
 use crate::failure::{self, Usage};
 use crate::lockstep;
 use crate::output::{complain, tell};
@@ -191,7 +191,16 @@ fn prepare(args: &TrainArgs, resume: bool) -> Result<Prepared> {
         assignments: &assignments,
     })?;
     agreement::check_table(&config).map_err(Usage::new)?;
-    let spec = environments::fit(&mut config)?;
+    let Described {
+        spec, environments, ..
+    } = environments::fit(&mut config)?;
+    if let Some(count) = environments.filter(|_| args.lockstep) {
+        let task = &config.run.task;
+        return Err(Usage::new(anyhow::anyhow!(
+            "{task}: expected one environment with --lockstep, got a vector of {count}"
+        ))
+        .into());
+    }
     let run_dir = match &args.run.run_dir {
         Some(run_dir) => run_dir.clone(),
         None => run_folder::new_run_dir(&config),
