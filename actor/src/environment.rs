@@ -58,6 +58,36 @@ pub trait Environment: Send {
 
     /// From the next reset on its draws are those of this seed.
     fn reseed(&mut self, seed: u64);
+
+    /// A picture of the present state, of an environment that was loaded for pictures.
+    ///
+    /// # Errors
+    /// It cannot be drawn; in one line.
+    fn frame(&mut self, _options: &FrameOptions<'_>) -> Result<Frame, String> {
+        Err(format!("{} is not drawn here", self.spec().task))
+    }
+}
+
+/// How an environment is drawn, where it can choose.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameOptions<'a> {
+    /// Pixels across.
+    pub width: u16,
+    /// Pixels down.
+    pub height: u16,
+    /// A camera's name.
+    pub camera: Option<&'a str>,
+}
+
+/// A picture: three bytes (red, green, blue) a pixel, rows from the top.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Pixels across.
+    pub width: u16,
+    /// Pixels down.
+    pub height: u16,
+    /// `[height, width, 3]`.
+    pub rgb: Vec<u8>,
 }
 
 /// Several environments that are stepped together, as `gymnasium.vector.VectorEnv`. What each has come to is
@@ -151,6 +181,8 @@ pub struct Request<'a> {
     pub seed: u64,
     /// How long a step of an environment of another world may take before the process is given up.
     pub timeout: Duration,
+    /// Whether an environment of another world is to give pictures.
+    pub pictures: bool,
 }
 
 /// Loads environments of another world.
@@ -232,6 +264,7 @@ mod tests {
             action_repeat: 1,
             seed: 0,
             timeout: Duration::MAX,
+            pictures: false,
         };
         let refused = load(&request).err().unwrap().to_string();
         assert!(

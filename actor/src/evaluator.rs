@@ -290,7 +290,7 @@ fn vector_returns(
 ///
 /// # Panics
 /// If the sizes of policy and environment differ.
-pub fn play<E: Environment>(
+pub fn play<E: Environment + ?Sized>(
     policy: &mut PolicyNetwork,
     environment: &mut E,
     steps: usize,

@@ -126,6 +126,7 @@ impl RunInfo {
             action_repeat: self.action_repeat,
             seed,
             timeout,
+            pictures: false,
         })?;
         if environment.spec().digest() == self.spec_digest {
             return Ok(environment);

@@ -6,6 +6,7 @@ own order, a `Tuple`'s by their numbers, each row-major; nested fields are named
 """
 
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -13,12 +14,14 @@ import sys
 import numpy as np
 
 
-def load(task):
-    """The environment of a name.
+def load(task, pictures=False):
+    """The environment of a name; one whose `frame` is asked for, where there are to be `pictures`.
 
     Raises:
         ValueError: there is none, or it cannot be acted in.
     """
+    if pictures and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")
     kind, _, name = task.partition(":")
     makers = {"gymnasium": _gymnasium, "dm_control": _dm_control, "python": _function}
     if kind not in makers or not name:
@@ -26,16 +29,16 @@ def load(task):
             "expected gymnasium:ID, dm_control:domain-task or python:module:function, "
             f"or a task that `pmpo tasks` lists, got {task!r}"
         )
-    return _adapted(task, makers[kind](name))
+    return _adapted(task, makers[kind](name, pictures))
 
 
-def _gymnasium(name):
+def _gymnasium(name, pictures):
     import gymnasium
 
-    return gymnasium.make(name)
+    return gymnasium.make(name, render_mode="rgb_array") if pictures else gymnasium.make(name)
 
 
-def _dm_control(name):
+def _dm_control(name, _pictures):
     from dm_control import suite
 
     tasks = {f"{domain}-{kind}".replace("_", "-"): (domain, kind) for domain, kind in suite.ALL_TASKS}
@@ -44,14 +47,17 @@ def _dm_control(name):
     return suite.load(*tasks[name])
 
 
-def _function(name):
+def _function(name, pictures):
     module, _, function = name.rpartition(":")
     if not module:
         raise ValueError(f"expected python:module:function, got python:{name}")
     # As an interpreter that is started in this folder has it.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
-    return getattr(importlib.import_module(module), function)()
+    make = getattr(importlib.import_module(module), function)
+    if pictures and "render_mode" in inspect.signature(make).parameters:
+        return make(render_mode="rgb_array")
+    return make()
 
 
 def _adapted(task, environment):
@@ -102,7 +108,8 @@ class _Adapter:
     # Of an environment of Gymnasium's:
 
     def _timestep(self):
-        return float(getattr(self._environment.unwrapped, "dt", 0.0))
+        rate = self._environment.metadata.get("render_fps") or np.inf
+        return float(getattr(self._environment.unwrapped, "dt", 1.0 / rate))
 
     def _step_limit(self):
         described = getattr(self._environment, "spec", None)
@@ -124,6 +131,26 @@ class _Gymnasium(_Adapter):
         observation, reward, terminated, truncated, _ = self._environment.step(self._actions.take(action))
         discount = 0.0 if terminated else 1.0
         return self._flat(observation), float(reward), discount, bool(terminated or truncated)
+
+    def frame(self, _width, _height, camera):
+        """What the environment draws, in its own size: width, height, and rows of red, green, blue."""
+        mode = self._environment.render_mode
+        if mode != "rgb_array":
+            raise ValueError(
+                f"expected an environment with render_mode 'rgb_array' for a picture, got {mode!r}; a function that "
+                "takes render_mode is given it"
+            )
+        if camera is not None:
+            raise ValueError(f"expected no camera, which the environment chooses itself, got {camera!r}")
+        return _picture(self._environment.render())
+
+
+def _picture(pixels):
+    pixels = np.ascontiguousarray(pixels)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"expected a picture of uint8 [height, width, 3], got {pixels.dtype} {list(pixels.shape)}")
+    height, width, _ = pixels.shape
+    return width, height, pixels.tobytes()
 
 
 class _Vector(_Adapter):
@@ -202,6 +229,13 @@ class _DmEnv(_Adapter):
         if step.first():
             raise ValueError("the environment began another episode in the middle of one")
         return self._flat(step.observation), float(step.reward), float(step.discount), step.last()
+
+    def frame(self, width, height, camera):
+        """As dm_control draws it: width, height, and rows of red, green, blue."""
+        physics = getattr(self._environment, "physics", None)
+        if physics is None:
+            raise ValueError("expected dm_control's physics for a picture, which the environment does not have")
+        return _picture(physics.render(height=height, width=width, camera_id=0 if camera is None else camera))
 
     def _seed(self, seed):
         """dm_env knows no seeds; dm_control's tasks keep their generator here."""

@@ -2,11 +2,13 @@
 //! Rust and of NumPy.
 
 use pmpo::Described;
-use pmpo_actor::environment::{Environment, EnvironmentError, Loaded, Request, Source};
+use pmpo_actor::environment::{
+    Environment, EnvironmentError, Frame, FrameOptions, Loaded, Request, Source,
+};
 use pmpo_types::{EnvironmentSpec, StepType, TimeStep};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyBytes, PyTuple};
 
 use crate::array::{Numbers, View, filled};
 use crate::policy::empty;
@@ -32,21 +34,23 @@ impl Source for Interpreter {
 struct Methods {
     reset: Py<PyAny>,
     step: Py<PyAny>,
+    frame: Option<Py<PyAny>>,
 }
 
 /// What was loaded: its methods, the JSON that describes it, and of a vector how many environments it has.
 type Object = (Methods, String, Option<usize>);
 
 impl Methods {
-    fn load(py: Python<'_>, task: &str) -> Result<Object, String> {
+    fn load(py: Python<'_>, task: &str, pictures: bool) -> Result<Object, String> {
         let loaded = || -> PyResult<_> {
             let module = py.import("pmpo._environments")?;
-            let object = module.call_method1("load", (task,))?;
+            let object = module.call_method1("load", (task, pictures))?;
             let description = object.call_method0("description")?.extract()?;
             let count = object.getattr("count")?.extract()?;
             let reset = object.getattr("reset")?.unbind();
             let step = object.getattr("step")?.unbind();
-            Ok((Self { reset, step }, description, count))
+            let frame = object.getattr_opt("frame")?.map(Bound::unbind);
+            Ok((Self { reset, step, frame }, description, count))
         };
         loaded().map_err(|error| said(py, &error))
     }
@@ -60,13 +64,15 @@ pub(crate) struct World {
     seed: Option<u64>,
     /// It has raised: what it is in now, nobody knows.
     broken: bool,
+    /// It was loaded to give pictures.
+    pictures: bool,
     watched: Watched,
 }
 
 impl World {
     /// Loads it; answers also how many environments it has, if it is a vector.
     fn new(py: Python<'_>, request: &Request<'_>) -> Result<(Self, Option<usize>), String> {
-        let (methods, description, count) = Methods::load(py, request.task)?;
+        let (methods, description, count) = Methods::load(py, request.task, request.pictures)?;
         let described = Described::from_json(&description).map_err(|error| error.to_string())?;
         let mut spec = described.spec;
         spec.action_repeat = request.action_repeat;
@@ -74,6 +80,7 @@ impl World {
             methods,
             seed: Some(request.seed),
             broken: false,
+            pictures: request.pictures,
             watched: Watched::new(request.task, request.timeout),
             spec,
         };
@@ -102,7 +109,7 @@ impl World {
         self.call(|this, py| {
             if this.broken {
                 // Another one, and other draws than those that broke the one before.
-                let again = Methods::load(py, &this.spec.task);
+                let again = Methods::load(py, &this.spec.task, this.pictures);
                 (this.methods, ..) = again.map_err(PyRuntimeError::new_err)?;
                 this.broken = false;
             }
@@ -202,6 +209,27 @@ impl Environment for PythonEnvironment {
 
     fn reseed(&mut self, seed: u64) {
         self.world.seed = Some(seed);
+    }
+
+    fn frame(&mut self, options: &FrameOptions<'_>) -> Result<Frame, String> {
+        let FrameOptions {
+            width,
+            height,
+            camera,
+        } = *options;
+        let drawn = |world: &mut World, py: Python<'_>| {
+            let frame = world.methods.frame.as_ref().ok_or_else(|| {
+                PyValueError::new_err("expected an environment that can be drawn")
+            })?;
+            let drawn = frame.bind(py).call1((width, height, camera))?;
+            let drawn = drawn.cast::<PyTuple>()?;
+            Ok(Frame {
+                width: drawn.get_item(0)?.extract()?,
+                height: drawn.get_item(1)?.extract()?,
+                rgb: drawn.get_item(2)?.cast::<PyBytes>()?.as_bytes().to_vec(),
+            })
+        };
+        self.world.call(drawn).map_err(|error| error.to_string())
     }
 }
 

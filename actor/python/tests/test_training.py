@@ -5,6 +5,7 @@ import json
 import pathlib
 import tomllib
 
+import imageio
 import numpy as np
 import pytest
 
@@ -75,6 +76,40 @@ def test_a_fault_in_a_vector_voids_what_it_spoils(fault, says, voided, tmp_path)
     train(f"python:worlds:{fault}", tmp_path, "--learner-steps", 100)
     lines = [line for line in log(tmp_path).splitlines() if "void" in line]
     assert len(lines) == voided and all(says in line for line in lines), lines
+
+
+def test_an_episode_is_drawn_as_the_environment_draws_it(tmp_path):
+    """40 steps at 20 pictures a second of simulated time, each in the environment's own size."""
+    env = {"PYTHONPATH": str(pathlib.Path(__file__).parent)}
+    train("python:worlds:drawn", tmp_path, "--lockstep", "--learner-steps", 60)
+    run, out = tmp_path / "run", tmp_path / "walk.png"
+    said = pmpo("render", run, "--out", out, "--fps", 20, "--seed", 3, env=env).stdout
+    assert "41 frames" in said
+    pictures = [imageio.v3.imread(path) for path in sorted(tmp_path.glob("walk-*.png"))]
+    assert len(pictures) == 41 and {picture.shape for picture in pictures} == {(8, 21, 3)}
+    point = worlds.Point()
+    point.reset(seed=3)
+    assert pictures[0][:, round(10 + point.at)].min() == 255
+    pmpo("render", run, "--out", tmp_path / "walk.gif", "--seconds", 0.5, env=env)
+    assert imageio.v3.imread(tmp_path / "walk.gif").shape[1:] == (8, 21, 3)
+    refused = pmpo("render", run, "--out", out, "--camera", "side", check=False, env=env)
+    assert refused.returncode == 2 and "expected no camera" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("python:worlds:point", "render_mode 'rgb_array' for a picture, got None; a function that takes render_mode"),
+        ("python:worlds:points", "expected one environment here, got a vector of 3"),
+    ],
+)
+def test_what_is_not_drawn_says_so(task, says, tmp_path):
+    env = {"PYTHONPATH": str(pathlib.Path(__file__).parent)}
+    train(task, tmp_path, "--learner-steps", 60)
+    refused = pmpo("render", tmp_path / "run", "--out", tmp_path / "walk.gif", check=False, env=env)
+    said = refused.stderr.splitlines()[-1]
+    assert refused.returncode == 2 and said.startswith(f"pmpo: {task}: ") and says in said
+    assert not (tmp_path / "walk.gif").exists()
 
 
 @pytest.mark.parametrize("flag", ["--lockstep", "--set=run.action_repeat=2"])

@@ -41,6 +41,24 @@ def point():
     return Point()
 
 
+class Drawn(Point):
+    """A point that is drawn: a white column where it is."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def render(self):
+        picture = np.zeros((8, 21, 3), np.uint8)
+        picture[:, round(10 + self.at)] = 255
+        return picture
+
+
+def drawn(render_mode=None):
+    return Drawn(render_mode)
+
+
 def several(kind=Point, mode="NextStep", count=3):
     """A vector of points."""
     return gymnasium.vector.SyncVectorEnv([kind] * count, autoreset_mode=mode)

@@ -63,7 +63,21 @@ fn request(task: &str, action_repeat: usize, seed: u64) -> Request<'_> {
         seed,
         // Whoever watches a tool can end it.
         timeout: Duration::MAX,
+        pictures: false,
     }
+}
+
+/// Loads an environment in Python that gives pictures.
+pub(crate) fn load_drawn(
+    task: &str,
+    action_repeat: usize,
+    seed: u64,
+) -> Result<Box<dyn Environment>> {
+    let request = Request {
+        pictures: true,
+        ..request(task, action_repeat, seed)
+    };
+    environment::load(&request).map_err(|error| Usage::new(error).into())
 }
 
 /// What the environment of a run promises, asked in a process of its own if it is in Python.

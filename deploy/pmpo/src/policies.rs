@@ -168,7 +168,14 @@ impl Chosen {
         Ok(environments)
     }
 
-    /// The same, of the suite: what can be drawn.
+    /// The same, of those in Python, to be drawn.
+    pub(crate) fn drawn_environment(&self, seed: u64) -> Result<Box<dyn Environment>> {
+        let environment = environments::load_drawn(&self.task, self.action_repeat, seed)?;
+        self.check(environment.spec())?;
+        Ok(environment)
+    }
+
+    /// The same, of the suite, to be drawn.
     pub(crate) fn suite_environment(&self, seed: u64) -> Result<pmpo_suite::Environment> {
         let environment = pmpo_suite::load(&self.task, seed).map_err(Usage::new)?;
         let environment = environment.with_action_repeat(self.action_repeat);

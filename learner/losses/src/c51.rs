@@ -21,7 +21,15 @@ pub struct C51Config {
     /// Value of the last atom; absent: the largest return there can be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_value: Option<f64>,
+    /// Standard deviation of an untrained critic's distribution, a Gaussian around 0 but for a remnant everywhere;
+    /// absent: all atoms have the same probability, and targets become narrower by gamma alone, each time they are
+    /// learned from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_std: Option<f64>,
 }
+
+/// An atom's least logit at first. From there it is learned within some thousand steps.
+const LEAST_LOGIT: f64 = -10.0;
 
 impl Default for C51Config {
     fn default() -> Self {
@@ -29,11 +37,22 @@ impl Default for C51Config {
             atoms: 51,
             min_value: None,
             max_value: None,
+            init_std: None,
         }
     }
 }
 
 impl C51Config {
+    /// The logits of an untrained critic, but for what its weights add.
+    pub(crate) fn init_logits(&self, support: &Support) -> Option<Vec<f32>> {
+        let std = self.init_std?;
+        let logit = |atom| {
+            let value = support.min_value + atom as f64 * support.spacing();
+            (-0.5 * (value / std).powi(2)).max(LEAST_LOGIT) as f32
+        };
+        Some((0..support.atoms).map(logit).collect())
+    }
+
     /// The support for returns within `range`, in units of scaled rewards.
     ///
     /// # Errors
@@ -42,6 +61,9 @@ impl C51Config {
     pub(crate) fn support(&self, range: [f64; 2]) -> Result<Support, ConfigError> {
         if !(2..=1001).contains(&self.atoms) {
             return Err(ConfigError::new("atoms", "2 to 1001", self.atoms));
+        }
+        if let Some(std) = self.init_std {
+            ConfigError::positive("init_std", std)?;
         }
         let [least, largest] = range;
         // Who says 20 means what 0.1 / (1 - 0.995) comes to.
@@ -266,6 +288,40 @@ mod tests {
             .map(|(x, t)| x.exp() / sum - t)
             .collect();
         assert_close(&gradient, &expected, 1e-9);
+    }
+
+    /// The logits of an untrained critic are those of a Gaussian around 0, and none is so low that it would have to be
+    /// learned for long.
+    #[test]
+    fn an_untrained_distribution_is_as_wide_as_it_is_said_to_be() {
+        let config = C51Config {
+            atoms: 101,
+            init_std: Some(0.25),
+            ..C51Config::default()
+        };
+        let support = config.support([-5.0, 5.0]).unwrap();
+        let logits = config.init_logits(&support).unwrap();
+        let weights: Vec<f64> = logits.iter().map(|&x| f64::from(x).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let moment = |power| {
+            let atoms = weights.iter().enumerate();
+            let terms = atoms.map(|(atom, weight)| weight * (atom as f64 * 0.1 - 5.0).powi(power));
+            terms.sum::<f64>() / total
+        };
+        assert!(moment(1).abs() < 1e-6);
+        assert!(
+            (moment(2).sqrt() - 0.25).abs() < 0.02,
+            "{}",
+            moment(2).sqrt()
+        );
+        assert_eq!((logits[0], logits[50]), (-10.0, 0.0));
+        assert!(C51Config::default().init_logits(&support).is_none());
+        let refused = C51Config {
+            init_std: Some(0.0),
+            ..config
+        };
+        let refused = refused.support([-5.0, 5.0]).unwrap_err().to_string();
+        assert!(refused.starts_with("init_std: expected"), "{refused}");
     }
 
     /// Whatever is worth more than the last atom would tie with it.

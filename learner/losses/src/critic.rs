@@ -58,6 +58,16 @@ impl CriticLoss {
             Self::Categorical(config) => config.support(range).map(CriticHead::Distribution),
         }
     }
+
+    /// The biases `[K]` that the outputs of an untrained critic with this head have; absent: 0.
+    pub fn init_bias(&self, head: &CriticHead) -> Option<Vec<f32>> {
+        match (self, head) {
+            (Self::Categorical(config), CriticHead::Distribution(support)) => {
+                config.init_logits(support)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// How the predictions of several critics become one.

@@ -13,6 +13,11 @@
 //!   say little about each of them; a gradient says something of all. The preference is still the critic's
 //!   and the policy still learns from accepted and rejected actions under a KL to the reference.
 //!
+//!   Against the sample itself the step widens the Gaussian, whatever the critic says:
+//!   `(u' - mean)^2 - (u - mean)^2 = 2 (u - mean) (u' - u) + (u' - u)^2`. With half of the step up and half of it down
+//!   ([`Rejected::Opposite`]) the last term is gone, and the loss pulls at mean and deviation as the gradient of
+//!   the expected score does.
+//!
 //! - **Data**: the actions of a data set in its own states, with the labels that somebody gave them (the
 //!   paper, "Offline RL"). An action may have none. Not all of the data need be labelled, nor both labels be
 //!   there: what remains of the loss is what there is data for.
@@ -92,6 +97,8 @@ pub struct RefinedCandidates {
     pub step: f64,
     /// Largest step of a dimension, in the policy's standard deviations.
     pub max_step: f64,
+    /// What is rejected.
+    pub rejected: Rejected,
     /// Entropy that the policy's actions are kept at, for each dimension, in nats. The uniform policy has
     /// `ln 2`.
     pub target_entropy: f64,
@@ -101,11 +108,23 @@ pub struct RefinedCandidates {
     pub temperature_rate: f64,
 }
 
+/// What an action that the critic's gradient makes is compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rejected {
+    /// The sample that the step was made from.
+    #[default]
+    Sample,
+    /// What half of the step down makes of the sample; accepted is what half of it up does.
+    Opposite,
+}
+
 impl Default for RefinedCandidates {
     fn default() -> Self {
         Self {
             step: 0.5,
             max_step: 1.5,
+            rejected: Rejected::Sample,
             target_entropy: -1.0,
             init_temperature: 0.01,
             temperature_rate: 3e-4,
@@ -178,7 +197,7 @@ impl Temperature {
 
 /// Pairs of actions in `B` states: those of the reference policy and their refinements.
 pub(crate) struct Pairs {
-    /// `[2 N, B, A]`: samples, then what became of each.
+    /// `[2 N, B, A]`: what is rejected of each sample, then what is accepted.
     pub(crate) actions: Tensor<3>,
     pub(crate) judgement: Judgement,
     /// Entropy of the reference policy's actions, a dimension of them, `[1]`.
@@ -214,12 +233,20 @@ pub(crate) fn refine(
     // Where the critic says nothing at all, nothing is refined.
     let scale = rms.clamp_min(f64::from(f32::MIN_POSITIVE)).recip() * config.step;
     let step = gradient * scale.unsqueeze::<2>();
-    let refined = flat.clone() + step.clamp(-config.max_step, config.max_step) * std.clone();
+    let step = step.clamp(-config.max_step, config.max_step) * std.clone();
+    let pairs = match config.rejected {
+        Rejected::Sample => [flat.clone(), flat.clone() + step],
+        Rejected::Opposite => {
+            let half = step * 0.5;
+            [flat.clone() - half.clone(), flat.clone() + half]
+        }
+    };
+    let pairs = pairs.map(|actions| actions.reshape([count, batch, size]));
 
     let ones = Tensor::<2>::ones([count, batch], &samples.device());
     let zeros = ones.zeros_like();
     Pairs {
-        actions: Tensor::cat(vec![samples, refined.reshape([count, batch, size])], 0),
+        actions: Tensor::cat(pairs.into(), 0),
         judgement: Judgement::Labels {
             accepted: Tensor::cat(vec![zeros.clone(), ones.clone()], 0),
             rejected: Tensor::cat(vec![ones, zeros], 0),
@@ -301,11 +328,16 @@ mod tests {
         q - temperature * f64::from(log_density.sum().into_scalar::<f32>())
     }
 
-    /// The refined actions are a small step up the gradient of the score, which central differences give.
+    /// A pair is a small step along the gradient of the score, which central differences give, from the sample or with
+    /// the sample in its middle.
     #[test]
     fn refined_actions_follow_the_gradient_of_the_soft_score() {
         const ROWS: usize = 6;
-        for count in [1, 2] {
+        for (count, rejected) in [
+            (1, Rejected::Sample),
+            (2, Rejected::Sample),
+            (1, Rejected::Opposite),
+        ] {
             let critic = critic(count);
             let observation = normal(2, [ROWS, 3]);
             let reference = DiagonalGaussian {
@@ -316,6 +348,7 @@ mod tests {
             let config = RefinedCandidates {
                 step: 0.1,
                 max_step: 10.0,
+                rejected,
                 init_temperature: 0.3,
                 ..RefinedCandidates::default()
             };
@@ -331,7 +364,14 @@ mod tests {
                 &distribution,
                 u.clone().reshape([1, ROWS, 2]),
             );
-            let step = pairs.actions.narrow(0, 1, 1).reshape([ROWS, 2]) - u.clone();
+            let [down, up] = [0, 1].map(|i| pairs.actions.clone().narrow(0, i, 1));
+            let sample = match rejected {
+                Rejected::Sample => down.clone(),
+                Rejected::Opposite => (down.clone() + up.clone()) * 0.5,
+            };
+            let off = (sample.reshape([ROWS, 2]) - u.clone()).max_abs();
+            assert!(off.into_scalar::<f32>() < 1e-6, "{rejected:?}");
+            let step = (up - down).reshape([ROWS, 2]);
             let step = values(step / reference.std.clone());
             let std = values(reference.std.clone());
             let gradient: Vec<f64> = (0..ROWS * 2)
@@ -378,9 +418,10 @@ mod tests {
             &critic,
             normal(2, [8, 3]),
             &distribution,
-            samples.clone(),
+            samples,
         );
-        let step = pairs.actions.narrow(0, 1, 1) - samples;
+        let [down, up] = [0, 1].map(|i| pairs.actions.clone().narrow(0, i, 1));
+        let step = up - down;
         let largest = step.max_abs().into_scalar::<f32>();
         assert!((largest - 0.5).abs() < 1e-6, "{largest}");
         let Judgement::Labels { accepted, rejected } = pairs.judgement else {

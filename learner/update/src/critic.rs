@@ -103,7 +103,15 @@ impl Critic {
         let head = config.loss.head(range)?;
         let mut plan = Plan::torso(&config.torso.layers(), inputs)?;
         let output = plan.output("value", head.outputs(), Nonlinearity::Identity);
-        let mut fresh = || Network::new(&plan, rng, device);
+        let bias = config.loss.init_bias(&head);
+        let mut fresh = || {
+            let mut network = Network::new(&plan, rng, device);
+            if let Some(bias) = &bias {
+                let parameter = &mut network.parameters[output.bias];
+                *parameter = parameter.like(bias.clone());
+            }
+            network
+        };
         let online: Vec<Network> = (0..config.count).map(|_| fresh()).collect();
         Ok(Self {
             target: online.clone(),

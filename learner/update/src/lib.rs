@@ -40,7 +40,7 @@ pub mod threads;
 mod device_tests;
 
 pub use batch::{Batch, Sequences};
-pub use candidates::{Candidates, DataCandidates, RefinedCandidates};
+pub use candidates::{Candidates, DataCandidates, RefinedCandidates, Rejected};
 pub use config::{AgentConfig, UpdateConfig};
 pub use critic::CriticConfig;
 pub use device::DeviceChoice;

@@ -77,7 +77,6 @@ impl Parameter {
     }
 
     /// A tensor of the same shape with these values.
-    #[cfg(test)]
     pub(crate) fn like(&self, values: Vec<f32>) -> Self {
         match self {
             Self::Vector(tensor) => Self::new(values, &tensor.dims(), &tensor.device()),

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
-use gif::{Encoder, Frame, Repeat};
+use gif::{Encoder, Repeat};
 use pmpo_actor::EvaluatorConfig;
+use pmpo_actor::environment::{Environment, Frame, FrameOptions, is_external};
 use pmpo_suite::renderer::{RenderError, RenderOptions, Renderer};
 
 use super::eval::tell_endless;
@@ -28,29 +29,79 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
         ))
     );
     let mut chosen = Chosen::load(&args.run_dir, args.checkpoint)?;
-    let mut environment = chosen.suite_environment(args.seed)?;
+    let film = if is_external(&chosen.task) {
+        let mut environment = chosen.drawn_environment(args.seed)?;
+        let options = FrameOptions {
+            width: args.width,
+            height: args.height,
+            camera: args.camera.as_deref(),
+        };
+        let task = chosen.task.clone();
+        let draw = |environment: &mut (dyn Environment + 'static)| {
+            let drawn = environment.frame(&options);
+            drawn.map_err(|error| Usage::new(anyhow!("{task}: {error}")).into())
+        };
+        film(args, &mut chosen, environment.as_mut(), draw)?
+    } else {
+        let mut environment = chosen.suite_environment(args.seed)?;
+        let mut renderer = renderer(args, &mut environment)?;
+        let draw = |environment: &mut pmpo_suite::Environment| {
+            Ok(Frame {
+                width: args.width,
+                height: args.height,
+                rgb: renderer.frame(environment)?.to_vec(),
+            })
+        };
+        film(args, &mut chosen, &mut environment, draw)?
+    };
+    let written = match form {
+        Form::Gif => film.write_gif(&args.out)?,
+        Form::Png => film.write_pngs(&args.out)?,
+    };
+    answer!(
+        "{} of {}: {} frames, return {:.1}: {}",
+        chosen.task,
+        chosen.place.display(),
+        film.frames.len(),
+        film.episode_return,
+        written
+    )?;
+    Ok(())
+}
+
+fn renderer(args: &RenderArgs, environment: &mut pmpo_suite::Environment) -> Result<Renderer> {
     let options = RenderOptions {
         width: args.width.into(),
         height: args.height.into(),
         camera: args.camera.clone(),
     };
-    let mut renderer = Renderer::new(&mut environment, &options).map_err(|error| match error {
+    Renderer::new(environment, &options).map_err(|error| match error {
         RenderError::Graphics(_) => anyhow::Error::new(error),
         RenderError::UnknownCamera { .. } | RenderError::EmptyPicture { .. } => {
             Usage::new(error).into()
         }
-    })?;
+    })
+}
 
+/// Plays an episode, and has it drawn as often as asked for.
+fn film<E: Environment + ?Sized>(
+    args: &RenderArgs,
+    chosen: &mut Chosen,
+    environment: &mut E,
+    mut draw: impl FnMut(&mut E) -> Result<Frame>,
+) -> Result<Film> {
     let bounds = EvaluatorConfig {
         max_episode_steps: args.max_episode_steps,
         ..EvaluatorConfig::default()
     };
     bounds.validate().map_err(Usage::new)?;
     let spec = environment.spec();
-    let (timestep, longest) = (
-        spec.control_timestep * spec.action_repeat as f64,
-        bounds.episode_steps(spec),
-    );
+    let longest = bounds.episode_steps(spec);
+    let mut timestep = spec.control_timestep * spec.action_repeat as f64;
+    if timestep <= 0.0 {
+        // An environment that does not say how long a step is has a picture for each.
+        timestep = 1.0 / args.fps;
+    }
     if args.seconds.is_none() {
         tell_endless(spec, args.max_episode_steps);
     }
@@ -58,13 +109,13 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
     let steps = args
         .seconds
         .map_or(longest, |seconds| (seconds / timestep) as usize);
-    let mut frames = Vec::new();
+    let mut frames: Vec<Frame> = Vec::new();
     let mut failure = None;
     let mut step = 0;
-    let value = pmpo_actor::play(&mut chosen.policy, &mut environment, steps, |environment| {
+    let episode_return = pmpo_actor::play(&mut chosen.policy, environment, steps, |environment| {
         if step % stride == 0 {
-            match renderer.frame(environment) {
-                Ok(frame) => frames.push(frame.to_vec()),
+            match draw(environment) {
+                Ok(frame) => frames.push(frame),
                 Err(error) => failure = Some(error),
             }
         }
@@ -72,25 +123,25 @@ pub(crate) fn render(args: &RenderArgs) -> Result<()> {
         failure.is_none()
     })?;
     if let Some(error) = failure {
-        return Err(error.into());
+        return Err(error);
     }
-    let picture = Picture {
-        width: args.width,
-        height: args.height,
+    let sizes = |frame: &Frame| (frame.width, frame.height);
+    if let Some(pair) = frames
+        .windows(2)
+        .find(|pair| sizes(&pair[0]) != sizes(&pair[1]))
+    {
+        let (first, other) = (sizes(&pair[0]), sizes(&pair[1]));
+        return Err(Usage::new(anyhow!(
+            "{}: expected pictures of one size, got {first:?} and {other:?}",
+            chosen.task
+        ))
+        .into());
+    }
+    Ok(Film {
         frames,
-    };
-    let written = match form {
-        Form::Gif => picture.write_gif(&args.out, stride as f64 * timestep)?,
-        Form::Png => picture.write_pngs(&args.out)?,
-    };
-    answer!(
-        "{} of {}: {} frames, return {value:.1}: {}",
-        chosen.task,
-        chosen.place.display(),
-        picture.frames.len(),
-        written
-    )?;
-    Ok(())
+        seconds_per_frame: stride as f64 * timestep,
+        episode_return,
+    })
 }
 
 /// What the file's ending asks for.
@@ -113,23 +164,24 @@ impl Form {
     }
 }
 
-/// Frames of three bytes (red, green, blue) a pixel, rows from the top.
-struct Picture {
-    width: u16,
-    height: u16,
-    frames: Vec<Vec<u8>>,
+/// Pictures of one size, at least one.
+struct Film {
+    frames: Vec<Frame>,
+    seconds_per_frame: f64,
+    episode_return: f64,
 }
 
-impl Picture {
+impl Film {
     /// Answers what was written, as the other does.
-    fn write_gif(&self, out: &Path, seconds_per_frame: f64) -> Result<String> {
+    fn write_gif(&self, out: &Path) -> Result<String> {
         let mut bytes = Vec::new();
-        let mut encoder = Encoder::new(&mut bytes, self.width, self.height, &[])?;
+        let Frame { width, height, .. } = self.frames[0];
+        let mut encoder = Encoder::new(&mut bytes, width, height, &[])?;
         encoder.set_repeat(Repeat::Infinite)?;
-        for rgb in &self.frames {
-            let mut frame = Frame::from_rgb_speed(self.width, self.height, rgb, QUANTISATION_SPEED);
+        for Frame { rgb, .. } in &self.frames {
+            let mut frame = gif::Frame::from_rgb_speed(width, height, rgb, QUANTISATION_SPEED);
             // In hundredths of a second.
-            frame.delay = (100.0 * seconds_per_frame).round() as u16;
+            frame.delay = (100.0 * self.seconds_per_frame).round() as u16;
             encoder.write_frame(&frame)?;
         }
         drop(encoder);
@@ -140,12 +192,13 @@ impl Picture {
     fn write_pngs(&self, out: &Path) -> Result<String> {
         let stem = out.with_extension("");
         let name = |index: usize| format!("{}-{index:04}.png", stem.display());
-        for (index, rgb) in self.frames.iter().enumerate() {
+        for (index, frame) in self.frames.iter().enumerate() {
             let mut bytes = Vec::new();
-            let mut encoder = png::Encoder::new(&mut bytes, self.width.into(), self.height.into());
+            let (width, height) = (frame.width.into(), frame.height.into());
+            let mut encoder = png::Encoder::new(&mut bytes, width, height);
             encoder.set_color(png::ColorType::Rgb);
             encoder.set_depth(png::BitDepth::Eight);
-            encoder.write_header()?.write_image_data(rgb)?;
+            encoder.write_header()?.write_image_data(&frame.rgb)?;
             let path = PathBuf::from(name(index));
             pmpo_service::files::write_atomically(&path, &bytes)
                 .map_err(failure::storage(&path))?;
