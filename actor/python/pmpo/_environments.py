@@ -1,8 +1,8 @@
 """Environments by name, as the actor steps them: arrays of float64 in, arrays of float64 out.
 
 `gymnasium:ID`, `dm_control:domain-task`, and `python:module:function`, whose function makes an environment of
-Gymnasium's or dm_env's interface, or a vector of them of Gymnasium's. Observations are flattened in the order of their space: a `Dict`'s fields in its
-own order, a `Tuple`'s by their numbers, each row-major; nested fields are named `arm/angle`.
+Gymnasium's or dm_env's interface, or a vector of Gymnasium's. Observations are flattened in the order of their space:
+a `Dict`'s fields in its own order, a `Tuple`'s by their numbers, each row-major; nested fields are named `arm/angle`.
 """
 
 import importlib
@@ -73,8 +73,8 @@ def _adapted(task, environment):
 
 
 class _Adapter:
-    """An environment, or a vector of `count` of them, whose observations are `_fields`, name, size and what makes values flat, each with the keys
-    that lead to it, and whose actions are `_actions`.
+    """An environment, or a vector of `count` of them, whose observations are `_fields`, name, size and what makes values
+    flat, each with the keys that lead to it, and whose actions are `_actions`.
     """
 
     count = None
@@ -108,8 +108,11 @@ class _Adapter:
     # Of an environment of Gymnasium's:
 
     def _timestep(self):
-        rate = self._environment.metadata.get("render_fps") or np.inf
+        rate = self._metadata("render_fps") or np.inf
         return float(getattr(self._environment.unwrapped, "dt", 1.0 / rate))
+
+    def _metadata(self, key):
+        return (getattr(self._environment, "metadata", None) or {}).get(key)
 
     def _step_limit(self):
         described = getattr(self._environment, "spec", None)
@@ -134,7 +137,7 @@ class _Gymnasium(_Adapter):
 
     def frame(self, _width, _height, camera):
         """What the environment draws, in its own size: width, height, and rows of red, green, blue."""
-        mode = self._environment.render_mode
+        mode = getattr(self._environment, "render_mode", None)
         if mode != "rgb_array":
             raise ValueError(
                 f"expected an environment with render_mode 'rgb_array' for a picture, got {mode!r}; a function that "
@@ -162,7 +165,7 @@ class _Vector(_Adapter):
         fields = list(_space_fields(environment.single_observation_space, ()))
         super().__init__(task, environment, fields, _space_actions(environment.single_action_space))
         self.count = int(environment.num_envs)
-        mode = environment.metadata.get("autoreset_mode", "NextStep")
+        mode = self._metadata("autoreset_mode") or "NextStep"
         self._mode = getattr(mode, "value", mode)
         if self._mode not in ("NextStep", "SameStep", "Disabled"):
             raise ValueError(

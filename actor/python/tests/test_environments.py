@@ -104,6 +104,18 @@ def test_a_vector_says_what_each_of_its_environments_has_come_to(mode):
     ]
 
 
+def test_an_environment_that_says_little_of_itself_is_taken_all_the_same():
+    """Of Gymnasium's interface it has the spaces, `reset` and `step`: no metadata, no render_mode."""
+
+    class Bare:
+        observation_space, action_space = worlds.Point.observation_space, worlds.Point.action_space
+        unwrapped = property(lambda self: self)
+
+    assert described(Bare())["spec"]["control_timestep"] == 0.0
+    with pytest.raises(ValueError, match="render_mode 'rgb_array' for a picture, got None"):
+        adapted(Bare()).frame(1, 1, None)
+
+
 def test_a_vector_flattens_and_acts_as_one_does():
     one, several = adapted(worlds.Arm()), adapted(worlds.several(worlds.Arm, count=2))
     assert several.reset(0).tolist() == [one.reset(0).tolist()] * 2
