@@ -10,7 +10,7 @@ use pmpo_service::grpc;
 use pmpo_service::metrics::unix_seconds;
 use pmpo_service::readiness::Readiness;
 use pmpo_service::security::Credentials;
-use pmpo_types::{Generator, StepType, TimeStep, derive_seed, usable_return};
+use pmpo_types::{EnvironmentSpec, Generator, StepType, TimeStep, derive_seed, usable_return};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -68,14 +68,7 @@ pub fn evaluate(
     environment: &mut dyn Environment,
     config: &EvaluatorConfig,
 ) -> Result<EvaluationResult, ActorError> {
-    assert!(
-        config.episodes > 0,
-        "an evaluation has at least one episode"
-    );
-    let part = Part {
-        episodes: config.episodes,
-        steps: config.episode_steps(environment.spec()),
-    };
+    let part = Part::all(config, environment.spec());
     let stop = CancellationToken::new();
     let returns = returns(policy, environment, part, &stop)?;
     Ok(EvaluationResult::new(returns))
@@ -94,14 +87,7 @@ pub fn evaluate_vector(
     environments: &mut dyn VectorEnvironment,
     config: &EvaluatorConfig,
 ) -> Result<EvaluationResult, ActorError> {
-    assert!(
-        config.episodes > 0,
-        "an evaluation has at least one episode"
-    );
-    let part = Part {
-        episodes: config.episodes,
-        steps: config.episode_steps(environments.spec()),
-    };
+    let part = Part::all(config, environments.spec());
     let stop = CancellationToken::new();
     let returns = vector_returns(policy, environments, part, &stop)?;
     Ok(EvaluationResult::new(returns))
@@ -113,6 +99,18 @@ struct Part {
     episodes: usize,
     /// After which each is over.
     steps: usize,
+}
+
+impl Part {
+    /// An evaluation's, of which there is at least one.
+    fn all(config: &EvaluatorConfig, spec: &EnvironmentSpec) -> Self {
+        let episodes = config.episodes;
+        assert!(episodes > 0, "an evaluation has at least one episode");
+        Self {
+            episodes,
+            steps: config.episode_steps(spec),
+        }
+    }
 }
 
 /// Returns of the episodes of a part; fewer where `stop` was cancelled.

@@ -339,10 +339,12 @@ impl<S: StepSink + Send> Acting for VectorStepper<S> {
 
     fn finish(self: Box<Self>, grace: Duration) -> Result<(), ActorError> {
         let end = Instant::now() + grace;
-        self.lanes.into_iter().try_for_each(|lane| {
+        let finish = |lane: Lane<S>| {
             let left = end.saturating_duration_since(Instant::now());
             lane.collector.finish(left)
-        })
+        };
+        // Whatever becomes of one of them, what the others have left is stored.
+        self.lanes.into_iter().map(finish).fold(Ok(()), Result::and)
     }
 }
 
