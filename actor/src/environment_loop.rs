@@ -7,8 +7,9 @@ use pmpo_proto::v1;
 use tokio_util::sync::CancellationToken;
 
 use crate::ActorError;
+use crate::lane::Episode;
 use crate::reports::EpisodeReports;
-use crate::stepper::{Acting, Episode};
+use crate::stepper::Acting;
 use crate::weights::WeightsSource;
 
 /// What an environment's thread works with.
@@ -80,10 +81,12 @@ mod tests {
     use super::*;
     use crate::collector::Collector;
     use crate::insertion::StepSink;
+    use crate::lane::valid;
     use crate::noise::{Noise, NoiseRepeat};
     use crate::run_info::Window;
-    use crate::stepper::{Stepper, VectorStepper, valid};
+    use crate::stepper::Stepper;
     use crate::testing::{Script, SideBySide, policy};
+    use crate::vector_stepper::VectorStepper;
 
     struct ChannelSink(Sender<StepBatch>);
 

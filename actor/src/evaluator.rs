@@ -10,16 +10,17 @@ use pmpo_service::grpc;
 use pmpo_service::metrics::unix_seconds;
 use pmpo_service::readiness::Readiness;
 use pmpo_service::security::Credentials;
-use pmpo_types::{EnvironmentSpec, Generator, StepType, TimeStep, derive_seed, usable_return};
+use pmpo_types::{EnvironmentSpec, Generator, derive_seed, usable_return};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::canonical::ActionScale;
-use crate::environment::{Environment, EnvironmentError, Loaded, VectorEnvironment};
+use crate::environment::{Environment, Loaded};
+use crate::lane::valid;
 use crate::membership::Joined;
 use crate::reports::report_evaluations;
 use crate::run::{POLICY, until};
-use crate::stepper::valid;
+use crate::vector_evaluation::vector_returns;
 use crate::weights::{Policy, WeightsSource, subscribe};
 use crate::{ActorError, EvaluatorConfig, metrics};
 
@@ -74,36 +75,17 @@ pub fn evaluate(
     Ok(EvaluationResult::new(returns))
 }
 
-/// As [`evaluate`], in a vector of environments, which play as many episodes each, or one more: who stops at the
-/// first that end has short ones alone.
-///
-/// # Errors
-/// As [`evaluate`].
-///
-/// # Panics
-/// As [`evaluate`].
-pub fn evaluate_vector(
-    policy: &mut PolicyNetwork,
-    environments: &mut dyn VectorEnvironment,
-    config: &EvaluatorConfig,
-) -> Result<EvaluationResult, ActorError> {
-    let part = Part::all(config, environments.spec());
-    let stop = CancellationToken::new();
-    let returns = vector_returns(policy, environments, part, &stop)?;
-    Ok(EvaluationResult::new(returns))
-}
-
 /// Episodes for one environment, or for a vector.
 #[derive(Clone, Copy)]
-struct Part {
-    episodes: usize,
+pub(crate) struct Part {
+    pub(crate) episodes: usize,
     /// After which each is over.
-    steps: usize,
+    pub(crate) steps: usize,
 }
 
 impl Part {
     /// An evaluation's, of which there is at least one.
-    fn all(config: &EvaluatorConfig, spec: &EnvironmentSpec) -> Self {
+    pub(crate) fn all(config: &EvaluatorConfig, spec: &EnvironmentSpec) -> Self {
         let episodes = config.episodes;
         assert!(episodes > 0, "an evaluation has at least one episode");
         Self {
@@ -134,7 +116,7 @@ fn returns(
 }
 
 /// An episode is void; no more of them may be than there are to be episodes.
-fn diverged(
+pub(crate) fn diverged(
     divergences: &mut usize,
     episodes: usize,
     task: &str,
@@ -154,129 +136,6 @@ fn diverged(
         attempts: *divergences,
         error,
     })
-}
-
-/// An environment of a vector that is evaluated.
-#[derive(Clone)]
-struct Player {
-    /// Of the present state, as the policy sees it.
-    observation: Vec<f32>,
-    /// Return and steps of the episode under way; absent until the next one begins.
-    episode: Option<(f64, usize)>,
-    /// It goes on in the environment, and counts no more.
-    cut_short: bool,
-    returns: Vec<f64>,
-    /// Episodes that it is to play.
-    episodes: usize,
-}
-
-impl Player {
-    fn is_done(&self) -> bool {
-        self.returns.len() == self.episodes
-    }
-
-    /// What it has come to; or why the episode is void.
-    fn take(&mut self, step: TimeStep<'_>, steps: usize) -> Result<Result<(), String>, ActorError> {
-        let first = step.step_type == StepType::First;
-        let (reward, _, last) = match valid(Ok(step), &mut self.observation)? {
-            Ok(outcome) => outcome,
-            Err(reason) => {
-                self.observation.fill(0.0);
-                self.cut_short = true;
-                let counted = self.episode.take().is_some() || first;
-                return Ok(if counted && !self.is_done() {
-                    Err(reason)
-                } else {
-                    Ok(())
-                });
-            }
-        };
-        if first {
-            self.episode = Some((0.0, 0));
-            self.cut_short = false;
-        } else if let Some((sum, taken)) = &mut self.episode {
-            (*sum, *taken) = (*sum + reward, *taken + 1);
-            if last || *taken >= steps {
-                let sum = *sum;
-                self.episode = None;
-                self.cut_short = !last;
-                if !self.is_done() {
-                    self.returns.push(sum);
-                }
-            }
-        }
-        Ok(Ok(()))
-    }
-}
-
-/// As [`returns`], in the order of the environments.
-fn vector_returns(
-    policy: &mut PolicyNetwork,
-    environments: &mut dyn VectorEnvironment,
-    Part { episodes, steps }: Part,
-    stop: &CancellationToken,
-) -> Result<Vec<f64>, ActorError> {
-    let (count, spec) = (environments.count(), environments.spec());
-    let task = spec.task.clone();
-    let mut scale = ActionScale::new(&spec.action);
-    let mut action = vec![0.0; spec.action_size()];
-    let player = |index| Player {
-        observation: vec![0.0; spec.observation_size()],
-        episode: None,
-        cut_short: false,
-        returns: Vec::new(),
-        episodes: episodes / count + usize::from(index < episodes % count),
-    };
-    let mut players: Vec<Player> = (0..count).map(player).collect();
-    let (mut observations, mut actions) = (Vec::new(), Vec::new());
-    let (mut divergences, mut reset) = (0, true);
-    while !players.iter().all(Player::is_done) && !stop.is_cancelled() {
-        let call = if reset {
-            environments.reset()
-        } else {
-            observations.clear();
-            for player in &players {
-                observations.extend_from_slice(&player.observation);
-            }
-            let mut rows = policy.batch(&observations);
-            actions.clear();
-            for row in 0..count {
-                rows.mode(row, &mut action);
-                actions.extend_from_slice(scale.scale(&action));
-            }
-            environments.step(&actions)
-        };
-        reset = match call {
-            Ok(()) => false,
-            Err(EnvironmentError::Void(error)) => {
-                players.iter_mut().for_each(|player| player.episode = None);
-                diverged(&mut divergences, episodes, &task, error)?;
-                true
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if reset {
-            continue;
-        }
-        for (index, player) in players.iter_mut().enumerate() {
-            let begun = environments.begun(index);
-            for step in [Some(environments.outcome(index)), begun]
-                .into_iter()
-                .flatten()
-            {
-                if let Err(error) = player.take(step, steps)? {
-                    diverged(&mut divergences, episodes, &task, error)?;
-                }
-            }
-        }
-        // Episodes that were cut short go on in their environments, some of them for ever.
-        let mut open = players.iter().filter(|player| !player.is_done());
-        reset = open.all(|player| player.episode.is_none() && player.cut_short);
-    }
-    Ok(players
-        .into_iter()
-        .flat_map(|player| player.returns)
-        .collect())
 }
 
 /// Plays one episode with the mode of the policy and shows the environment in each of its states, the
@@ -509,7 +368,7 @@ impl<W: WeightsSource> Follower<W> {
 mod tests {
     use super::*;
     use crate::ENDLESS_EPISODE_STEPS;
-    use crate::testing::{Script, SideBySide, policy};
+    use crate::testing::{Script, policy};
 
     fn environment(seed: u64) -> pmpo_suite::Environment {
         pmpo_suite::load("cartpole-balance", seed).unwrap()
@@ -567,33 +426,6 @@ mod tests {
         let stopped =
             evaluate_in_parallel(&network, &mut environments, &episodes(3), &stop).unwrap();
         assert_eq!(stopped, None);
-    }
-
-    /// Two of the three play twice, whichever way a vector begins anew.
-    #[test]
-    fn a_vector_s_environments_share_the_episodes() {
-        let mut network = policy(environment(1).spec(), 1, 0).network;
-        let bounded = EvaluatorConfig {
-            max_episode_steps: Some(300),
-            ..episodes(5)
-        };
-        for (config, same_step) in [(episodes(5), true), (episodes(5), false), (bounded, true)] {
-            let environments = [1, 2, 3].map(environment).into();
-            let mut vector = SideBySide::new(environments, same_step);
-            let together = evaluate_vector(&mut network, &mut vector, &config).unwrap();
-            let alone: Vec<f64> = [(1, 2), (2, 2), (3, 1)]
-                .into_iter()
-                .flat_map(|(seed, episodes)| {
-                    let config = EvaluatorConfig {
-                        episodes,
-                        ..config.clone()
-                    };
-                    let result = evaluate(&mut network, &mut environment(seed), &config);
-                    result.unwrap().returns
-                })
-                .collect();
-            assert_eq!(together.returns, alone);
-        }
     }
 
     /// lqr has no time limit, and ends by itself at rest in the origin alone.

@@ -15,6 +15,7 @@ mod environment_loop;
 mod error;
 pub mod evaluator;
 pub mod insertion;
+mod lane;
 mod membership;
 pub mod metrics;
 pub mod noise;
@@ -25,10 +26,14 @@ pub mod stepper;
 #[cfg(test)]
 mod testing;
 mod threads;
+mod vector_evaluation;
+mod vector_stepper;
 pub mod weights;
 
 pub use canonical::{ActionScale, narrow};
 pub use config::{ActorConfig, ENDLESS_EPISODE_STEPS, EvaluatorConfig};
 pub use error::ActorError;
-pub use evaluator::{EvaluationResult, evaluate, evaluate_vector, play};
+pub use evaluator::{EvaluationResult, evaluate, play};
+pub use lane::Episode;
 pub use run::{Addresses, run};
+pub use vector_evaluation::evaluate_vector;

@@ -23,7 +23,8 @@ use crate::membership::Joined;
 use crate::noise::Noise;
 use crate::reports::{EpisodeReports, report_episodes};
 use crate::run_info::Window;
-use crate::stepper::{Acting, Stepper, VectorStepper};
+use crate::stepper::{Acting, Stepper};
+use crate::vector_stepper::VectorStepper;
 use crate::weights::{Newest, subscribe};
 use crate::{ActorConfig, ActorError, metrics};
 
