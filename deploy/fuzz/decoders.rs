@@ -90,6 +90,7 @@ pub fn sample_response(bytes: &[u8]) -> bool {
     let shape = BatchShape {
         items: BATCH,
         sequence_length,
+        ragged: false,
     };
     assert!(shape.rows() * signature.item_bytes() <= MAX_BATCH_BYTES);
     let part = match response.response {

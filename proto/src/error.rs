@@ -53,6 +53,7 @@ impl From<WireError> for Status {
             WireError::Field { field, .. } => field,
             WireError::Columns(_) => "steps.columns".to_owned(),
             WireError::Items(ItemError::Ends { .. }) => "steps.ends".to_owned(),
+            WireError::Items(ItemError::Lengths { .. }) => "steps.lengths".to_owned(),
             WireError::Items(ItemError::Priorities { .. }) => "priorities".to_owned(),
         };
         let mut details = ErrorDetails::new();

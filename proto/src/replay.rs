@@ -68,10 +68,11 @@ pub fn steps_to_wire(signature: &Signature, first_sequence: u64, batch: &StepBat
         ends: batch.ends().unwrap_or_default().to_vec(),
         priorities: batch.priorities().to_vec(),
         traceparent: trace_to_wire(batch.trace()),
+        lengths: batch.lengths().to_vec(),
     }
 }
 
-/// Reads a writer's steps and the items of `sequence_length` that end in them; shares the bytes.
+/// Reads a writer's steps and the items of at most `sequence_length` steps that end in them; shares the bytes.
 ///
 /// # Errors
 /// The columns do not fit the signature or take more than `max_bytes`, or the items fit no steps.
@@ -82,7 +83,9 @@ pub fn steps_from_wire(
     max_bytes: usize,
 ) -> Result<StepBatch, WireError> {
     let steps = batch_from_wire(signature, wire.columns, max_bytes)?;
-    let batch = StepBatch::new(sequence_length, steps, wire.ends, wire.priorities)?;
+    let longest = u32::try_from(sequence_length).unwrap_or(u32::MAX);
+    let batch = StepBatch::new(sequence_length, steps, wire.ends, wire.priorities)?
+        .with_lengths(1..=longest, wire.lengths)?;
     Ok(batch.with_trace(trace_from_wire(&wire.traceparent)))
 }
 
@@ -122,7 +125,9 @@ pub(crate) mod tests {
     #[test]
     fn steps_survive_the_wire_with_their_items() {
         let (signature, steps) = steps(5);
-        let sent = StepBatch::new(3, steps, vec![2, 4], vec![0.5, 2.0]).unwrap();
+        let sent = StepBatch::new(3, steps, vec![2, 4], vec![0.5, 2.0])
+            .and_then(|sent| sent.with_lengths(1..=3, vec![3, 1]))
+            .unwrap();
         let wire = steps_to_wire(&signature, 7, &sent);
         assert_eq!(wire.first_sequence, 7);
         assert_eq!(

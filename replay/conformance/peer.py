@@ -51,7 +51,7 @@ def tensors(signature, arrays):
     ]
 
 
-def steps(first, arrays, signature=IDS, ends=(), priorities=()):
+def steps(first, arrays, signature=IDS, ends=(), priorities=(), lengths=()):
     """The request that inserts steps from number `first` on."""
     return pb.InsertRequest(
         steps=pb.Steps(
@@ -59,6 +59,7 @@ def steps(first, arrays, signature=IDS, ends=(), priorities=()):
             columns=tensors(signature, arrays),
             ends=ends,
             priorities=priorities,
+            lengths=lengths,
         )
     )
 
@@ -137,7 +138,7 @@ class Batch:
             ]
             assert all(tensor.dtype == spec.dtype for tensor in tensors), spec
             self.columns[spec.name] = np.concatenate(arrays)
-        for name in ("keys", "probabilities", "priorities", "times_sampled"):
+        for name in ("keys", "probabilities", "priorities", "times_sampled", "lengths"):
             values = [value for part in parts for value in getattr(part.items, name)]
             setattr(self, name, values)
         self.counters = parts[-1].counters

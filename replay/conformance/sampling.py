@@ -106,6 +106,22 @@ def check_windows_share_their_steps_and_priorities_choose(binary):
         assert batch.columns["id"].tolist() == [3, 4, 5] and batch.priorities == [3]
 
 
+def check_items_have_their_own_lengths(binary):
+    with Server(binary) as server:
+        client = stub(server)
+        opening = open_writer("ragged", sequence_length=4)
+        first = steps(0, [np.arange(6)], ends=[0, 3, 5], lengths=[1, 4, 2])
+        assert insert(client, opening, first) == 6
+        config = info(client, "ragged").config
+        assert (config.min_sequence_length, config.sequence_length) == (1, 4)
+        # In one message, and a step at a time.
+        for limit, parts in ((0, 1), (338, 7)):
+            (batch,) = sample(client, "ragged", 3, sequence_length=4, max_part_bytes=limit)
+            assert batch.columns["id"].tolist() == [0, 0, 1, 2, 3, 4, 5], limit
+            assert batch.lengths == [1, 4, 2] and len(batch.parts) == parts
+            insert(client, open_writer("ragged", sequence_length=4), first)
+
+
 def check_a_queue_gives_each_item_once_and_in_order(binary):
     with Server(binary) as server:
         client = stub(server)

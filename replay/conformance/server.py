@@ -46,6 +46,15 @@ min_size_to_sample = 1
 sampler = "max_heap"
 
 [[replay.tables]]
+name = "ragged"
+sequence_length = 4
+min_sequence_length = 1
+limiter = "min_size"
+min_size_to_sample = 1
+sampler = "fifo"
+max_times_sampled = 1
+
+[[replay.tables]]
 name = "queue"
 limiter = "queue"
 sampler = "fifo"

@@ -72,6 +72,7 @@ pub(crate) fn status(error: &Error) -> Status {
         Error::NoPriorities(_) => (Code::FailedPrecondition, "NO_PRIORITIES"),
         Error::BatchSize { .. } => (Code::InvalidArgument, "BATCH_SIZE"),
         Error::Gap { .. } => (Code::InvalidArgument, "SEQUENCE_GAP"),
+        Error::Length { .. } => (Code::InvalidArgument, "INVALID_FIELD"),
         Error::Window { .. } => (Code::InvalidArgument, "STEPS_MISSING"),
         Error::UnknownWriter(_) => (Code::Aborted, "WRITER_REPLACED"),
         Error::TooManyWriters(_) => (Code::ResourceExhausted, "TOO_MANY_WRITERS"),

@@ -56,6 +56,7 @@ pub fn config_to_wire(config: &TableConfig) -> v1::TableConfig {
     v1::TableConfig {
         name: config.name.clone(),
         sequence_length: Some(config.sequence_length as u32),
+        min_sequence_length: Some(config.min_sequence_length() as u32),
         max_size: Some(config.max_size as u64),
         max_bytes: Some(config.max_bytes),
         max_times_sampled: Some(config.max_times_sampled),
@@ -117,6 +118,7 @@ pub(crate) fn config_from_wire(config: Option<v1::TableConfig>) -> Result<TableC
         name: config.name,
         sequence_length: size_from_wire(config.sequence_length.map(u64::from))
             .unwrap_or(default.sequence_length),
+        min_sequence_length: size_from_wire(config.min_sequence_length.map(u64::from)),
         max_size: size_from_wire(config.max_size).unwrap_or(default.max_size),
         max_bytes: config.max_bytes.unwrap_or(default.max_bytes),
         max_times_sampled: config

@@ -8,7 +8,7 @@
             batch.data["observation"]        # [256, ...], a NumPy array
 
 A table keeps items. With `sequence_length` 1 an item is a step; with more it is the `sequence_length` steps that end
-with the newest when `Writer.create_item` is called.
+with the newest when `Writer.create_item` is called, or as many as that says where there is a `min_sequence_length`.
 
 All that waits lets other threads run and ends at an interrupt. Servers, clients, writers and samplers are of the
 process that made them: in one that was forked from it they raise `Forked`. A `Client` can be pickled, and so handed to
@@ -66,6 +66,7 @@ class Table:
     error_buffer: Optional[float] = None  # a tenth of min_size_to_sample * samples_per_insert, or a batch's
     max_batch_size: Optional[int] = None  # 4,096
     max_writers: Optional[int] = None  # 16,384 whose numbers are remembered
+    min_sequence_length: Optional[int] = None  # sequence_length; the fewest, where items have lengths of their own
 
 
 class Column(NamedTuple):

@@ -26,6 +26,7 @@ class Table:
     error_buffer: Optional[float] = None
     max_batch_size: Optional[int] = None
     max_writers: Optional[int] = None
+    min_sequence_length: Optional[int] = None
 
 class Column(NamedTuple):
     dtype: str
@@ -130,6 +131,7 @@ class Client:
         prefetch: int = 2,
         compression: str = "none",
         timeout: Optional[float] = None,
+        padded: bool = True,
     ) -> "Sampler": ...
     def update_priorities(self, table: str, keys: ArrayLike, priorities: ArrayLike) -> Tuple[int, int]: ...
     def delete_items(self, table: str, keys: ArrayLike) -> Tuple[int, int]: ...
@@ -190,6 +192,10 @@ class Batch:
 
     @property
     def data(self) -> Dict[str, NDArray[Any]]: ...
+    @property
+    def lengths(self) -> Optional[NDArray[np.uint32]]: ...
+    @property
+    def mask(self) -> Optional[NDArray[np.bool_]]: ...
     @property
     def keys(self) -> NDArray[np.uint64]: ...
     @property

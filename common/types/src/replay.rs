@@ -1,6 +1,6 @@
 //! What enters a replay table, and what leaves it.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use thiserror::Error;
 
@@ -28,6 +28,14 @@ pub enum ItemError {
         /// The value.
         got: String,
     },
+    /// A length that items cannot have, or not one for each item.
+    #[error("steps.lengths: expected {expected}, got {got}")]
+    Lengths {
+        /// What would have been accepted.
+        expected: String,
+        /// The value.
+        got: String,
+    },
     /// A priority that is not one, or not one for each item.
     #[error("priorities: expected {expected}, got {got}")]
     Priorities {
@@ -43,6 +51,8 @@ pub enum ItemError {
 pub struct StepBatch {
     steps: ColumnBatch,
     ends: Option<Vec<u32>>,
+    /// Steps of each item, or nothing where all have as many as an item of the table can.
+    lengths: Vec<u32>,
     priorities: Vec<f64>,
     trace: Option<TraceContext>,
 }
@@ -53,6 +63,7 @@ impl StepBatch {
         Self {
             steps,
             ends: None,
+            lengths: Vec::new(),
             priorities: Vec::new(),
             trace: None,
         }
@@ -99,9 +110,39 @@ impl StepBatch {
         Ok(Self {
             steps,
             ends,
+            lengths: Vec::new(),
             priorities,
             trace: None,
         })
+    }
+
+    /// The same steps, whose items have these lengths, each of the `allowed`, in steps. Nothing: all are as
+    /// long as an item of the table can be.
+    ///
+    /// # Errors
+    /// They are not one for each item, or another.
+    pub fn with_lengths(
+        self,
+        allowed: RangeInclusive<u32>,
+        lengths: Vec<u32>,
+    ) -> Result<Self, ItemError> {
+        let refuse = |expected: String, got: String| Err(ItemError::Lengths { expected, got });
+        if lengths.is_empty() {
+            return Ok(Self { lengths, ..self });
+        }
+        let items = self.ends.as_ref().map_or(0, Vec::len);
+        if lengths.len() != items {
+            let expected = match self.ends {
+                Some(_) => format!("{items}, one for each item"),
+                None => "none where sequence_length is 1".to_owned(),
+            };
+            return refuse(expected, lengths.len().to_string());
+        }
+        if let Some(length) = lengths.iter().find(|length| !allowed.contains(length)) {
+            let (least, most) = allowed.into_inner();
+            return refuse(format!("{least} to {most} steps"), length.to_string());
+        }
+        Ok(Self { lengths, ..self })
     }
 
     /// The same steps as part of a trace, or of none.
@@ -122,6 +163,11 @@ impl StepBatch {
     /// Positions of the steps at which an item ends; `None` where every step is an item.
     pub fn ends(&self) -> Option<&[u32]> {
         self.ends.as_deref()
+    }
+
+    /// Steps of each item, or nothing where all have as many as an item of the table can.
+    pub fn lengths(&self) -> &[u32] {
+        &self.lengths
     }
 
     /// The items' priorities, or nothing for the default.
@@ -160,14 +206,14 @@ impl StepBatch {
             }
         };
         let items = ends.as_ref().map_or(steps.len(), Vec::len);
-        let priorities = match self.priorities.get(first..first + items) {
-            Some(kept) => kept.to_vec(),
-            None => Vec::new(),
-        };
+        let items = first..first + items;
+        let lengths = self.lengths.get(items.clone()).unwrap_or_default();
+        let priorities = self.priorities.get(items).unwrap_or_default();
         Self {
             steps,
             ends,
-            priorities,
+            lengths: lengths.to_vec(),
+            priorities: priorities.to_vec(),
             trace: self.trace,
         }
     }
@@ -180,17 +226,23 @@ impl StepBatch {
         self.slice(start..self.len())
     }
 
-    /// The same steps without the items that end before position `position`. Where every step is an
-    /// item, none can be left out.
-    pub fn without_ends_before(&self, position: u64) -> Self {
+    /// The same steps with those of the items alone that `keep` answers for: it is asked with the position at
+    /// which an item ends and its length, if it has one of its own. Where every step is an item, all stay.
+    pub fn retain_items(&self, keep: impl Fn(u32, Option<u32>) -> bool) -> Self {
         let Some(ends) = &self.ends else {
             return self.clone();
         };
-        let dropped = ends.partition_point(|&end| u64::from(end) < position);
+        let kept = |&item: &usize| keep(ends[item], self.lengths.get(item).copied());
+        let kept: Vec<usize> = (0..ends.len()).filter(kept).collect();
+        fn of<T: Copy>(all: &[T], kept: &[usize]) -> Vec<T> {
+            let each = kept.iter().filter_map(|&item| all.get(item));
+            each.copied().collect()
+        }
         Self {
             steps: self.steps.clone(),
-            ends: Some(ends[dropped..].to_vec()),
-            priorities: self.priorities.get(dropped..).unwrap_or_default().to_vec(),
+            ends: Some(of(ends, &kept)),
+            lengths: of(&self.lengths, &kept),
+            priorities: of(&self.priorities, &kept),
             trace: self.trace,
         }
     }
@@ -225,12 +277,15 @@ pub struct SampledItems {
     pub priorities: Vec<f64>,
     /// Times the item has been drawn, this time included.
     pub times_sampled: Vec<u32>,
+    /// Its steps, in a table whose items may have fewer than `sequence_length`; empty in others.
+    pub lengths: Vec<u32>,
 }
 
 /// Items drawn from a table, and the table's counters right after the draw.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampledBatch {
-    /// The items' steps, item by item: row `i * sequence_length + t` is step `t` of item `i`.
+    /// The items' steps, item by item: row `i * sequence_length + t` is step `t` of item `i`, where items have
+    /// no lengths of their own.
     pub columns: ColumnBatch,
     /// The table's counters.
     pub counters: TableCounters,
@@ -271,12 +326,45 @@ mod tests {
         };
         assert_eq!(whole.skip(2), part(2, &[0, 2], &[0.2, 0.4]));
         assert_eq!(whole.slice(3..4).items(), 0);
-        assert_eq!(whole.without_ends_before(2), part(0, &[2, 4], &[0.2, 0.4]));
-        assert_eq!(whole.without_ends_before(u64::MAX), part(0, &[], &[]));
+        let later = whole.retain_items(|end, _| end >= 2);
+        assert_eq!(later, part(0, &[2, 4], &[0.2, 0.4]));
+        assert_eq!(whole.retain_items(|_, _| false), part(0, &[], &[]));
 
         let all = StepBatch::new(1, steps(3), vec![], vec![1.0, 2.0, 3.0]).unwrap();
         assert_eq!(all.slice(1..3).priorities(), [2.0, 3.0]);
         assert_eq!(StepBatch::transitions(steps(3)).skip(1).items(), 2);
+    }
+
+    #[test]
+    fn items_keep_their_own_lengths() {
+        let batch = |ends: &[u32], lengths: &[u32], steps: ColumnBatch| {
+            let batch = StepBatch::new(4, steps, ends.to_vec(), vec![]).unwrap();
+            batch.with_lengths(1..=4, lengths.to_vec())
+        };
+        let whole = batch(&[0, 2, 4], &[1, 3, 2], steps(5)).unwrap();
+        assert_eq!(whole.lengths(), [1, 3, 2]);
+        assert_eq!(whole.skip(1), batch(&[1, 3], &[3, 2], steps(4)).unwrap());
+        let within = |end: u32, length: Option<u32>| end + 1 - length.unwrap() >= 1;
+        assert_eq!(whole.retain_items(within).lengths(), [2]);
+        let refused = |ends: &[u32], lengths: &[u32]| {
+            let error = batch(ends, lengths, steps(5)).unwrap_err();
+            error.to_string()
+        };
+        assert_eq!(
+            refused(&[0, 2], &[1]),
+            "steps.lengths: expected 2, one for each item, got 1"
+        );
+        assert_eq!(
+            refused(&[0, 2], &[1, 5]),
+            "steps.lengths: expected 1 to 4 steps, got 5"
+        );
+        assert_eq!(
+            StepBatch::transitions(steps(2))
+                .with_lengths(1..=1, vec![1, 1])
+                .unwrap_err()
+                .to_string(),
+            "steps.lengths: expected none where sequence_length is 1, got 2"
+        );
     }
 
     #[test]

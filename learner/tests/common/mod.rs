@@ -101,6 +101,7 @@ impl FakeTable {
                 probabilities: vec![1.0; BATCH],
                 priorities: Vec::new(),
                 times_sampled: vec![1; BATCH],
+                lengths: Vec::new(),
             }),
             counters: Some(counters_to_wire(self.counters())),
             ..v1::BatchPart::default()

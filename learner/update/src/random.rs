@@ -47,6 +47,7 @@ pub fn random_windows(
             probabilities: vec![1.0 / items as f64; items],
             priorities: Vec::new(),
             times_sampled: vec![1; items],
+            lengths: Vec::new(),
         },
     }
 }

@@ -5,7 +5,8 @@ use pmpo_types::{ColumnBatch, SampledItems, TableCounters, TraceContext};
 /// Items drawn from one shard of a table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampledBatch {
-    /// The items' steps, item by item: row `i * sequence_length + t` is step `t` of item `i`.
+    /// The items' steps, item by item: row `i * sequence_length + t` is step `t` of item `i`, where items have
+    /// no lengths of their own.
     pub columns: ColumnBatch,
     /// The counters of the shard's table right after the draw.
     pub counters: TableCounters,

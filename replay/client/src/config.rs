@@ -22,7 +22,7 @@ pub struct WriterConfig {
     /// Seconds that the rate limiter may hold a message back before the server has to say why, and from
     /// then on again and again; the message keeps its place.
     pub blocked_timeout_s: f64,
-    /// Steps of an item. No key of its own: whoever makes the items knows.
+    /// Steps of an item, at most. No key of its own: whoever makes the items knows.
     #[serde(skip, default = "one")]
     pub sequence_length: usize,
     /// What it shows the service. No key of its own: a process has one set of credentials.
@@ -99,9 +99,12 @@ pub struct SamplerConfig {
     /// Seconds that the rate limiter may hold a batch back before the server has to say why, and from
     /// then on again and again.
     pub blocked_timeout_s: f64,
-    /// Steps of an item. No key of its own: whoever uses the items knows.
+    /// Steps of an item, at most. No key of its own: whoever uses the items knows.
     #[serde(skip, default = "one")]
     pub sequence_length: usize,
+    /// Whether items have lengths of their own, as the table's `min_sequence_length` says.
+    #[serde(skip)]
+    pub ragged: bool,
     /// What it shows the service. No key of its own: a process has one set of credentials.
     #[serde(skip)]
     pub credentials: Credentials,
@@ -116,6 +119,7 @@ impl Default for SamplerConfig {
             compression: Compression::None,
             blocked_timeout_s: 30.0,
             sequence_length: 1,
+            ragged: false,
             credentials: Credentials::default(),
         }
     }

@@ -17,9 +17,9 @@ pub struct Outbox {
     queue: VecDeque<StepBatch>,
     queued_steps: usize,
     base: u64,
-    /// Items that end before this number begin with steps that the shard has lost, and are lost too.
-    whole_from: u64,
-    /// Steps of an item.
+    /// Once the shard has lost steps: items that begin before this number begin with some, and are lost too.
+    kept_from: Option<u64>,
+    /// Steps of an item, at most.
     sequence_length: u64,
     /// Batches sent on the present connection.
     sent_batches: usize,
@@ -40,13 +40,13 @@ pub struct Resumed {
 }
 
 impl Outbox {
-    /// An outbox for items of `sequence_length` steps.
+    /// An outbox for items of at most `sequence_length` steps.
     pub fn new(sequence_length: usize) -> Self {
         Self {
             queue: VecDeque::new(),
             queued_steps: 0,
             base: 0,
-            whole_from: 0,
+            kept_from: None,
             sequence_length: sequence_length as u64,
             sent_batches: 0,
             sent_steps: 0,
@@ -115,7 +115,7 @@ impl Outbox {
         let resumed = if next_sequence < self.base {
             let forgotten = self.base - next_sequence;
             self.base = next_sequence;
-            self.whole_from = next_sequence + self.sequence_length - 1;
+            self.kept_from = Some(next_sequence);
             self.drop_incomplete();
             Resumed {
                 acknowledged: 0,
@@ -182,10 +182,15 @@ impl Outbox {
 
     /// A batch without the items whose first steps the shard has no more.
     fn whole_items(&mut self, first_sequence: u64, batch: StepBatch) -> StepBatch {
-        if first_sequence >= self.whole_from {
+        let longest = self.sequence_length;
+        let reaches_back = |&kept_from: &u64| first_sequence + 1 < kept_from + longest;
+        let Some(kept_from) = self.kept_from.filter(reaches_back) else {
             return batch;
-        }
-        let whole = batch.without_ends_before(self.whole_from - first_sequence);
+        };
+        let whole = batch.retain_items(|end, length| {
+            let length = length.map_or(longest, u64::from);
+            first_sequence + u64::from(end) + 1 >= kept_from + length
+        });
         self.lost_items += (batch.items() - whole.items()) as u64;
         whole
     }
@@ -324,6 +329,25 @@ mod tests {
         outbox.push(sequence(8..11, &[0, 1, 2]));
         assert_eq!(outbox.send_next(), Some((1, sequence(8..11, &[2]))));
         assert_eq!(outbox.lost_items(), 4);
+    }
+
+    #[test]
+    fn of_items_with_lengths_those_are_lost_that_begin_with_forgotten_steps() {
+        let sequence = |ids: std::ops::Range<i64>, ends: &[u32], lengths: &[u32]| {
+            StepBatch::new(4, columns(ids), ends.to_vec(), vec![])
+                .and_then(|batch| batch.with_lengths(1..=4, lengths.to_vec()))
+                .unwrap()
+        };
+        let mut outbox = Outbox::new(4);
+        outbox.push(sequence(0..4, &[3], &[1]));
+        outbox.push(sequence(4..8, &[0, 1, 2, 3], &[1, 3, 2, 4]));
+        outbox.send_next().unwrap();
+        outbox.acknowledge(4).unwrap();
+        outbox.resume(0).unwrap();
+        // The second would begin with step 3, the others with 4, 5 and 4.
+        let whole = sequence(4..8, &[0, 2, 3], &[1, 2, 4]);
+        assert_eq!(outbox.send_next(), Some((0, whole)));
+        assert_eq!(outbox.lost_items(), 1);
     }
 
     #[test]

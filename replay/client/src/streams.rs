@@ -74,6 +74,7 @@ impl SamplerSession {
             shape: BatchShape {
                 items: config.batch_size,
                 sequence_length: config.sequence_length,
+                ragged: config.ragged,
             },
             places: config.prefetch_batches,
             draws,

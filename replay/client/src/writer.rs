@@ -144,6 +144,14 @@ impl Writer {
                 "batch: expected items of {expected} steps each"
             )));
         }
+        if let Some(length) = batch.lengths().iter().max()
+            && *length as usize > self.sequence_length
+        {
+            let most = self.sequence_length;
+            return Err(ClientError::Batch(format!(
+                "batch: expected items of at most {most} steps, got {length}"
+            )));
+        }
         let batch = batch.steps();
         let specs = &self.signature.columns;
         let fits = batch.columns().len() == specs.len()

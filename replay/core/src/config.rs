@@ -15,6 +15,10 @@ pub struct TableConfig {
     pub name: String,
     /// Steps of an item: 1 for transitions, more for sequences, which share their steps.
     pub sequence_length: usize,
+    /// Fewest steps of an item, where writers give items lengths of their own. Absent: `sequence_length`, so
+    /// that all items have as many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_sequence_length: Option<usize>,
     /// Items held; beyond it, each insert removes one. The bound of a queue.
     pub max_size: usize,
     /// Bytes of steps held, without the few an item takes beside them; beyond it, inserts remove
@@ -56,6 +60,7 @@ impl Default for TableConfig {
         Self {
             name: "replay".to_owned(),
             sequence_length: 1,
+            min_sequence_length: None,
             max_size: 1_000_000,
             max_bytes: 0,
             max_times_sampled: 0,
@@ -77,7 +82,7 @@ impl Default for TableConfig {
 /// Longest name: it is a folder's, and a label of metrics.
 const MAX_NAME_LENGTH: usize = 128;
 /// Longest sequence.
-const MAX_SEQUENCE_LENGTH: usize = 65_536;
+pub(crate) const MAX_SEQUENCE_LENGTH: usize = 65_536;
 /// Largest exponent of a priority; powers of the largest priority stay finite.
 const MAX_PRIORITY_EXPONENT: f64 = 4.0;
 
@@ -96,6 +101,16 @@ impl TableConfig {
             let tolerance = 0.1 * self.min_size_to_sample as f64 * self.samples_per_insert;
             tolerance.max(self.samples_per_insert + self.max_batch_size as f64)
         })
+    }
+
+    /// The configured `min_sequence_length`, or that all items have `sequence_length` steps.
+    pub fn min_sequence_length(&self) -> usize {
+        self.min_sequence_length.unwrap_or(self.sequence_length)
+    }
+
+    /// Whether items have lengths of their own.
+    pub fn is_ragged(&self) -> bool {
+        self.min_sequence_length() < self.sequence_length
     }
 
     pub(crate) fn weights(&self) -> Weights {
@@ -174,6 +189,11 @@ impl TableConfig {
         if !(1..=MAX_SEQUENCE_LENGTH).contains(&self.sequence_length) {
             let expected = format!("1 to {MAX_SEQUENCE_LENGTH}");
             return refuse("sequence_length", expected, self.sequence_length);
+        }
+        let least = self.min_sequence_length();
+        if !(1..=self.sequence_length).contains(&least) {
+            let expected = format!("1 to sequence_length = {}", self.sequence_length);
+            return refuse("min_sequence_length", expected, least);
         }
         // Steps are counted in 32 bits.
         let most = u32::MAX as usize / self.sequence_length;
@@ -317,6 +337,14 @@ mod tests {
                     c.max_size = 1 << 16;
                 }),
                 "max_size: expected at most 65535 items of 65536 steps, got 65536",
+            ),
+            (
+                refused(|c| c.min_sequence_length = Some(2)),
+                "min_sequence_length: expected 1 to sequence_length = 1, got 2",
+            ),
+            (
+                refused(|c| c.min_sequence_length = Some(0)),
+                "min_sequence_length: expected 1 to sequence_length = 1, got 0",
             ),
             (
                 refused(|c| c.priority_exponent = f64::NAN),

@@ -76,7 +76,7 @@ impl Table {
             }
         }
         self.contents = None;
-        self.items = Items::new(self.config.uses_priorities(), sequences);
+        self.items = Items::new(&self.config);
         let logged = self.log.is_some();
         self.steps = sequences.then(|| Steps::new(self.config.sequence_length, logged));
         self.sampler = self.config.sampler.build(self.config.weights());

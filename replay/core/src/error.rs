@@ -37,13 +37,23 @@ pub enum Error {
         /// The caller's.
         got: usize,
     },
+    /// An item of a length that the table does not take.
+    #[error("steps.lengths: expected {least} to {most} steps, got {got}")]
+    Length {
+        /// The table's `min_sequence_length`.
+        least: usize,
+        /// The table's `sequence_length`.
+        most: usize,
+        /// The item's steps.
+        got: usize,
+    },
     /// An item that begins before the first step its writer has sent, or that the server remembers.
     #[error(
         "steps.ends: expected at least {needed} steps up to the end of an item, got {got} at \
          position {end}"
     )]
     Window {
-        /// The table's `sequence_length`.
+        /// The item's steps.
         needed: usize,
         /// Steps there are.
         got: u64,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::TableConfig;
 use crate::selector::Slot;
 
 /// The ordinal of a slot that is not in use.
@@ -17,6 +18,9 @@ pub(crate) struct Items {
     /// Rows of the first steps, of sequences. A transition's row is its slot.
     first_rows: Option<Vec<Slot>>,
     free: Vec<Slot>,
+    /// Steps, where items have lengths of their own. Saved apart, for copies of before have none.
+    #[serde(skip)]
+    lengths: Option<Vec<u32>>,
 }
 
 /// What a draw reads and writes, at one place in memory.
@@ -36,14 +40,17 @@ pub(crate) struct Item {
     pub(crate) times_sampled: u32,
     pub(crate) priority: f64,
     pub(crate) first_row: Slot,
+    /// Steps, where items have lengths of their own.
+    pub(crate) length: Option<u32>,
     pub(crate) segment: u32,
 }
 
 impl Items {
-    pub(crate) fn new(priorities: bool, sequences: bool) -> Self {
+    pub(crate) fn new(config: &TableConfig) -> Self {
         Self {
-            priorities: priorities.then(Vec::new),
-            first_rows: sequences.then(Vec::new),
+            priorities: config.uses_priorities().then(Vec::new),
+            first_rows: (config.sequence_length > 1).then(Vec::new),
+            lengths: config.is_ragged().then(Vec::new),
             ..Self::default()
         }
     }
@@ -54,7 +61,10 @@ impl Items {
         if let Some(column) = &mut self.priorities {
             column.reserve_exact(slots);
         }
-        if let Some(column) = &mut self.first_rows {
+        for column in [&mut self.first_rows, &mut self.lengths]
+            .into_iter()
+            .flatten()
+        {
             column.reserve_exact(slots);
         }
     }
@@ -79,6 +89,9 @@ impl Items {
         if let Some(column) = &mut self.first_rows {
             put(column, slot, item.first_row);
         }
+        if let (Some(column), Some(length)) = (&mut self.lengths, item.length) {
+            put(column, slot, length);
+        }
         slot
     }
 
@@ -91,6 +104,7 @@ impl Items {
             times_sampled: head.times_sampled,
             priority: priorities.map_or(1.0, |column| column[slot as usize]),
             first_row: self.first_row(slot),
+            length: self.length(slot),
             segment: head.segment,
         })
     }
@@ -98,6 +112,26 @@ impl Items {
     pub(crate) fn first_row(&self, slot: Slot) -> Slot {
         let rows = self.first_rows.as_ref();
         rows.map_or(slot, |column| column[slot as usize])
+    }
+
+    /// Its steps, where items have lengths of their own.
+    pub(crate) fn length(&self, slot: Slot) -> Option<u32> {
+        let lengths = self.lengths.as_ref()?;
+        Some(lengths[slot as usize])
+    }
+
+    /// What is saved apart.
+    pub(crate) fn lengths(&self) -> &Option<Vec<u32>> {
+        &self.lengths
+    }
+
+    /// Takes [`lengths`](Self::lengths) of the same items; answers whether they can be theirs.
+    pub(crate) fn set_lengths(&mut self, lengths: Option<Vec<u32>>) -> bool {
+        let fits = lengths
+            .as_ref()
+            .is_none_or(|all| all.len() == self.heads.len());
+        self.lengths = lengths;
+        fits
     }
 
     /// Frees the slot of an item and answers what it was.
@@ -163,6 +197,7 @@ fn put<T>(column: &mut Vec<T>, slot: Slot, value: T) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::selector::SelectorKind;
 
     fn item(ordinal: u64) -> Item {
         Item {
@@ -170,13 +205,19 @@ mod tests {
             times_sampled: 0,
             priority: 2.0,
             first_row: 9,
+            length: Some(2),
             segment: 3,
         }
     }
 
     #[test]
     fn keys_name_an_item_until_it_is_gone() {
-        let mut items = Items::new(true, true);
+        let mut items = Items::new(&TableConfig {
+            sampler: SelectorKind::Prioritized,
+            sequence_length: 3,
+            min_sequence_length: Some(1),
+            ..TableConfig::default()
+        });
         let slots = [7, 8].map(|ordinal| items.insert(item(ordinal)));
         let (key, times) = items.draw(slots[1]);
         assert_eq!((items.find(key), times), (Some(slots[1]), 1));

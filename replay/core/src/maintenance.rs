@@ -44,7 +44,8 @@ impl Table {
             .contents
             .as_ref()
             .map_or(0, |(_, rows)| rows.row_bytes());
-        rows * (row_bytes + beside) as u64 + size * MOVED_ITEM_BYTES as u64
+        let length_bytes = if self.config.is_ragged() { 4 } else { 0 };
+        rows * (row_bytes + beside) as u64 + size * (MOVED_ITEM_BYTES + length_bytes) as u64
     }
 
     /// The number of the segment that is being written, if the table has a log.
@@ -126,7 +127,7 @@ impl Table {
         let items = slots.iter().map(|&slot| {
             let item = self.items.get(slot).expect("it was found in use");
             let last = steps.and_then(|steps| {
-                let row = steps.window(item.first_row).last()?;
+                let row = steps.window(item.first_row, item.length).last()?;
                 Some(steps.place(row))
             });
             MovedItem {
@@ -134,6 +135,7 @@ impl Table {
                 priority: item.priority,
                 times_sampled: item.times_sampled,
                 end: last.map_or((0, 0), |place| (place.number, place.sequence)),
+                length: item.length,
             }
         });
         let names = rows.iter().filter_map(|&row| {

@@ -22,7 +22,7 @@ const CRC: usize = size_of::<u32>();
 
 /// All but the configuration and the rows.
 #[derive(Serialize, Deserialize)]
-struct Contents<G, I, S, W, P> {
+struct Contents<G, I, S, W, P, L> {
     signature: G,
     items: I,
     steps: S,
@@ -36,6 +36,8 @@ struct Contents<G, I, S, W, P> {
     largest_batch: usize,
     /// What writers mean to send into a table that has no signature yet.
     meant: P,
+    /// Of items that have their own.
+    lengths: L,
 }
 
 impl Table {
@@ -54,6 +56,7 @@ impl Table {
             draws_left: self.draws_left,
             largest_batch: self.largest_batch,
             meant: self.writers.meant(),
+            lengths: self.items.lengths(),
         };
         let contents = postcard::to_allocvec(&contents).expect("memory takes all it is given");
         let chunks = self
@@ -87,7 +90,11 @@ impl Table {
         let (stored, rest) = part(bytes).ok_or(damaged("no configuration"))?;
         let (contents, rows) = part(rest).ok_or(damaged("no contents"))?;
         check_config(stored, &config)?;
-        let contents = contents_of(contents).ok_or(damaged("contents of another version"))?;
+        let mut contents = contents_of(contents).ok_or(damaged("contents of another version"))?;
+        let lengths = contents.lengths.take();
+        if lengths.is_some() != config.is_ragged() || !contents.items.set_lengths(lengths) {
+            return Err(damaged("lengths of other items"));
+        }
         // Whatever the seed, the generator is the saved one.
         let mut table = Self::new(config, 0)?;
         if let Some(signature) = &contents.signature {
@@ -123,7 +130,7 @@ impl Table {
 }
 
 /// What a table holds, as it is read.
-type Loaded<G, P> = Contents<G, Items, Option<Steps>, Writers, P>;
+type Loaded<G, P, L> = Contents<G, Items, Option<Steps>, Writers, P, L>;
 
 /// The columns of a copy that was made before columns said whether they hold finite values alone, as all
 /// did then, and when a table had a signature as soon as it had a writer.
@@ -133,29 +140,47 @@ struct OlderColumn(String, DType, Vec<usize>);
 /// What writers mean to send.
 type Meant = Vec<(WriterId, Signature)>;
 
-fn contents_of(bytes: &[u8]) -> Option<Loaded<Option<Signature>, Meant>> {
+type Lengths = Option<Vec<u32>>;
+
+fn contents_of(bytes: &[u8]) -> Option<Loaded<Option<Signature>, Meant, Lengths>> {
     if let Ok(contents) = postcard::from_bytes(bytes) {
         return Some(contents);
     }
-    let older: Loaded<Option<Vec<OlderColumn>>, ()> = postcard::from_bytes(bytes).ok()?;
+    // Of before items had lengths of their own.
+    if let Ok(older) = postcard::from_bytes::<Loaded<Option<Signature>, Meant, ()>>(bytes) {
+        return Some(older.newer(|signature| signature, |meant| meant));
+    }
+    let older: Loaded<Option<Vec<OlderColumn>>, (), ()> = postcard::from_bytes(bytes).ok()?;
     let column =
-        |OlderColumn(name, dtype, shape): &OlderColumn| ColumnSpec::new(name, *dtype, shape);
-    Some(Contents {
-        signature: older.signature.map(|columns| Signature {
-            columns: columns.iter().map(column).collect(),
-        }),
-        items: older.items,
-        steps: older.steps,
-        sampler: older.sampler,
-        remover: older.remover,
-        limiter: older.limiter,
-        writers: older.writers,
-        rng: older.rng,
-        max_priority: older.max_priority,
-        draws_left: older.draws_left,
-        largest_batch: older.largest_batch,
-        meant: Vec::new(),
-    })
+        |OlderColumn(name, dtype, shape): OlderColumn| ColumnSpec::new(&name, dtype, &shape);
+    let signature = |columns: Vec<OlderColumn>| Signature {
+        columns: columns.into_iter().map(column).collect(),
+    };
+    Some(older.newer(|columns| columns.map(signature), |()| Vec::new()))
+}
+
+impl<G, P> Loaded<G, P, ()> {
+    fn newer(
+        self,
+        signature: impl FnOnce(G) -> Option<Signature>,
+        meant: impl FnOnce(P) -> Meant,
+    ) -> Loaded<Option<Signature>, Meant, Lengths> {
+        Contents {
+            signature: signature(self.signature),
+            items: self.items,
+            steps: self.steps,
+            sampler: self.sampler,
+            remover: self.remover,
+            limiter: self.limiter,
+            writers: self.writers,
+            rng: self.rng,
+            max_priority: self.max_priority,
+            draws_left: self.draws_left,
+            largest_batch: self.largest_batch,
+            meant: meant(self.meant),
+            lengths: None,
+        }
+    }
 }
 
 fn config_text(config: &TableConfig) -> String {
@@ -206,6 +231,8 @@ mod tests {
 
     fn config(sampler: SelectorKind, remover: SelectorKind, sequence_length: usize) -> TableConfig {
         TableConfig {
+            // Of four, one and more.
+            min_sequence_length: (sequence_length == 4).then_some(1),
             sampler,
             remover,
             sequence_length,
@@ -236,7 +263,15 @@ mod tests {
             let length = table.config().sequence_length;
             let whole = length > 1 && next as usize + 1 >= length;
             let ends = if whole { vec![0] } else { vec![] };
-            let batch = StepBatch::new(length, batch, ends, vec![]).unwrap();
+            let own = whole && table.config().is_ragged();
+            let lengths = if own {
+                vec![1 + u32::from(value) % 4]
+            } else {
+                vec![]
+            };
+            let batch = StepBatch::new(length, batch, ends, vec![])
+                .and_then(|batch| batch.with_lengths(1..=length as u32, lengths))
+                .unwrap();
             return format!("{:?}", table.insert(WRITER, next, &batch));
         }
         let drawn = table.sample(1 + usize::from(value) % 3).unwrap();
@@ -257,7 +292,7 @@ mod tests {
             after in prop::collection::vec((0u8..2, any::<u8>()), 1..80),
             sampler in prop::sample::select(&SelectorKind::ALL),
             remover in prop::sample::select(&SelectorKind::ALL),
-            sequence_length in 1usize..4,
+            sequence_length in 1usize..5,
         ) {
             let config = config(sampler, remover, sequence_length);
             let mut original = table(config.clone());
@@ -317,8 +352,8 @@ mod tests {
         let mut older = postcard::to_allocvec(&older).unwrap();
         let own = postcard::to_allocvec(&Some(signature())).unwrap();
         let rest = contents.strip_prefix(&own[..]).unwrap();
-        // Nobody means to send anything else: the empty list at the end was not there.
-        older.extend_from_slice(rest.strip_suffix(&[0]).unwrap());
+        // Nobody means to send anything else, and no item has a length: both at the end were not there.
+        older.extend_from_slice(rest.strip_suffix(&[0, 0]).unwrap());
         let mut copy = Vec::new();
         for part in [stored, &older] {
             copy.extend((part.len() as u64).to_le_bytes());

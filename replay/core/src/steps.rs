@@ -148,16 +148,20 @@ impl Steps {
         }
     }
 
-    /// The rows of the item that begins at `first`.
-    pub(crate) fn window(&self, first: Slot) -> impl Iterator<Item = Slot> {
+    /// The rows of the item that begins at `first`; of `length` steps, if it has a length of its own.
+    pub(crate) fn window(&self, first: Slot, length: Option<u32>) -> impl Iterator<Item = Slot> {
         let next = |&row: &Slot| Some(self.links[row as usize].next);
-        std::iter::successors(Some(first), next).take(self.length)
+        std::iter::successors(Some(first), next).take(self.length_of(length))
+    }
+
+    fn length_of(&self, own: Option<u32>) -> usize {
+        own.map_or(self.length, |length| length as usize)
     }
 
     /// An item holds its rows.
-    pub(crate) fn hold(&mut self, first: Slot) {
+    pub(crate) fn hold(&mut self, first: Slot, length: Option<u32>) {
         let mut row = first;
-        for _ in 0..self.length {
+        for _ in 0..self.length_of(length) {
             let link = &mut self.links[row as usize];
             self.held += u64::from(link.holders & !IN_TAIL == 0);
             link.holders += 1;
@@ -166,10 +170,15 @@ impl Steps {
     }
 
     /// An item gives up its rows; calls `freed` for those that nobody holds any more.
-    pub(crate) fn unhold(&mut self, first: Slot, mut freed: impl FnMut(StepPlace)) {
+    pub(crate) fn unhold(
+        &mut self,
+        first: Slot,
+        length: Option<u32>,
+        mut freed: impl FnMut(StepPlace),
+    ) {
         let mut row = first;
         let first_freed = self.free.len();
-        for _ in 0..self.length {
+        for _ in 0..self.length_of(length) {
             let link = &mut self.links[row as usize];
             let next = link.next;
             link.holders -= 1;
@@ -229,7 +238,7 @@ mod tests {
             let row = steps.push(tail, place(sequence));
             let window = (tail.len() == 3).then(|| tail[0]);
             if sequence != 3 {
-                window.iter().for_each(|&first| steps.hold(first));
+                window.iter().for_each(|&first| steps.hold(first, None));
             }
             steps.trim(tail, |place| freed.push(place.sequence));
             row
@@ -238,12 +247,13 @@ mod tests {
         assert_eq!(rows, [0, 1, 2, 3, 4]);
         // Items end at steps 2 and 4 and share step 2.
         assert_eq!(steps.held(), 5);
-        assert!(steps.window(2).eq([2, 3, 4]));
-        steps.unhold(0, |place| freed.push(place.sequence));
+        assert!(steps.window(2, None).eq([2, 3, 4]));
+        assert!(steps.window(2, Some(2)).eq([2, 3]));
+        steps.unhold(0, None, |place| freed.push(place.sequence));
         assert_eq!((steps.held(), &freed[..]), (3, &[0, 1][..]));
         assert_eq!([0, 1].map(|i| steps.push(&mut tail, place(5 + i))), [0, 1]);
         assert_eq!(steps.place(1), place(6));
-        steps.unhold(2, |place| freed.push(place.sequence));
+        steps.unhold(2, None, |place| freed.push(place.sequence));
         assert_eq!(freed, [0, 1, 2], "3 and 4 are in the tail");
         let counts = (steps.held(), steps.rows_in_use(), steps.rows());
         assert_eq!(counts, (0, 4, 5));

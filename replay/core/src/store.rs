@@ -19,6 +19,15 @@ use crate::writers::Place;
 /// Steps placed at once; bounds the scratch memory of a large insert.
 const PLACED_AT_ONCE: usize = 4096;
 
+/// Where an item's steps are.
+#[derive(Clone, Copy, Default)]
+struct Window {
+    /// Row of the first, of sequences.
+    first_row: Slot,
+    /// How many, where items have lengths of their own.
+    length: Option<u32>,
+}
+
 impl Table {
     pub(crate) fn insert_transitions(
         &mut self,
@@ -77,8 +86,14 @@ impl Table {
             let steps = self.steps.as_mut().expect("the table holds sequences");
             rows.push(steps.push(&mut tail, place));
             if item < items.end && ends[item] as usize == step {
-                let first_row = tail[tail.len() - self.config.sequence_length];
-                self.place_sequence(first_row, batch.priorities().get(item));
+                let own = batch.lengths().get(item).copied();
+                let longest = self.config.sequence_length as u32;
+                let length = own.unwrap_or(longest);
+                let window = Window {
+                    first_row: tail[tail.len() - length as usize],
+                    length: self.config.is_ragged().then_some(length),
+                };
+                self.place_sequence(window, batch.priorities().get(item));
                 item += 1;
             }
             self.trim_tail(&mut tail);
@@ -109,18 +124,18 @@ impl Table {
         while self.is_full() {
             self.remove_one();
         }
-        self.add(0, priority)
+        self.add(Window::default(), priority)
     }
 
-    fn place_sequence(&mut self, first_row: Slot, priority: Option<&f64>) {
+    fn place_sequence(&mut self, window: Window, priority: Option<&f64>) {
         while self.limiter.size() >= self.config.max_size as u64 {
             self.remove_one();
         }
         self.steps
             .as_mut()
             .expect("the table holds sequences")
-            .hold(first_row);
-        self.add(first_row, priority);
+            .hold(window.first_row, window.length);
+        self.add(window, priority);
         while self.config.max_bytes > 0
             && self.bytes() > self.config.max_bytes
             && self.limiter.size() > 1
@@ -141,14 +156,15 @@ impl Table {
         size > 0 && (size >= self.config.max_size as u64 || (max_bytes > 0 && bytes > max_bytes))
     }
 
-    fn add(&mut self, first_row: Slot, priority: Option<&f64>) -> Slot {
+    fn add(&mut self, window: Window, priority: Option<&f64>) -> Slot {
         let priority = priority.copied().unwrap_or(self.max_priority);
         self.max_priority = self.max_priority.max(priority);
         let slot = self.items.insert(Item {
             ordinal: self.limiter.inserts(),
             times_sampled: 0,
             priority,
-            first_row,
+            first_row: window.first_row,
+            length: window.length,
             segment: self.log.as_ref().map_or(0, Log::current),
         });
         self.sampler.insert(slot, priority);
@@ -192,7 +208,9 @@ impl Table {
         self.limiter.removed(1);
         if let Some(steps) = &mut self.steps {
             let log = &mut self.log;
-            steps.unhold(item.first_row, |place| gone(log, place.segment));
+            steps.unhold(item.first_row, item.length, |place| {
+                gone(log, place.segment);
+            });
         }
         gone(&mut self.log, item.segment);
         u64::from(
@@ -218,7 +236,7 @@ impl Table {
     /// Puts an item of the log where it was; the limiter is told of all of them at once.
     pub(crate) fn restore_item(&mut self, item: Item) -> Slot {
         if let Some(steps) = &mut self.steps {
-            steps.hold(item.first_row);
+            steps.hold(item.first_row, item.length);
         }
         let slot = self.items.insert(item);
         self.sampler.insert(slot, item.priority);
@@ -291,6 +309,7 @@ impl Table {
             let ends = ends[items.clone()].iter();
             ends.map(|end| end - range.start as u32).collect()
         };
+        let lengths = batch.lengths().get(items.clone()).unwrap_or_default();
         let priorities = batch.priorities();
         let record = Record::Insert(Insert {
             place,
@@ -299,6 +318,7 @@ impl Table {
             first_ordinal,
             samples: self.limiter.samples(),
             ends: batch.ends().map(shift),
+            lengths: lengths.to_vec(),
             priorities: match priorities.get(items) {
                 Some(each) if !each.is_empty() => Priorities::Each(each.to_vec()),
                 _ => Priorities::All(self.max_priority),

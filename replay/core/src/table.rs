@@ -93,7 +93,7 @@ impl Table {
     ) -> Result<Self, Error> {
         config.validate()?;
         let length = config.sequence_length;
-        let mut items = Items::new(config.uses_priorities(), length > 1);
+        let mut items = Items::new(&config);
         let mut steps = (length > 1).then(|| Steps::new(length, log.is_some()));
         let mut sampler = config.sampler.build(config.weights());
         let mut remover = config.remover.build(config.weights());
@@ -282,13 +282,8 @@ impl Table {
             return Ok(next_sequence + allowed as u64);
         };
         let first = ends.partition_point(|&end| (end as usize) < known);
-        if let Some(&end) = ends.get(first) {
-            let needed = self.config.sequence_length;
-            let got = (place.tail.len() + 1 + end as usize - known) as u64;
-            if got < needed as u64 {
-                return Err(Error::Window { needed, got, end });
-            }
-        }
+        let tail = place.tail.len();
+        self.check_windows(batch, first, tail, known)?;
         self.agree(writer)?;
         let allowed = self.insertable((ends.len() - first) as u64) as usize;
         let items = first..first + allowed;
@@ -296,6 +291,39 @@ impl Table {
         let end = ends.get(items.end).map_or(len, |&end| end as usize);
         self.insert_sequences(writer, batch, known..end, items)?;
         Ok(next_sequence + (end - known) as u64)
+    }
+
+    /// Refuses items from `first` on that have a length which the table does not take, or begin before the
+    /// steps there are: `tail` of them before position `known` of the batch.
+    fn check_windows(
+        &self,
+        batch: &StepBatch,
+        first: usize,
+        tail: usize,
+        known: usize,
+    ) -> Result<(), Error> {
+        let (least, most) = (
+            self.config.min_sequence_length(),
+            self.config.sequence_length,
+        );
+        let ends = batch.ends().unwrap_or_default();
+        for (item, &end) in ends.iter().enumerate().skip(first) {
+            let own = batch.lengths().get(item);
+            let needed = own.map_or(most, |&length| length as usize);
+            if !(least..=most).contains(&needed) {
+                let got = needed;
+                return Err(Error::Length { least, most, got });
+            }
+            let got = (tail + 1 + end as usize - known) as u64;
+            if got < needed as u64 {
+                return Err(Error::Window { needed, got, end });
+            }
+            // As far as all are equally long, the first begins first.
+            if own.is_none() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Draws a batch of a size that [`open_sampler`](Self::open_sampler) has accepted, with
@@ -353,11 +381,16 @@ impl Table {
         let runs = match &self.steps {
             None => rows.runs(slots.iter().copied()),
             Some(steps) => {
-                let first_rows = slots.iter().map(|&slot| self.items.first_row(slot));
-                rows.runs(first_rows.flat_map(|row| steps.window(row)))
+                let window = |&slot: &Slot| {
+                    steps.window(self.items.first_row(slot), self.items.length(slot))
+                };
+                rows.runs(slots.iter().flat_map(window))
             }
         };
-        let len = slots.len() * self.config.sequence_length;
+        let own = |&slot: &Slot| self.items.length(slot).map(|length| length as usize);
+        let longest = self.config.sequence_length;
+        let lengths = slots.iter().map(|slot| own(slot).unwrap_or(longest));
+        let len = lengths.sum();
         ColumnBatch::of_known_values(signature, len, rows.gather(&runs))
             .expect("stored steps were checked against the signature")
     }
@@ -428,6 +461,7 @@ impl Table {
             probabilities: Vec::with_capacity(batch_size),
             priorities: Vec::new(),
             times_sampled: Vec::with_capacity(batch_size),
+            lengths: Vec::new(),
         };
         for _ in 0..batch_size {
             let (slot, probability) = self.sampler.select(&mut self.rng);
@@ -441,6 +475,7 @@ impl Table {
             items.probabilities.push(probability);
             items.priorities.extend(self.items.priority(slot));
             items.times_sampled.push(times);
+            items.lengths.extend(self.items.length(slot));
         }
         (slots, items)
     }

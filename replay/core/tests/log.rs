@@ -6,7 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use common::{WRITER, batch, ids, signature, windows};
+use common::{WRITER, batch, ids, ragged_windows, signature, windows};
 use pmpo_replay_core::selector::SelectorKind;
 use pmpo_replay_core::{Changes, Found, LimiterKind, Restorer, Table, TableConfig};
 use pmpo_types::{ColumnBatch, ColumnSpec, DType, Signature, StepBatch, WriterId};
@@ -675,4 +675,55 @@ fn deleted_items_stay_away_over_restarts() {
     assert_eq!(found.items, 10 - deleted);
     let held = contents(&mut disk.table);
     assert!(gone.iter().all(|id| !held.contains_key(&[*id][..])));
+}
+
+/// Items that have lengths of their own keep them over restarts, moves from segment to segment included.
+#[test]
+fn items_of_their_own_lengths_come_back() {
+    let config = TableConfig {
+        min_sequence_length: Some(1),
+        ..config(4)
+    };
+    let ragged = |ids: Range<i64>, ends: &[u32], lengths: &[u32]| {
+        let batch = steps(4, ids, ends, 1.0);
+        batch.with_lengths(1..=4, lengths.to_vec()).unwrap()
+    };
+    let held = |table: &mut Table| -> BTreeSet<Vec<i64>> {
+        let drawn = table.sample(400).unwrap();
+        let windows = ragged_windows(&drawn.columns, &drawn.items.lengths);
+        windows.into_iter().collect()
+    };
+    let mut disk = Disk::new(&config);
+    disk.insert(WRITER, 0, &ragged(0..6, &[0, 3, 5], &[1, 4, 2]));
+    disk.roll();
+    disk.insert(WRITER, 6, &ragged(6..8, &[1], &[3]));
+    let expected = BTreeSet::from([vec![0], vec![0, 1, 2, 3], vec![4, 5], vec![5, 6, 7]]);
+    assert_eq!(held(&mut disk.table), expected);
+    let (mut disk, found) = disk.reopen();
+    assert_eq!((found.items, found.incomplete_items), (4, 0));
+    assert_eq!(held(&mut disk.table), expected);
+    assert_eq!(disk.table.bytes(), 8 * 20);
+    let before = disk.segments[&disk.current].len() as u64;
+    disk.table.move_from_oldest_segment(usize::MAX);
+    disk.write();
+    let moved = disk.segments[&disk.current].len() as u64 - before;
+    let said = disk.table.live_log_bytes();
+    assert!(moved <= said, "{moved} {said}");
+    disk.compact(usize::MAX);
+    disk.compact(usize::MAX);
+    let (mut disk, found) = disk.reopen();
+    assert_eq!((found.items, found.damaged), (4, 0));
+    assert_eq!(held(&mut disk.table), expected);
+    // The next reach back as before.
+    disk.insert(WRITER, 8, &ragged(8..9, &[0], &[4]));
+    assert!(held(&mut disk.table).contains(&[5, 6, 7, 8][..]));
+
+    // A table that takes such items no more refuses those that are there.
+    let mut restorer = Restorer::new(self::config(4)).unwrap();
+    let (&first, bytes) = disk.segments.first_key_value().unwrap();
+    assert!(restorer.survey(bytes));
+    assert_eq!(
+        restorer.scan(first, bytes).unwrap_err().to_string(),
+        "min_sequence_length: expected at most 1 as in the data directory, got 4"
+    );
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{WRITER, batch, signature, windows};
+use common::{WRITER, batch, ragged_windows, signature, windows};
 use pmpo_replay_core::selector::SelectorKind;
 use pmpo_replay_core::{Error, LimiterKind, Table, TableConfig};
 use pmpo_types::{StepBatch, WriterId};
@@ -159,6 +159,87 @@ fn a_bound_in_bytes_counts_shared_steps_once() {
     assert_eq!(contents(&mut table), expected);
 }
 
+/// Items of one to `longest` steps.
+fn ragged(longest: usize, max_size: usize) -> TableConfig {
+    TableConfig {
+        min_sequence_length: Some(1),
+        ..config(longest, max_size)
+    }
+}
+
+/// Steps with these ids, and items that end at these positions and have these lengths.
+fn ragged_steps(
+    longest: usize,
+    ids: std::ops::Range<i64>,
+    ends: &[u32],
+    lengths: &[u32],
+) -> StepBatch {
+    let batch = steps(longest, ids, ends);
+    let batch = batch.with_lengths(1..=longest as u32, lengths.to_vec());
+    batch.unwrap()
+}
+
+/// All windows that many draws show.
+fn ragged_contents(table: &mut Table) -> BTreeSet<Vec<i64>> {
+    let mut seen = BTreeSet::new();
+    for _ in 0..20 {
+        let drawn = table.sample(200).unwrap();
+        seen.extend(ragged_windows(&drawn.columns, &drawn.items.lengths));
+    }
+    seen
+}
+
+#[test]
+fn items_have_the_lengths_their_writer_gives_them() {
+    let mut table = table(ragged(4, 100));
+    let first = ragged_steps(4, 0..6, &[0, 3, 5], &[1, 4, 2]);
+    assert_eq!(table.insert(WRITER, 0, &first), Ok(6));
+    // Three steps of the message before, and none at all; one as long as can be, said by no length.
+    let second = ragged_steps(4, 6..8, &[0, 1], &[4, 1]);
+    assert_eq!(table.insert(WRITER, 6, &second), Ok(8));
+    assert_eq!(table.insert(WRITER, 8, &steps(4, 8..9, &[0])), Ok(9));
+    let expected = [(0, 1), (3, 4), (5, 2), (6, 4), (7, 1), (8, 4)];
+    let expected = expected.map(|(end, length)| window(end, length));
+    assert_eq!(ragged_contents(&mut table), BTreeSet::from(expected));
+    assert_eq!(table.bytes(), 9 * STEP_BYTES);
+}
+
+#[test]
+fn lengths_that_a_table_does_not_take_are_refused_and_leave_nothing() {
+    let config = TableConfig {
+        min_sequence_length: Some(2),
+        ..config(4, 100)
+    };
+    let mut table = table(config);
+    let refused = |table: &mut Table, lengths: &[u32]| {
+        let batch = ragged_steps(4, 0..6, &[1, 3], lengths);
+        table.insert(WRITER, 0, &batch).unwrap_err().to_string()
+    };
+    assert_eq!(
+        refused(&mut table, &[2, 1]),
+        "steps.lengths: expected 2 to 4 steps, got 1"
+    );
+    // Its second item is whole, its first is not.
+    assert_eq!(
+        refused(&mut table, &[3, 2]),
+        "steps.ends: expected at least 3 steps up to the end of an item, got 2 at position 1"
+    );
+    // And the other way round.
+    let batch = ragged_steps(4, 0..6, &[1, 2], &[2, 4]);
+    assert_eq!(
+        table.insert(WRITER, 0, &batch).unwrap_err().to_string(),
+        "steps.ends: expected at least 4 steps up to the end of an item, got 3 at position 2"
+    );
+    assert_eq!(table.counters().inserts, 0);
+    assert_eq!(table.bytes(), 0);
+    let mut fixed = self::table(self::config(4, 100));
+    let batch = ragged_steps(4, 0..6, &[4], &[3]);
+    assert_eq!(
+        fixed.insert(WRITER, 0, &batch).unwrap_err().to_string(),
+        "steps.lengths: expected 4 to 4 steps, got 3"
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -196,5 +277,41 @@ proptest! {
             }
         }
         prop_assert_eq!(table.counters().inserts, inserted);
+    }
+
+    /// The same of items with any lengths.
+    #[test]
+    fn windows_of_any_lengths_are_whole_whatever_was_removed(
+        messages in prop::collection::vec((1usize..12, any::<u16>(), any::<u64>()), 1..40),
+        remover in prop::sample::select(&SelectorKind::ALL[..]),
+        max_size in 1usize..8,
+    ) {
+        let mut table = table(TableConfig { remover, ..ragged(5, max_size) });
+        let mut first = 0;
+        let mut inserted = Vec::new();
+        for (len, mask, lengths) in messages {
+            let ends: Vec<u32> = (0..len as u32).filter(|&i| mask >> i & 1 == 1).collect();
+            // From 1 to 5, and no longer than there are steps.
+            let length = |&end: &u32| {
+                let steps = (first + i64::from(end) + 1).min(5) as u64;
+                (1 + (lengths >> end) % steps) as u32
+            };
+            let lengths: Vec<u32> = ends.iter().map(length).collect();
+            let items = ends.iter().zip(&lengths);
+            inserted.extend(items.map(|(&end, &length)| window(first + i64::from(end), length.into())));
+            let sent = ragged_steps(5, first..first + len as i64, &ends, &lengths);
+            let next = first + len as i64;
+            prop_assert_eq!(table.insert(WRITER, first as u64, &sent), Ok(next as u64));
+            first = next;
+            let size = table.counters().size;
+            prop_assert_eq!(size, (inserted.len() as u64).min(max_size as u64));
+            if size > 0 {
+                let held = ragged_contents(&mut table);
+                prop_assert!(held.iter().all(|window| inserted.contains(window)));
+                prop_assert_eq!(held.len() as u64, size);
+                let covered: BTreeSet<i64> = held.into_iter().flatten().collect();
+                prop_assert_eq!(table.bytes(), covered.len() as u64 * STEP_BYTES);
+            }
+        }
     }
 }

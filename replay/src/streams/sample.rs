@@ -87,6 +87,8 @@ impl Sample {
             shape: BatchShape {
                 items: batch_size,
                 sequence_length,
+                // The table says so of each batch.
+                ragged: false,
             },
             compression,
             part_bytes,

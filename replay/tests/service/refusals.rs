@@ -240,12 +240,12 @@ fn bad_samplers_are_refused_by_name() {
         (
             vec![open_sampler(|open| open.max_part_bytes = 100)],
             Code::InvalidArgument,
-            "max_part_bytes: expected 399, which hold a step, to 67108864, got 100",
+            "max_part_bytes: expected 402, which hold a step, to 67108864, got 100",
         ),
         (
             vec![open_sampler(|open| open.max_part_bytes = u32::MAX)],
             Code::InvalidArgument,
-            "max_part_bytes: expected 399, which hold a step, to 67108864, got 4294967295",
+            "max_part_bytes: expected 402, which hold a step, to 67108864, got 4294967295",
         ),
         (
             vec![open_sampler(|_| ()), open_sampler(|_| ())],

@@ -89,6 +89,7 @@ fn sample(
     let shape = BatchShape {
         items: open.batch_size as usize,
         sequence_length: open.sequence_length.max(1) as usize,
+        ragged: false,
     };
     let mut client = service.client();
     service.runtime.block_on(async {

@@ -128,11 +128,14 @@ impl Client {
     ///     prefetch: batches drawn ahead of their use; more hides latency, fewer are fresher.
     ///     compression: of the network: "none", "lz4" or "zstd".
     ///     timeout: seconds that a batch may be waited for; None: for ever.
+    ///     padded: of a table whose items have lengths of their own: whether a batch's arrays are `[batch_size,
+    ///         sequence_length, ...]`, with zeros behind an item's end, or `[steps, ...]`, item behind item.
     ///
     /// Raises:
     ///     Refused: there is no such table, or this client may not ask.
     ///     Unavailable: the server does not answer.
-    #[pyo3(signature = (table, batch_size, *, prefetch=2, compression="none", timeout=None))]
+    #[pyo3(signature = (table, batch_size, *, prefetch=2, compression="none", timeout=None, padded=true))]
+    #[expect(clippy::too_many_arguments, reason = "Python's are named")]
     fn sampler(
         &self,
         py: Python<'_>,
@@ -141,9 +144,11 @@ impl Client {
         prefetch: usize,
         compression: &str,
         timeout: Option<f64>,
+        padded: bool,
     ) -> PyResult<Sampler> {
         let link = Arc::clone(self.link.get(py)?);
-        let options = SamplerOptions::new(table, batch_size, prefetch, compression, timeout)?;
+        let mut options = SamplerOptions::new(table, batch_size, prefetch, compression, timeout)?;
+        options.padded = padded;
         Sampler::new(py, link, options)
     }
 

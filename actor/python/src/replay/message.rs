@@ -17,6 +17,8 @@ pub(crate) struct Message {
     max_steps: usize,
     sequence_length: usize,
     ends: Vec<u32>,
+    /// One for each item, or none at all: where items have lengths of their own.
+    lengths: Vec<u32>,
     /// One for each item, or none at all.
     priorities: Vec<f64>,
 }
@@ -30,6 +32,7 @@ impl Message {
             max_steps: steps.min(MESSAGE_BYTES / signature.item_bytes()).max(1),
             sequence_length,
             ends: Vec::new(),
+            lengths: Vec::new(),
             priorities: Vec::new(),
         }
     }
@@ -38,8 +41,12 @@ impl Message {
         self.steps >= self.max_steps
     }
 
-    /// Makes an item of the newest steps, or says why not.
-    pub(crate) fn end_item(&mut self, priority: Option<f64>) -> Result<(), String> {
+    /// Makes an item of the newest steps, or says why not; of `length` steps, if it has a length of its own.
+    pub(crate) fn end_item(
+        &mut self,
+        length: Option<u32>,
+        priority: Option<f64>,
+    ) -> Result<(), String> {
         if self.ends_with_item() {
             return Err("the newest step ends one already".to_owned());
         }
@@ -49,6 +56,7 @@ impl Message {
             );
         };
         self.ends.push(newest as u32);
+        self.lengths.extend(length);
         self.priorities.extend(priority);
         Ok(())
     }
@@ -113,9 +121,16 @@ impl Message {
         let rest = self.ends.split_off(ended);
         let ends = std::mem::replace(&mut self.ends, rest);
         self.ends.iter_mut().for_each(|end| *end -= steps as u32);
-        let rest = self.priorities.split_off(items.min(self.priorities.len()));
-        let priorities = std::mem::replace(&mut self.priorities, rest);
+        let lengths = first_of(&mut self.lengths, items);
+        let priorities = first_of(&mut self.priorities, items);
         StepBatch::new(self.sequence_length, columns, ends, priorities)
-            .expect("ends ascend, and priorities are there for all or none")
+            .and_then(|batch| batch.with_lengths(1..=self.sequence_length as u32, lengths))
+            .expect("ends ascend, and lengths and priorities are there for all or none")
     }
+}
+
+/// Takes the first values out, one for each item, or none where there are none.
+fn first_of<T>(values: &mut Vec<T>, items: usize) -> Vec<T> {
+    let rest = values.split_off(items.min(values.len()));
+    std::mem::replace(values, rest)
 }

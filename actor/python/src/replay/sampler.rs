@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use pmpo_proto::replay::v1::{BlockedReason, TableInfo};
 use pmpo_replay_client::{Compression, SampledBatch, Sampler as Source, SamplerConfig};
-use pmpo_types::Signature;
+use pmpo_types::{DType, Signature};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -26,6 +27,8 @@ pub(crate) struct Sampler(OfProcess<Inner>);
 pub(crate) struct SamplerOptions {
     config: SamplerConfig,
     timeout: Option<f64>,
+    /// Of items that have lengths of their own: whether a batch is filled up with zeros.
+    pub(crate) padded: bool,
 }
 
 impl SamplerOptions {
@@ -56,7 +59,11 @@ impl SamplerOptions {
         config
             .validate()
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
-        Ok(Self { config, timeout })
+        Ok(Self {
+            config,
+            timeout,
+            padded: true,
+        })
     }
 }
 
@@ -82,14 +89,20 @@ struct Open {
 struct Layout {
     signature: Signature,
     sequence_length: usize,
+    padded: bool,
 }
 
 /// Items that were drawn together. All arrays are the reader's own, to be written to as well.
 #[pyclass(module = "pmpo.replay", frozen, get_all)]
 pub(crate) struct Batch {
     /// The columns: `{name: array}`, `[batch_size, ...]` of each, and `[batch_size, sequence_length, ...]` where an
-    /// item has several steps.
+    /// item has several steps. Where items have lengths of their own: the same with zeros behind an item's end, or
+    /// of a sampler with `padded=False` `[sum(lengths), ...]`, item behind item.
     data: Py<PyDict>,
+    /// Steps of each item, uint32 `[batch_size]`; None where all have the table's `sequence_length`.
+    lengths: Option<Py<PyAny>>,
+    /// Which steps are an item's and not filled up, bool `[batch_size, sequence_length]`; None where none are.
+    mask: Option<Py<PyAny>>,
     /// For `update_priorities` and `delete_items`, uint64 `[batch_size]`.
     keys: Py<PyAny>,
     /// Of drawing each item, when it was drawn, float64 `[batch_size]`.
@@ -228,8 +241,13 @@ impl Inner {
             .as_ref()
             .map_or(1, |config| config.sequence_length());
         let sequence_length = of_table.max(1) as usize;
+        let least = info
+            .config
+            .as_ref()
+            .map_or(1, |config| config.min_sequence_length());
         let config = SamplerConfig {
             sequence_length,
+            ragged: (least as usize) < sequence_length,
             credentials: self.link.credentials.clone(),
             ..self.options.config.clone()
         };
@@ -244,6 +262,7 @@ impl Inner {
         let layout = Arc::new(Layout {
             signature,
             sequence_length,
+            padded: self.options.padded,
         });
         py.detach(|| {
             let mut state = self.lock();
@@ -265,10 +284,14 @@ impl Inner {
 impl Layout {
     fn batch(&self, py: Python<'_>, batch: SampledBatch) -> PyResult<Batch> {
         let items = batch.items;
+        let lengths = &items.lengths;
+        let padded = self.padded && !lengths.is_empty();
         let leading = match self.sequence_length {
             1 => vec![items.keys.len()],
+            _ if !lengths.is_empty() && !padded => vec![batch.columns.len()],
             steps => vec![items.keys.len(), steps],
         };
+        let mask = padded.then(|| self.mask(py, lengths)).transpose()?;
         let data = PyDict::new(py);
         let columns = self
             .signature
@@ -277,14 +300,24 @@ impl Layout {
             .zip(batch.columns.into_columns());
         for (spec, column) in columns {
             let shape = leading.iter().chain(&spec.shape).copied().collect();
+            let column = match padded {
+                true => filled_up(&column, lengths, self.sequence_length, spec.item_bytes()),
+                false => column,
+            };
             data.set_item(&spec.name, buffer::column(py, spec.dtype, shape, column)?)?;
         }
         let prioritized = !items.priorities.is_empty();
         let priorities = prioritized
             .then(|| buffer::numbers(py, items.priorities))
             .transpose()?;
+        let ragged = !items.lengths.is_empty();
+        let lengths = ragged
+            .then(|| buffer::numbers(py, items.lengths))
+            .transpose()?;
         Ok(Batch {
             data: data.unbind(),
+            lengths: lengths.map(Bound::unbind),
+            mask,
             keys: buffer::numbers(py, items.keys)?.unbind(),
             probabilities: buffer::numbers(py, items.probabilities)?.unbind(),
             priorities: priorities.map(Bound::unbind),
@@ -294,4 +327,26 @@ impl Layout {
             samples: batch.counters.samples,
         })
     }
+
+    /// Which steps of a batch that is filled up are an item's.
+    fn mask(&self, py: Python<'_>, lengths: &[u32]) -> PyResult<Py<PyAny>> {
+        let steps = self.sequence_length;
+        let ones = vec![1; lengths.iter().map(|&length| length as usize).sum()];
+        let mask = filled_up(&ones, lengths, steps, 1);
+        let shape = vec![lengths.len(), steps];
+        buffer::column(py, DType::Bool, shape, mask).map(Bound::unbind)
+    }
+}
+
+/// Items of so many steps, of `step_bytes` each, with zeros behind the end of each up to `steps` of them.
+fn filled_up(column: &[u8], lengths: &[u32], steps: usize, step_bytes: usize) -> Bytes {
+    let item_bytes = steps * step_bytes;
+    let mut all = vec![0; lengths.len() * item_bytes];
+    let mut rest = column;
+    for (item, &length) in all.chunks_exact_mut(item_bytes).zip(lengths) {
+        let (own, after) = rest.split_at(length as usize * step_bytes);
+        item[..own.len()].copy_from_slice(own);
+        rest = after;
+    }
+    all.into()
 }

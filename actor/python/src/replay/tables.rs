@@ -77,6 +77,7 @@ fn config(py: Python<'_>, config: v1::TableConfig) -> PyResult<Bound<'_, PyAny>>
     fields.set_item("limiter", named(config.limiter().as_str_name(), "LIMITER_"))?;
     fields.set_item("name", config.name)?;
     fields.set_item("sequence_length", config.sequence_length)?;
+    fields.set_item("min_sequence_length", config.min_sequence_length)?;
     fields.set_item("max_size", config.max_size)?;
     fields.set_item("max_bytes", config.max_bytes)?;
     fields.set_item("max_times_sampled", config.max_times_sampled)?;

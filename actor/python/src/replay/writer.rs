@@ -26,7 +26,8 @@ const LINGER: Duration = Duration::from_millis(5);
 /// Writes steps into a table, exactly once: a lost connection loses and doubles nothing.
 ///
 /// In a table with `sequence_length` 1 each step is an item. In others an item is the `sequence_length` steps that
-/// end with the one appended last when `create_item` is called; items that overlap share their steps.
+/// end with the one appended last when `create_item` is called, or in a table with a `min_sequence_length` as many as
+/// that says; items that overlap share their steps.
 ///
 /// `append` takes a step over and does not wait for the network, but for the rate limiter, once
 /// `max_in_flight_steps` steps wait. As a context manager, it is flushed and closed at the end; what was not flushed
@@ -45,6 +46,8 @@ struct Inner {
     link: Arc<Link>,
     options: WriterOptions,
     sequence_length: usize,
+    /// Fewest steps of an item.
+    min_sequence_length: usize,
     /// Something has been gathered, or the writer is gone.
     gathered: Arc<Notify>,
     state: Mutex<State>,
@@ -134,7 +137,9 @@ impl Writer {
     /// Makes an item of the newest steps, in a table with `sequence_length` above 1.
     ///
     /// Args:
-    ///     num_steps: the table's `sequence_length`, or `slice(-sequence_length, None)`: other items cannot be.
+    ///     num_steps: how many, or `slice(-num_steps, None)`: the table's `sequence_length`, or where it has a
+    ///         `min_sequence_length`, from that to it. None: `sequence_length`, or where items may have fewer, all
+    ///         steps since the episode began, as far as an item can hold them.
     ///     priority: from 0 to 1e30; None: the largest so far, at first 1.
     ///
     /// Raises:
@@ -154,27 +159,42 @@ impl Writer {
                 "item of table `{table}`: {reason}"
             )))
         };
-        let length = inner.sequence_length;
-        if length == 1 {
+        let (least, most) = (inner.min_sequence_length, inner.sequence_length);
+        if most == 1 {
             let reason =
                 "each step is one by itself (sequence_length is 1): give its priority to append";
             return refuse(reason.to_owned());
         }
-        if let Some(steps) = num_steps
-            && !is_newest(steps, length)?
-        {
-            return refuse(format!(
-                "expected the {length} steps that end with the newest, {length} or slice(-{length}, None), got {steps}"
-            ));
-        }
+        let asked = match num_steps {
+            None => None,
+            Some(steps) => match newest(steps)? {
+                Some(length) if (least..=most).contains(&length) => Some(length),
+                _ if least == most => {
+                    return refuse(format!(
+                        "expected the {most} steps that end with the newest, {most} or slice(-{most}, None), got \
+                         {steps}"
+                    ));
+                }
+                _ => {
+                    return refuse(format!(
+                        "expected {least} to {most} steps that end with the newest, a number or slice(-number, \
+                         None), got {steps}"
+                    ));
+                }
+            },
+        };
         priority.map_or(Ok(()), check_priority)?;
         inner.make_room(py, |message| match message.mixes(priority) {
             true => message.sendable(),
             false => 0,
         })?;
         let made = match &mut *inner.lock() {
-            State::Open(open) => Some(open.create_item(length, priority)),
-            State::Unopened => Some(Err(format!("expected {length} steps, got 0"))),
+            State::Open(open) => {
+                let all = open.episode_steps.clamp(least, most);
+                let length = asked.unwrap_or(all);
+                Some(open.create_item(length, least < most, priority))
+            }
+            State::Unopened => Some(Err(format!("expected {least} steps, got 0"))),
             State::Closed(_) => None,
         };
         let Some(made) = made else {
@@ -274,6 +294,7 @@ impl Writer {
             link,
             options,
             sequence_length: config.sequence_length().max(1) as usize,
+            min_sequence_length: config.min_sequence_length() as usize,
             gathered: Arc::default(),
             state: Mutex::new(State::Unopened),
         });
@@ -419,14 +440,20 @@ impl Open {
     }
 
     /// Makes an item of the newest steps, or says why not.
-    fn create_item(&mut self, length: usize, priority: Option<f64>) -> Result<(), String> {
+    fn create_item(
+        &mut self,
+        length: usize,
+        ragged: bool,
+        priority: Option<f64>,
+    ) -> Result<(), String> {
         let got = self.episode_steps;
         if got < length {
             return Err(format!(
                 "expected {length} steps since the episode began, got {got}"
             ));
         }
-        self.message.end_item(priority)
+        let own = ragged.then_some(length as u32);
+        self.message.end_item(own, priority)
     }
 
     /// Sends the first steps; answers whether there was room for them within `timeout`.
@@ -455,13 +482,13 @@ fn as_dict<'py>(step: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
     Ok(made.cast_into::<PyDict>()?)
 }
 
-/// Whether a number of steps or a slice of them says the newest `length` ones.
-fn is_newest(steps: &Bound<'_, PyAny>, length: usize) -> PyResult<bool> {
-    if steps.is_instance_of::<PySlice>() {
-        let part = |name| -> PyResult<Option<isize>> { steps.getattr(name)?.extract() };
-        return Ok(part("start")? == Some(-(length as isize))
-            && part("stop")?.is_none()
-            && part("step")?.is_none_or(|step| step == 1));
+/// How many of the newest steps a number or a slice says, if it says that.
+fn newest(steps: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
+    if !steps.is_instance_of::<PySlice>() {
+        return Ok(steps.extract::<usize>().ok());
     }
-    Ok(steps.extract::<usize>().is_ok_and(|steps| steps == length))
+    let part = |name| -> PyResult<Option<isize>> { steps.getattr(name)?.extract() };
+    let start = part("start")?.filter(|&start| start < 0);
+    let to_the_end = part("stop")?.is_none() && part("step")?.is_none_or(|step| step == 1);
+    Ok(start.filter(|_| to_the_end).map(isize::unsigned_abs))
 }

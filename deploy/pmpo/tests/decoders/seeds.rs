@@ -50,11 +50,13 @@ fn response(compression: v1::Compression) -> Vec<u8> {
             probabilities: vec![0.1; BATCH],
             priorities: vec![2.0; BATCH],
             times_sampled: vec![1; BATCH],
+            lengths: Vec::new(),
         },
     };
     let shape = BatchShape {
         items: BATCH,
         sequence_length: length,
+        ragged: false,
     };
     let mut parts = sampled_to_wire(&signature, shape, batch, usize::MAX);
     let mut part = parts.pop().unwrap();

@@ -5,6 +5,7 @@ use pmpo_types::{ColumnSpec, Signature, WriterId, check_priorities};
 use serde::{Deserialize, Serialize};
 
 use crate::TableConfig;
+use crate::config::MAX_SEQUENCE_LENGTH;
 use crate::rate_limiter::LimiterState;
 use crate::writers::Place;
 
@@ -65,6 +66,8 @@ pub(crate) struct Insert {
     pub(crate) samples: u64,
     /// Positions of the items' last steps; absent where every step is an item.
     pub(crate) ends: Option<Vec<u32>>,
+    /// The items' steps; empty where all have as many as the table says.
+    pub(crate) lengths: Vec<u32>,
     pub(crate) priorities: Priorities,
     pub(crate) removed: Vec<Run>,
 }
@@ -93,6 +96,8 @@ pub(crate) struct MovedItem {
     pub(crate) times_sampled: u32,
     /// Writer and number of the last step; of sequences.
     pub(crate) end: (u32, u64),
+    /// Steps, where items have lengths of their own.
+    pub(crate) length: Option<u32>,
 }
 
 /// One record. Columns of steps follow it in the payload.
@@ -124,6 +129,8 @@ const SAMPLES: u8 = 4;
 const PRIORITIES: u8 = 5;
 const MOVED: u8 = 6;
 const RESET: u8 = 7;
+/// As [`MOVED`], each item followed by its length.
+const MOVED_RAGGED: u8 = 8;
 
 impl Record {
     /// Rows of the columns that follow the record, if it has any.
@@ -164,13 +171,18 @@ impl Record {
             }
             Self::Reset => out.push(RESET),
             Self::Moved(items, steps) => {
-                out.push(MOVED);
+                // All have one, or none has.
+                let ragged = items.iter().any(|item| item.length.is_some());
+                out.push(if ragged { MOVED_RAGGED } else { MOVED });
                 put_all(out, items, |out, item| {
                     put_u64(out, item.ordinal);
                     put_f64(out, item.priority);
                     put_u32(out, item.times_sampled);
                     put_u32(out, item.end.0);
                     put_u64(out, item.end.1);
+                    if let Some(length) = item.length {
+                        put_u32(out, length);
+                    }
                 });
                 put_all(out, steps, |out, &(number, sequence)| {
                     put_u32(out, number);
@@ -192,13 +204,18 @@ impl Record {
                 Self::Priorities(input.all(16, |input| Some((input.u64()?, input.priority()?)))?)
             }
             RESET => Self::Reset,
-            MOVED => {
+            kind @ (MOVED | MOVED_RAGGED) => {
+                let ragged = kind == MOVED_RAGGED;
                 let item = |input: &mut Input| {
                     Some(MovedItem {
                         ordinal: input.u64()?,
                         priority: input.priority()?,
                         times_sampled: input.u32()?,
                         end: (input.u32()?, input.u64()?),
+                        length: match ragged {
+                            true => Some(input.length()?),
+                            false => None,
+                        },
                     })
                 };
                 let step = |input: &mut Input| Some((input.u32()?, input.u64()?));
@@ -273,8 +290,11 @@ impl Insert {
         match &self.ends {
             None => out.push(0),
             Some(ends) => {
-                out.push(1);
+                out.push(if self.lengths.is_empty() { 1 } else { 2 });
                 put_all(out, ends, |out, &end| put_u32(out, end));
+                if !self.lengths.is_empty() {
+                    put_all(out, &self.lengths, |out, &length| put_u32(out, length));
+                }
             }
         }
         match &self.priorities {
@@ -291,15 +311,25 @@ impl Insert {
     }
 
     fn decode(input: &mut Input) -> Option<Self> {
+        let place = input.place()?;
+        let first_sequence = input.u64()?;
+        let steps = input.u32()?;
+        let first_ordinal = input.u64()?;
+        let samples = input.u64()?;
+        let kind = input.u8()?;
         let insert = Self {
-            place: input.place()?,
-            first_sequence: input.u64()?,
-            steps: input.u32()?,
-            first_ordinal: input.u64()?,
-            samples: input.u64()?,
-            ends: match input.u8()? {
+            place,
+            first_sequence,
+            steps,
+            first_ordinal,
+            samples,
+            ends: match kind {
                 0 => None,
                 _ => Some(input.all(4, Input::u32)?),
+            },
+            lengths: match kind {
+                2 => input.all(4, Input::length)?,
+                _ => Vec::new(),
             },
             priorities: match input.u8()? {
                 0 => Priorities::All(input.priority()?),
@@ -312,6 +342,8 @@ impl Insert {
             Priorities::All(_) => true,
             Priorities::Each(priorities) => priorities.len() == insert.items(),
         };
+        let lengths = insert.lengths.len();
+        let one_each = one_each && (lengths == 0 || lengths == insert.items());
         (insert.ends.as_ref().is_none_or(in_range) && one_each).then_some(insert)
     }
 
@@ -370,6 +402,12 @@ impl<'a> Input<'a> {
 
     fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
+    }
+
+    /// Steps of an item.
+    fn length(&mut self) -> Option<u32> {
+        self.u32()
+            .filter(|length| (1..=MAX_SEQUENCE_LENGTH as u32).contains(length))
     }
 
     fn u64(&mut self) -> Option<u64> {

@@ -102,17 +102,22 @@ impl Restorer {
         let mut needed = vec![0i64; steps.len() + 1];
         let before = items.len();
         items.retain(|_, item| {
-            let ItemSteps::End(writer, end) = item.steps else {
+            let ItemSteps::End {
+                writer,
+                sequence: end,
+                before,
+            } = item.steps
+            else {
                 return false;
             };
             let Ok(last) = find((writer, end)) else {
                 return false;
             };
-            let Some(first) = (last + 1).checked_sub(length) else {
+            let Some(first) = last.checked_sub(before.into()) else {
                 return false;
             };
             let (number, sequence, _) = steps[first];
-            let whole = number == writer && end - sequence == length as u64 - 1;
+            let whole = number == writer && end - sequence == u64::from(before);
             if whole {
                 needed[first] += 1;
                 needed[last + 1] -= 1;
@@ -165,15 +170,24 @@ impl Restorer {
             table.steps = Some(Steps::restored(length, places));
         }
         for (ordinal, item) in items {
-            let last = match item.steps {
-                ItemSteps::At(_) => 0,
-                ItemSteps::End(writer, end) => find((writer, end)).unwrap_or(0),
+            let (first, steps) = match item.steps {
+                ItemSteps::At(_) => (0, 1),
+                ItemSteps::End {
+                    writer,
+                    sequence,
+                    before,
+                } => {
+                    let last = find((writer, sequence)).unwrap_or(0);
+                    let before = usize::from(before);
+                    (last.saturating_sub(before), before as u32 + 1)
+                }
             };
             let slot = table.restore_item(Item {
                 ordinal: *ordinal,
                 times_sampled: item.times_sampled,
                 priority: item.priority,
-                first_row: (last + 1).saturating_sub(length) as Slot,
+                first_row: first as Slot,
+                length: self.config.is_ragged().then_some(steps),
                 segment: item.segment,
             });
             if let ItemSteps::At(at) = item.steps {

@@ -90,8 +90,12 @@ struct FoundItem {
 enum ItemSteps {
     /// A transition's one.
     At(At),
-    /// A sequence's last: its writer and number.
-    End(u32, u64),
+    /// A sequence's last, by its writer and number, and how many there are before it.
+    End {
+        writer: u32,
+        sequence: u64,
+        before: u16,
+    },
 }
 
 /// The first reading.
@@ -300,6 +304,12 @@ impl Restorer {
             let got = self.config.sequence_length;
             return Err(ConfigError::new("sequence_length", expected, got).into());
         }
+        let stored = state.kind.config.min_sequence_length();
+        let got = self.config.min_sequence_length();
+        if got > stored {
+            let expected = format!("at most {stored} as in the data directory");
+            return Err(ConfigError::new("min_sequence_length", expected, got).into());
+        }
         // Counters never go back, even if a later segment's state were all that is left.
         self.limiter = LimiterState {
             inserts: self.limiter.inserts.max(state.limiter.inserts),
@@ -353,6 +363,7 @@ impl Restorer {
                 steps: self.item_steps(
                     At { block, row },
                     (number, insert.first_sequence.saturating_add(row.into())),
+                    insert.lengths.get(i).copied(),
                 ),
             };
             self.max_priority = self.max_priority.max(item.priority);
@@ -365,10 +376,16 @@ impl Restorer {
         self.remove(&insert.removed);
     }
 
-    fn item_steps(&self, at: At, end: (u32, u64)) -> ItemSteps {
-        match self.config.sequence_length {
-            1 => ItemSteps::At(at),
-            _ => ItemSteps::End(end.0, end.1),
+    fn item_steps(&self, at: At, end: (u32, u64), length: Option<u32>) -> ItemSteps {
+        let longest = self.config.sequence_length;
+        if longest == 1 {
+            return ItemSteps::At(at);
+        }
+        let length = length.map_or(longest, |length| length as usize);
+        ItemSteps::End {
+            writer: end.0,
+            sequence: end.1,
+            before: u16::try_from(length - 1).unwrap_or(u16::MAX),
         }
     }
 
@@ -395,7 +412,7 @@ impl Restorer {
                 priority: moved.priority,
                 times_sampled: moved.times_sampled,
                 segment,
-                steps: self.item_steps(At { block, row }, moved.end),
+                steps: self.item_steps(At { block, row }, moved.end, moved.length),
             };
             self.items.insert(moved.ordinal, item);
             self.limiter.inserts = self.limiter.inserts.max(moved.ordinal.saturating_add(1));

@@ -68,3 +68,18 @@ pub fn windows(columns: &ColumnBatch, length: usize) -> Vec<Vec<i64>> {
     assert_eq!(columns, &batch(ids.iter().copied()));
     ids.chunks(length).map(<[i64]>::to_vec).collect()
 }
+
+/// The same of items that have these lengths.
+pub fn ragged_windows(columns: &ColumnBatch, lengths: &[u32]) -> Vec<Vec<i64>> {
+    let ids = ids(columns);
+    assert_eq!(columns, &batch(ids.iter().copied()));
+    let mut rest = &ids[..];
+    let windows = lengths.iter().map(|&length| {
+        let (window, after) = rest.split_at(length as usize);
+        rest = after;
+        window.to_vec()
+    });
+    let windows = windows.collect();
+    assert!(rest.is_empty(), "{rest:?} left");
+    windows
+}

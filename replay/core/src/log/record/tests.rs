@@ -18,6 +18,7 @@ fn records() -> Vec<Record> {
         first_ordinal: 40,
         samples: 1 << 40,
         ends: None,
+        lengths: vec![],
         priorities: Priorities::All(1.5),
         removed: vec![run],
     };
@@ -25,6 +26,10 @@ fn records() -> Vec<Record> {
         ends: Some(vec![1, 4]),
         priorities: Priorities::Each(vec![0.0, 1e30]),
         ..insert.clone()
+    };
+    let ragged = Insert {
+        lengths: vec![3, 1],
+        ..sequences.clone()
     };
     let state = State {
         kind: Kind {
@@ -48,15 +53,22 @@ fn records() -> Vec<Record> {
         priority: 0.5,
         times_sampled: 2,
         end: (1, 6),
+        length: None,
+    };
+    let moved_ragged = MovedItem {
+        length: Some(2),
+        ..moved
     };
     vec![
         Record::State(state),
         Record::Insert(insert),
         Record::Insert(sequences),
+        Record::Insert(ragged),
         Record::Removed(vec![run, run]),
         Record::Samples(77, vec![1, 2, 3]),
         Record::Priorities(vec![(5, 0.25)]),
         Record::Moved(vec![moved], vec![(1, 5), (1, 6)]),
+        Record::Moved(vec![moved_ragged, moved_ragged], vec![(1, 5)]),
         Record::Reset,
     ]
 }
@@ -79,7 +91,7 @@ proptest! {
     /// Whatever the bytes, reading them ends without a panic or a huge allocation.
     #[test]
     fn any_bytes_are_read_or_refused(
-        kind in 0u8..8,
+        kind in 0u8..9,
         bytes in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         let payload = [&[kind][..], &bytes].concat();
