@@ -192,6 +192,12 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// There is no such environment, or it cannot be acted in; in one line.
     fn load(&self, request: &Request<'_>) -> Result<Loaded, String>;
+
+    /// Says in JSON what one is, for learners that cannot load it.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    fn describe(&self, task: &str) -> Result<String, String>;
 }
 
 static SOURCE: OnceLock<Box<dyn Source>> = OnceLock::new();
@@ -240,14 +246,34 @@ pub fn load_any(request: &Request<'_>) -> Result<Loaded, EnvironmentError> {
         let environment = pmpo_suite::load(task, seed)?.with_action_repeat(action_repeat);
         return Ok(Loaded::One(environment.into()));
     }
+    external(task, |source| source.load(request))
+}
+
+/// Whether environments of another world can be loaded in this process.
+pub fn loads_external() -> bool {
+    SOURCE.get().is_some()
+}
+
+/// Says in JSON what an environment of another world is.
+///
+/// # Errors
+/// As [`load_any`].
+pub fn describe(task: &str) -> Result<String, EnvironmentError> {
+    external(task, |source| source.describe(task))
+}
+
+fn external<T>(
+    task: &str,
+    ask: impl FnOnce(&dyn Source) -> Result<T, String>,
+) -> Result<T, EnvironmentError> {
     let no_interpreter = || {
         "an environment in Python, which this program has not loaded; start the role with \
          `python -m pmpo`, of the package that `make wheel` makes"
             .to_owned()
     };
     let source = SOURCE.get().ok_or_else(no_interpreter);
-    let loaded = source.and_then(|source| source.load(request));
-    loaded.map_err(|message| EnvironmentError::Load {
+    let answer = source.and_then(|source| ask(&**source));
+    answer.map_err(|message| EnvironmentError::Load {
         task: task.to_owned(),
         message,
     })

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod canonical;
 pub mod collector;
 mod config;
+mod description;
 pub mod environment;
 mod environment_loop;
 mod error;

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::collector::Collector;
+use crate::description;
 use crate::environment::Loaded;
 use crate::environment_loop::EnvironmentLoop;
 use crate::membership::Joined;
@@ -60,6 +61,7 @@ pub async fn run(
     config.writer.credentials = addresses.credentials.clone();
     let learner = grpc::connect_lazy(&addresses.learner, &addresses.credentials)?;
     let readiness = Readiness::new(&[POLICY, WRITER], &shutdown);
+    description::tell(&learner, &shutdown).await?;
     let joined = Joined::wait(&learner, MemberRole::Actor, index.into(), &shutdown).await?;
     match joined {
         Some(joined) => act(joined, config, learner, &addresses.replay, readiness).await,

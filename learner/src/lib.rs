@@ -13,6 +13,7 @@ mod broadcast;
 pub mod broadcaster;
 pub mod checkpoint;
 mod config;
+pub mod description;
 mod disk_space;
 mod error;
 mod leases;

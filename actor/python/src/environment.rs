@@ -28,6 +28,11 @@ impl Source for Interpreter {
             })
         })
     }
+
+    fn describe(&self, task: &str) -> Result<String, String> {
+        let loaded = Python::attach(|py| Methods::load(py, task, false));
+        loaded.map(|(_, description, _)| description)
+    }
 }
 
 /// The Python object's methods.

@@ -85,37 +85,43 @@ def test_arrays_are_the_readers_own_memory_and_outlive_the_batch(client):
     data["small"][:] = -1
 
 
+def write_items_of_their_own_lengths(client):
+    with client.writer("episodes") as writer:
+        for step in steps(range(3)):
+            writer.append(step)
+        writer.create_item()  # the episode
+        writer.end_episode()
+        for step in steps(range(10, 16)):
+            writer.append(step)
+        writer.create_item()  # as much of it as fits
+        for step in steps(range(16, 18)):
+            writer.append(step)
+        writer.create_item(slice(-2, None))
+        writer.append(steps([18])[0])
+        writer.create_item(1)
+        for bad in (0, 5, slice(-5, None), slice(0, 2)):
+            with pytest.raises(ValueError, match="expected 1 to 4 steps that end with the newest"):
+                writer.create_item(bad)
+
+
 def test_items_have_lengths_of_their_own():
-    table = Table("episodes", sequence_length=4, min_sequence_length=1, sampler="fifo", max_times_sampled=2, **ANY)
+    table = Table("episodes", sequence_length=4, min_sequence_length=1, sampler="fifo", max_times_sampled=1, **ANY)
     with Server([table]) as server:
         client = Client(server.address)
-        with client.writer("episodes") as writer:
-            for step in steps(range(3)):
-                writer.append(step)
-            writer.create_item()  # the episode
-            writer.end_episode()
-            for step in steps(range(10, 16)):
-                writer.append(step)
-            writer.create_item()  # as much of it as fits
-            for step in steps(range(16, 18)):
-                writer.append(step)
-            writer.create_item(slice(-2, None))
-            writer.append(steps([18])[0])
-            writer.create_item(1)
-            for bad in (0, 5, slice(-5, None), slice(0, 2)):
-                with pytest.raises(ValueError, match="expected 1 to 4 steps that end with the newest"):
-                    writer.create_item(bad)
-        batch = client.sampler("episodes", 4, prefetch=1).next(timeout=5)
+        write_items_of_their_own_lengths(client)
+        with client.sampler("episodes", 4, prefetch=1) as sampler:
+            batch = sampler.next(timeout=5)
         expected = [[0, 1, 2, 0], [12, 13, 14, 15], [16, 17, 0, 0], [18, 0, 0, 0]]
         np.testing.assert_array_equal(batch.data["n"], expected)
         assert batch.data["x"].shape == (4, 4, 3) and batch.lengths.dtype == np.uint32
         np.testing.assert_array_equal(batch.lengths, [3, 4, 2, 1])
         np.testing.assert_array_equal(batch.mask, np.arange(4) < batch.lengths[:, None])
         np.testing.assert_array_equal(batch.data["x"].sum((1, 2)), 3 * np.sum(expected, 1))
-        batch = client.sampler("episodes", 4, prefetch=1, padded=False).next(timeout=5)
+        write_items_of_their_own_lengths(client)
+        batch = client.sampler("episodes", 4, padded=False).next(timeout=5)
         np.testing.assert_array_equal(batch.data["n"], [0, 1, 2, 12, 13, 14, 15, 16, 17, 18])
-        assert batch.mask is None
         np.testing.assert_array_equal(batch.lengths, [3, 4, 2, 1])
+        assert batch.mask is None
         assert client.tables()["episodes"].config.min_sequence_length == 1
 
 

@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
 import pathlib
+import subprocess
+import sys
+import time
 import tomllib
 
 import imageio
@@ -207,3 +211,72 @@ def test_what_cannot_be_loaded_is_one_line_and_leaves_nothing(task, says, tmp_pa
 def test_an_interpreter_without_the_package_is_named(tmp_path):
     refused = train("gymnasium:Pendulum-v1", tmp_path, "--set", 'run.python="/nonexistent/python"', check=False)
     assert refused.returncode == 2 and "run.python: starting /nonexistent/python" in refused.stderr
+
+
+def wait_for(path):
+    """What a role announces."""
+    for _ in range(600):
+        if path.is_file() and path.read_text().strip():
+            return json.loads(path.read_text())
+        time.sleep(0.1)
+    raise AssertionError(f"nothing at {path}")
+
+
+def test_a_learner_is_told_by_the_first_actor_what_its_environment_is(tmp_path):
+    """It cannot load it: on its machine there is no module `worlds`."""
+    command = str(pathlib.Path(sys.executable).with_name("pmpo"))
+    here = str(pathlib.Path(__file__).parent)
+    started = []
+
+    def start(role, *flags, **env):
+        announced = tmp_path / f"{role}-{len(started)}.json"
+        flags = [command, role, "--announce", announced, "--metrics", "127.0.0.1:0", *flags]
+        log = open(tmp_path / f"{role}-{len(started)}.log", "w")
+        process = subprocess.Popen(
+            [str(flag) for flag in flags], cwd=tmp_path, stdout=log, stderr=log, env={**os.environ, **env}
+        )
+        started.append((process, log))
+        return process, announced
+
+    try:
+        settings = [
+            "--set", "replay.table.min_size_to_sample=200",
+            "--set", "update.batch_size=64",
+        ]  # fmt: skip
+        _, announced = start("replay", "--listen", "127.0.0.1:0", *settings)
+        replay = wait_for(announced)["listen"]
+        learner, announced = start(
+            "learner", "--run-dir", "run", "--listen", "127.0.0.1:0", "--replay", replay,
+            "--set", 'run.task="python:worlds:steered"', *settings,
+        )  # fmt: skip
+        address = wait_for(announced)["listen"]
+        # Whoever cannot say it waits.
+        evaluator, _ = start("evaluator", "--learner", address, PYTHONPATH=here)
+        time.sleep(1)
+        assert evaluator.poll() is None and not (tmp_path / "run").exists()
+        actors = ["--learner", address, "--replay", replay, "--set", "actor.environments=1"]
+        actor, _ = start("actor", *actors, PYTHONPATH=here)
+        config = tmp_path / "run" / "config.toml"
+        for _ in range(600):
+            if config.is_file():
+                break
+            time.sleep(0.1)
+        # What it was told is what it trains for: three choices of an action.
+        head = tomllib.loads(config.read_text())["policy"]["head"]
+        assert head == {"kind": "categorical", "bins": 3}
+        # One that has another environment by this name is refused.
+        other, _ = start("actor", *actors, "--index", 1, PYTHONPATH=here, WORLDS_OTHER="1")
+        assert other.wait(60) == 7
+        log = next(log for process, log in started if process is other)
+        text = pathlib.Path(log.name).read_text()
+        assert "has other observations or actions than" in text, text
+        assert actor.poll() is None and learner.poll() is None
+        learner.terminate()
+        assert learner.wait(60) == 0
+    finally:
+        for process, log in started:
+            process.terminate()
+            process.wait(30)
+            log.close()
+    said = (tmp_path / "learner-1.log").read_text()
+    assert "waiting for an actor that says what the environment is" in said

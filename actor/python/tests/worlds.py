@@ -142,6 +142,25 @@ def other_in_the_actor():
     return world
 
 
+class Steered(Point):
+    """A point that is moved to one side, not at all, or to the other."""
+
+    action_space = spaces.Discrete(3)
+
+    def step(self, action):
+        self.at += 0.1 * (int(action) - 1)
+        self.step_count += 1
+        return self.observation(), -abs(self.at), False, self.step_count >= self.steps, {}
+
+
+def steered():
+    """With other observations where the environment says so."""
+    world = Steered()
+    if "WORLDS_OTHER" in os.environ:
+        world.observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
+    return world
+
+
 class Arm(gymnasium.Env):
     """Observations of many kinds."""
 

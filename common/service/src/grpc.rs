@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -207,6 +208,20 @@ impl Listener {
     /// Those of the socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
+    }
+
+    /// Another hold on the same port, for whoever serves there next: what connects in between waits.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let socket = self.socket.as_fd().try_clone_to_owned()?;
+        Ok(Self {
+            socket: TcpListener::from_std(socket.into())?,
+            credentials: self.credentials.clone(),
+            local: self.local,
+            keepalive: self.keepalive,
+        })
     }
 
     /// Asks a peer for a sign of life after `interval` without one, and lets it go, with its streams, if

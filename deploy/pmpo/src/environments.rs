@@ -90,7 +90,11 @@ pub(crate) fn describe(run: &RunConfig) -> Result<Described> {
             environments: None,
         });
     }
-    let mut described = ask(run).map_err(Usage::new)?;
+    promised(run, ask(run).map_err(Usage::new)?)
+}
+
+/// What a run's environment promises that was described as this.
+fn promised(run: &RunConfig, mut described: Described) -> Result<Described> {
     if let Some(count) = described.environments
         && run.action_repeat != 1
     {
@@ -108,6 +112,31 @@ pub(crate) fn describe(run: &RunConfig) -> Result<Described> {
 /// The same; where actions are choices, head and loss that nobody has set become those that are for choices.
 pub(crate) fn fit(config: &mut Config) -> Result<Described> {
     let described = describe(&config.run)?;
+    fit_to(config, described)
+}
+
+/// Whether a learner is to be told by an actor what its environment is: it is in Python, and nobody has said
+/// with which interpreter this machine would load it.
+pub(crate) fn is_told(run: &RunConfig) -> bool {
+    is_external(&run.task) && run.python.is_none()
+}
+
+/// Reads what an actor says of a run's environment, and has the configuration fit it.
+///
+/// # Errors
+/// It says something else, or the configuration is not for such an environment; in one line.
+pub(crate) fn read_description(
+    mut config: Config,
+    json: &str,
+) -> Result<(Config, EnvironmentSpec), String> {
+    let described = Described::from_json(json).map_err(|error| format!("description: {error}"))?;
+    let fitted = promised(&config.run, described)
+        .and_then(|described| fit_to(&mut config, described))
+        .map_err(|error| format!("{error:#}"))?;
+    Ok((config, fitted.spec))
+}
+
+fn fit_to(config: &mut Config, described: Described) -> Result<Described> {
     let Some(bins) = described.choices else {
         return Ok(described);
     };

@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use pmpo_learner::LearnerOptions;
+use pmpo_learner::{LearnerOptions, description};
 use pmpo_service::announce::Announcement;
 use pmpo_service::grpc::Listener;
 use pmpo_service::security::{Credentials, Role, SecurityError};
 use pmpo_service::telemetry::{self, LogFormat, PrometheusHandle};
 use pmpo_service::{identity, shutdown, traces};
-use pmpo_types::derive_seed;
+use pmpo_types::{EnvironmentSpec, derive_seed};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,6 @@ pub(crate) fn replay(args: &ReplayArgs, format: LogFormat) -> Result<()> {
         index: Some(args.index),
         args: &args.service,
         format,
-        watched: None,
     };
     process.run(
         Some((args.listen, &credentials)),
@@ -64,59 +63,59 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
     };
     let mut assignments = args.run.assignments();
     assignments.extend(args.service.security.assignments());
-    let mut config = Config::for_learner(Source {
+    let config = Config::for_learner(Source {
         preset: args.run.config.preset,
         file,
         assignments: &assignments,
     })?;
     let credentials = config.credentials(Role::Learner)?;
-    let spec = environments::fit(&mut config)?.spec;
-    let asked = Asked {
-        config: &config,
-        run_dir: &run_dir,
-        resume,
-        spec: &spec,
-    };
-    // `pmpo train` has taken the folder, and this process shares its lock.
-    let _ours = match args.service.parent {
-        Some(_) => None,
-        None => Some(RunFolder::take(&asked, "pmpo learner")?),
-    };
-    let options = LearnerOptions {
-        run_id: run_folder::name(&run_dir)?,
-        run_uid: run_folder::uid(&run_dir)?,
-        task: config.run.task.clone(),
-        seed: config.run.seed,
-        spec: spec.clone(),
-        limits: config.run.limits(),
-        device: config.run.device()?,
-        agent: config.agent(),
-        learner: config.learner,
-        replay_addresses: args.replay.clone(),
-        credentials: credentials.clone(),
-        run_dir,
-        resume,
-    };
-    identity::set_run(&options.run_id, &options.run_uid);
-    let watched = options.run_dir.clone();
     let process = Process {
         role: "learner",
         index: Some(0),
         args: &args.service,
         format,
-        // `pmpo train` sees to it for those that it starts.
-        watched: args
-            .service
-            .parent
-            .is_none()
-            .then_some((&config.run, watched.as_path())),
     };
-    process.run(
+    let prepare = |config: Config, spec: EnvironmentSpec| {
+        Prepared::new(args, config, spec, &run_dir, resume, credentials.clone())
+    };
+    let told = args.service.parent.is_none() && environments::is_told(&config.run);
+    // What can be refused is refused before anything is bound.
+    let known = match told {
+        true => None,
+        false => {
+            let mut config = config.clone();
+            let spec = environments::fit(&mut config)?.spec;
+            Some(prepare(config, spec)?)
+        }
+    };
+    process.run_metered(
         Some((args.listen, &credentials)),
-        async |listener, shutdown| {
-            traces::start();
+        async |listener, shutdown, metrics| {
             let listener = listener.context("no listener")?;
+            let prepared = match known {
+                Some(prepared) => prepared,
+                None => {
+                    let task = config.run.task.clone();
+                    let read =
+                        move |json: &str| environments::read_description(config.clone(), json);
+                    let first = listener.try_clone()?;
+                    let told = description::told(&task, read, first, &shutdown).await;
+                    let Some((config, spec)) = told else {
+                        return Ok(());
+                    };
+                    prepare(config, spec)?
+                }
+            };
+            let Prepared {
+                options,
+                run,
+                _ours,
+            } = prepared;
+            traces::start();
             let run_dir = options.run_dir.clone();
+            // `pmpo train` sees to the page and the record of those that it starts.
+            let alone = args.service.parent.is_none();
+            let _watch = alone.then(|| watch(&run, &run_dir, metrics));
             let outcome = pmpo_learner::run(options, listener, shutdown).await?;
             // A picture is not worth an error: the numbers are in the run's folder.
             if let Err(error) = crate::curve::draw(&run_dir) {
@@ -126,6 +125,68 @@ pub(crate) fn learner(args: &LearnerArgs, format: LogFormat) -> Result<()> {
             Ok(())
         },
     )
+}
+
+/// A learner whose environment is known, with its run's folder.
+struct Prepared {
+    options: LearnerOptions,
+    run: RunConfig,
+    /// `pmpo train` has taken the folder, and a process that it has started shares its lock.
+    _ours: Option<RunFolder>,
+}
+
+impl Prepared {
+    fn new(
+        args: &LearnerArgs,
+        config: Config,
+        spec: EnvironmentSpec,
+        run_dir: &Path,
+        resume: bool,
+        credentials: Credentials,
+    ) -> Result<Self> {
+        let asked = Asked {
+            config: &config,
+            run_dir,
+            resume,
+            spec: &spec,
+        };
+        let ours = match args.service.parent {
+            Some(_) => None,
+            None => Some(RunFolder::take(&asked, "pmpo learner")?),
+        };
+        let (name, uid) = (run_folder::name(run_dir)?, run_folder::uid(run_dir)?);
+        identity::set_run(&name, &uid);
+        let options = LearnerOptions {
+            run_id: name,
+            run_uid: uid,
+            task: config.run.task.clone(),
+            seed: config.run.seed,
+            spec,
+            limits: config.run.limits(),
+            device: config.run.device()?,
+            agent: config.agent(),
+            learner: config.learner,
+            replay_addresses: args.replay.clone(),
+            credentials,
+            run_dir: run_dir.to_owned(),
+            resume,
+        };
+        Ok(Self {
+            options,
+            run: config.run,
+            _ours: ours,
+        })
+    }
+}
+
+/// The run's page and record, for as long as it is kept.
+fn watch(run: &RunConfig, run_dir: &Path, metrics: PrometheusHandle) -> Watch {
+    let watch = Watch::of_run(run, run_dir, Samples::Learner(metrics));
+    match &watch.url {
+        Ok(url) => tracing::info!(url, "page"),
+        Err(error) => tracing::warn!(error = format!("{error:#}"), "no page"),
+    }
+    watch
 }
 
 /// Acts until a signal.
@@ -141,7 +202,6 @@ pub(crate) fn actor(args: &ActorArgs, format: LogFormat) -> Result<()> {
         index: args.index.given(),
         args: &args.service,
         format,
-        watched: None,
     };
     process.run(None, async |_, shutdown| {
         pmpo_actor::run(config.actor, addresses, args.index.given(), shutdown).await?;
@@ -158,7 +218,6 @@ pub(crate) fn evaluator(args: &EvaluatorArgs, format: LogFormat) -> Result<()> {
         index: args.index.given(),
         args: &args.service,
         format,
-        watched: None,
     };
     process.run(None, async |_, shutdown| {
         let (learner, index) = (&args.learner, args.index.given());
@@ -175,8 +234,6 @@ pub(crate) struct Process<'a> {
     pub(crate) index: Option<u64>,
     pub(crate) args: &'a ServiceArgs,
     pub(crate) format: LogFormat,
-    /// The run whose page and record are this process's to keep.
-    pub(crate) watched: Option<(&'a RunConfig, &'a Path)>,
 }
 
 impl Process<'_> {
@@ -188,6 +245,19 @@ impl Process<'_> {
     ) -> Result<()>
     where
         S: FnOnce(Option<Listener>, CancellationToken) -> F,
+        F: Future<Output = Result<()>>,
+    {
+        self.run_metered(listen, |listener, shutdown, _| service(listener, shutdown))
+    }
+
+    /// The same; `service` may read the metrics as well.
+    fn run_metered<S, F>(
+        &self,
+        listen: Option<(SocketAddr, &Credentials)>,
+        service: S,
+    ) -> Result<()>
+    where
+        S: FnOnce(Option<Listener>, CancellationToken, PrometheusHandle) -> F,
         F: Future<Output = Result<()>>,
     {
         identity::set_role(self.role, self.index);
@@ -212,27 +282,15 @@ impl Process<'_> {
             self.announce(listener.as_ref(), &metrics)?;
             // Until the role has ended: `/readyz` says so meanwhile, and the last counts can be read.
             let ended = CancellationToken::new();
-            let watch = self.watch(&handle);
-            let serving = telemetry::serve_metrics(metrics, handle, ended.clone());
+            let serving = telemetry::serve_metrics(metrics, handle.clone(), ended.clone());
             let serving = tokio::spawn(serving);
-            let result = service(listener, shutdown.clone()).await;
+            let result = service(listener, shutdown.clone(), handle).await;
             shutdown.cancel();
-            drop(watch);
             ended.cancel();
             traces::stop();
             serving.await?;
             result
         })
-    }
-
-    fn watch(&self, metrics: &PrometheusHandle) -> Option<Watch> {
-        let (run, run_dir) = self.watched?;
-        let watch = Watch::of_run(run, run_dir, Samples::Learner(metrics.clone()));
-        match &watch.url {
-            Ok(url) => tracing::info!(url, "page"),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "no page"),
-        }
-        Some(watch)
     }
 
     fn announce(&self, listener: Option<&Listener>, metrics: &TcpListener) -> Result<()> {

@@ -55,7 +55,7 @@ const fn stream(path: &'static str, callers: Callers) -> Method {
 const WRITERS: [Role; 2] = [Writer, Actor];
 const SAMPLERS: [Role; 2] = [Sampler, Learner];
 
-const METHODS: [Method; 23] = [
+const METHODS: [Method; 25] = [
     stream("/pmpo.replay.v1.Replay/Insert", Roles(&WRITERS)),
     stream("/pmpo.replay.v1.Replay/Sample", Roles(&SAMPLERS)),
     unary("/pmpo.replay.v1.Replay/UpdatePriorities", Roles(&SAMPLERS)),
@@ -72,6 +72,8 @@ const METHODS: [Method; 23] = [
     stream("/pmpo.v1.Weights/Subscribe", Roles(&[Actor, Evaluator])),
     stream("/pmpo.v1.Language/GetModel", Roles(&[Actor])),
     stream("/pmpo.v1.Language/SubscribeWeights", Roles(&[Actor])),
+    unary("/pmpo.v1.Environment/Wanted", Roles(&[Actor])),
+    unary("/pmpo.v1.Environment/Describe", Roles(&[Actor])),
     stream("/pmpo.v1.Run/Join", Roles(&[Actor, Evaluator])),
     unary("/pmpo.v1.Run/GetRun", Roles(&[Actor, Evaluator])),
     unary("/pmpo.v1.Run/GetStatus", EveryRole),

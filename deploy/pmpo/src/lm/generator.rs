@@ -62,7 +62,6 @@ pub(super) fn generator(args: &GeneratorArgs, format: LogFormat) -> Result<()> {
         index: Some(args.index),
         args: &args.service,
         format,
-        watched: None,
     };
     process.run(None, async |_, shutdown| {
         Ok(pmpo_generator::run(options, shutdown).await?)

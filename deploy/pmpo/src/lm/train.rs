@@ -166,7 +166,6 @@ pub(super) fn train(args: TrainArgs, format: LogFormat) -> Result<()> {
         index: Some(0),
         args: &args.service,
         format,
-        watched: None,
     };
     let listen = remote.then_some((args.listen, &credentials));
     process.run(listen, async |listener, stop| {
