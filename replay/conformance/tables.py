@@ -208,3 +208,18 @@ def check_checkpoints_hold_what_was_acknowledged_and_nothing_twice(binary):
                 assert info(client, "mine").counters == counters
                 expected = range(counters.inserts - counters.size, counters.inserts)
                 assert drained(client, "mine") == list(expected)
+
+
+def check_a_checkpoint_leaves_as_many_as_are_to_be_kept(binary):
+    with tempfile.TemporaryDirectory() as data_dir:
+        with Server(binary, data_dir) as server:
+            client = stub(server)
+            insert(client, open_writer("plain"), ids(0, 10))
+            made = [
+                client.Checkpoint(pb.CheckpointRequest(keep=keep), timeout=DEADLINE_S).path
+                for keep in (0, 0, 0, 2, 0, 1)
+            ]
+            there = [pathlib.Path(path).is_dir() for path in made]
+            assert there == [False] * 5 + [True], there
+            with Server(binary, made[-1]) as copy:
+                assert info(stub(copy), "plain").counters.size == 10

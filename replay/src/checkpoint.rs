@@ -37,8 +37,8 @@ impl<'a> Checkpoint<'a> {
         if names.iter().any(|name| name == NEW) {
             files.remove_folder(&new)?;
         }
-        let numbers = names.iter().filter_map(|name| name.parse::<u64>().ok());
-        let number = numbers.max().map_or(0, |last| last.saturating_add(1));
+        let last = numbered(&names).last().map(|&(number, _)| number);
+        let number = last.map_or(0, |last| last.saturating_add(1));
         files.make_folder(&new)?;
         Ok(Self {
             files,
@@ -72,6 +72,23 @@ impl<'a> Checkpoint<'a> {
         Ok(self.new.with_file_name(&self.name))
     }
 
+    /// Removes all copies but the newest `keep`; one that is still read, or may not be removed, is left.
+    pub(crate) fn remove_older(&self, keep: usize) {
+        let left_over = |error: io::Error| {
+            let path = self.new.with_file_name("");
+            tracing::warn!(path = %path.display(), %error, "a checkpoint beyond those to keep is left over");
+        };
+        let names = match self.all.list() {
+            Ok(names) => names,
+            Err(error) => return left_over(error),
+        };
+        for (_, name) in numbered(&names).iter().rev().skip(keep) {
+            if let Err(error) = self.files.remove_folder(&self.new.with_file_name(name)) {
+                left_over(error);
+            }
+        }
+    }
+
     /// Nothing is left of it, under either name.
     pub(crate) fn remove(&self) {
         for path in [&self.new, &self.new.with_file_name(&self.name)] {
@@ -83,4 +100,15 @@ impl<'a> Checkpoint<'a> {
             }
         }
     }
+}
+
+/// The copies' numbers and names, the oldest first.
+fn numbered(names: &[String]) -> Vec<(u64, &String)> {
+    let number = |name: &'_ String| name.parse::<u64>().ok();
+    let mut all: Vec<_> = names
+        .iter()
+        .filter_map(|name| Some((number(name)?, name)))
+        .collect();
+    all.sort_unstable();
+    all
 }

@@ -230,9 +230,10 @@ impl replay_server::Replay for Service {
 
     async fn checkpoint(
         &self,
-        _: Request<v1::CheckpointRequest>,
+        request: Request<v1::CheckpointRequest>,
     ) -> Result<Response<v1::CheckpointResponse>, Status> {
-        let (path, tables) = self.border.tables.checkpoint().await?;
+        let keep = request.into_inner().keep as usize;
+        let (path, tables) = self.border.tables.checkpoint(keep).await?;
         let copied = |(table, Copied { counters, bytes })| v1::CopiedTable {
             table,
             counters: Some(counters_to_wire(counters)),

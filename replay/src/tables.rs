@@ -242,15 +242,19 @@ impl Tables {
         Ok(handle)
     }
 
-    /// Copies all tables; answers where they are and what was copied.
-    pub(crate) async fn checkpoint(&self) -> Result<(PathBuf, Vec<(String, Copied)>), Status> {
+    /// Copies all tables, and removes copies but the newest `keep`, if that is not 0; answers where they are
+    /// and what was copied.
+    pub(crate) async fn checkpoint(
+        &self,
+        keep: usize,
+    ) -> Result<(PathBuf, Vec<(String, Copied)>), Status> {
         let tables = self.clone();
         // As a creation, to its end.
-        let made = spawn_blocking(move || tables.copy()).await;
+        let made = spawn_blocking(move || tables.copy(keep)).await;
         made.map_err(failed)?
     }
 
-    fn copy(&self) -> Result<(PathBuf, Vec<(String, Copied)>), Status> {
+    fn copy(&self, keep: usize) -> Result<(PathBuf, Vec<(String, Copied)>), Status> {
         let start = Instant::now();
         let kept = self.kept();
         let kept = kept.as_ref().ok_or_else(shutting_down)?;
@@ -265,6 +269,9 @@ impl Tables {
             Ok((std::path::absolute(path).map_err(error)?, copied))
         });
         let (path, copied) = copied.inspect_err(|_| checkpoint.remove())?;
+        if keep > 0 {
+            checkpoint.remove_older(keep);
+        }
         let seconds = start.elapsed().as_secs_f64();
         tracing::info!(path = %path.display(), tables = copied.len(), seconds, "checkpoint");
         Ok((path, copied))

@@ -140,14 +140,22 @@ class Blocked(ReplayError, TimeoutError):
 
 def _configuration(tables, config):
     """The section `[replay]` as JSON."""
-    tables = list(tables)
-    for table in tables:
-        if not isinstance(table, Table):
-            raise TypeError(f"tables: expected pmpo.replay.Table, got {type(table).__name__}")
-    tables = [{k: v for k, v in dataclasses.asdict(table).items() if v is not None} for table in tables]
+    tables = [_said(table, "tables") for table in tables]
     if not tables:
         raise ValueError("tables: expected at least one, got none")
     return json.dumps({**(config or {}), "table": tables[0], "tables": tables[1:]})
+
+
+def _table(table):
+    """A table's configuration as JSON."""
+    return json.dumps(_said(table, "table"))
+
+
+def _said(table, field):
+    """What a table says of itself."""
+    if not isinstance(table, Table):
+        raise TypeError(f"{field}: expected pmpo.replay.Table, got {type(table).__name__}")
+    return {key: value for key, value in dataclasses.asdict(table).items() if value is not None}
 
 
 def _columns(given):

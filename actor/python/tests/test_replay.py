@@ -125,6 +125,29 @@ def test_items_have_lengths_of_their_own():
         assert client.tables()["episodes"].config.min_sequence_length == 1
 
 
+def test_tables_are_made_and_copied_while_a_server_serves(tmp_path):
+    with Server([Table("replay", **ANY)], data_dir=tmp_path / "data") as server:
+        client = Client(server.address)
+        table = Table("more", sequence_length=2, sampler="lifo", **ANY)
+        made = client.create_table(table)
+        assert (made.config.name, made.config.sampler, made.durable) == ("more", "lifo", True)
+        assert client.create_table(table) == made
+        with pytest.raises(Refused, match="expected that of the table `more`"):
+            client.create_table(Table("more", **ANY))
+        with pytest.raises(Refused, match="config.sequence_length: expected 1 to 65536, got 0"):
+            client.create_table(Table("none", sequence_length=0))
+        with pytest.raises(TypeError, match="table: expected pmpo.replay.Table, got str"):
+            client.create_table("more")
+        write(client, "replay", range(5))
+        paths = [pathlib.Path(client.checkpoint(keep)) for keep in (None, None, 2)]
+        assert [path.is_dir() for path in paths] == [False, True, True]
+        with pytest.raises(ValueError):
+            client.checkpoint(0)
+    with Server([Table("replay", **ANY)], data_dir=paths[2]) as server:
+        tables = Client(server.address).tables()
+        assert tables["replay"].size == 5 and tables["more"].config == made.config
+
+
 def test_numbers_other_dtypes_and_a_given_signature(client):
     signature = {"reward": Column("float32"), "action": Column("uint8"), "maybe": Column("float64", (2,), True)}
     with client.writer("replay", signature) as writer:

@@ -49,7 +49,7 @@ fn create(service: &Service, config: v1::TableConfig) -> Result<v1::TableInfo, S
 
 fn checkpoint(service: &Service) -> Result<v1::CheckpointResponse, Status> {
     let mut client = service.client();
-    let made = client.checkpoint(v1::CheckpointRequest {});
+    let made = client.checkpoint(v1::CheckpointRequest::default());
     service
         .runtime
         .block_on(made)

@@ -1,11 +1,13 @@
 //! A replay that is somewhere: makes writers and samplers, and asks what has one answer.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use pmpo_proto::replay::v1;
 use pmpo_proto::writer_id_from_wire;
+use pmpo_replay::{TableConfig, config_to_wire};
 use pmpo_service::security::{Credentials, Role, SecurityConfig};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -260,6 +262,60 @@ impl Client {
                 client.reset_table(request).await
             })?;
         table_info(py, answer.table.unwrap_or_default())
+    }
+
+    /// Makes a table while the server runs, or answers the one that is there with this configuration; with a data
+    /// directory it is there again after a restart. Wants the role admin.
+    ///
+    /// Args:
+    ///     table: a `Table`.
+    ///
+    /// Returns:
+    ///     The table, a `TableInfo`.
+    ///
+    /// Raises:
+    ///     Refused: a table of this name has another configuration, or this one cannot be.
+    fn create_table<'py>(
+        &self,
+        py: Python<'py>,
+        table: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let json = py
+            .import("pmpo.replay")?
+            .getattr("_table")?
+            .call1((table,))?;
+        let config: TableConfig = serde_json::from_str(&json.extract::<String>()?)
+            .map_err(|error| PyValueError::new_err(format!("table: {error}")))?;
+        let config = Some(config_to_wire(&config));
+        let request = v1::CreateTableRequest { config };
+        let answer = self
+            .link
+            .get(py)?
+            .call(py, request, |mut client, request| async move {
+                client.create_table(request).await
+            })?;
+        table_info(py, answer.table.unwrap_or_default())
+    }
+
+    /// Copies all tables of a server with a data directory, while it serves, into a new folder of that directory,
+    /// which a server with the same tables can be started with as its own. Wants the role admin.
+    ///
+    /// Args:
+    ///     keep: how many such copies are left, the new one among them; None: all.
+    ///
+    /// Returns:
+    ///     The folder's path, on the server's machine.
+    #[pyo3(signature = (keep=None))]
+    fn checkpoint(&self, py: Python<'_>, keep: Option<NonZero<u32>>) -> PyResult<String> {
+        let keep = keep.map_or(0, NonZero::get);
+        let request = v1::CheckpointRequest { keep };
+        let answer = self
+            .link
+            .get(py)?
+            .call(py, request, |mut client, request| async move {
+                client.checkpoint(request).await
+            })?;
+        Ok(answer.path)
     }
 
     /// How many steps of each writer a table has stored, each once: `{writer's id: steps}`, the least recently used

@@ -27,6 +27,9 @@ pub(crate) struct TablesArgs {
     /// Copy all tables of each service into a new folder of its data directory, while they are served.
     #[arg(long)]
     pub(crate) checkpoint: bool,
+    /// Of such copies, leave so many, the new one among them, and remove older ones.
+    #[arg(long, value_name = "COPIES", requires = "checkpoint", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) keep: Option<u32>,
     /// List the writers too, with the steps that each has stored.
     #[arg(long)]
     pub(crate) writers: bool,
@@ -58,6 +61,10 @@ pub(crate) enum BenchItem {
     Seq64,
     /// The same with an item each 8 steps: each step is in 8 items and stored once.
     Seq64Overlapping,
+    /// 1 to 64 steps of the same sizes, each item of its own length, which no other item shares.
+    Seq64Ragged,
+    /// A step with an image of 80 x 80 pixels and three bytes each, and 6 actions.
+    Image,
 }
 
 /// How the columns of sampled batches come over the network.

@@ -44,7 +44,7 @@ pub(crate) fn tables(args: &TablesArgs) -> Result<()> {
                     print_writers(client.clone(), table).await?;
                 }
                 if args.checkpoint {
-                    checkpoint(client).await?;
+                    checkpoint(client, args.keep.unwrap_or_default()).await?;
                 }
                 Ok(())
             };
@@ -72,8 +72,8 @@ async fn create(mut client: ReplayClient<Channel>, table: &TableConfig) -> Resul
     Ok(())
 }
 
-async fn checkpoint(mut client: ReplayClient<Channel>) -> Result<()> {
-    let response = client.checkpoint(timed(CheckpointRequest {})).await;
+async fn checkpoint(mut client: ReplayClient<Channel>, keep: u32) -> Result<()> {
+    let response = client.checkpoint(timed(CheckpointRequest { keep })).await;
     let made = response.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
     let made = made.into_inner();
     answer!("  copied to {}", made.path)?;

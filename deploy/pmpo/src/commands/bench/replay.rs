@@ -232,7 +232,8 @@ fn assignments(args: &ReplayBenchArgs) -> Result<Vec<String>> {
     let length = args.item.sequence_length();
     let max_size = args.max_size.unwrap_or(match args.item {
         BenchItem::Transition => 1_000_000,
-        BenchItem::Seq64 | BenchItem::Seq64Overlapping => 50_000,
+        BenchItem::Seq64 | BenchItem::Seq64Overlapping | BenchItem::Seq64Ragged => 50_000,
+        BenchItem::Image => 20_000,
     });
     let mut assignments = vec![
         format!("replay.table.sequence_length={length}"),
@@ -242,6 +243,9 @@ fn assignments(args: &ReplayBenchArgs) -> Result<Vec<String>> {
         // Nobody learns from it, whose windows its items would have to be.
         "learner.table=nobody".to_owned(),
     ];
+    if let Some(least) = args.item.min_sequence_length() {
+        assignments.push(format!("replay.table.min_sequence_length={least}"));
+    }
     if let Some(folder) = &args.data_dir {
         let folder: PathBuf = std::path::absolute(folder)?;
         let used = folder.exists() && std::fs::read_dir(&folder)?.next().is_some();
