@@ -66,7 +66,10 @@ impl Call {
                 let request = CreateTableRequest::default();
                 replay.create_table(request).await.map(drop)
             }
-            Self::Checkpoint => replay.checkpoint(CheckpointRequest::default()).await.map(drop),
+            Self::Checkpoint => replay
+                .checkpoint(CheckpointRequest::default())
+                .await
+                .map(drop),
             Self::GetStatus => run.get_status(GetStatusRequest {}).await.map(drop),
             Self::ReportEpisode => {
                 let request = ReportEpisodeRequest::default();
