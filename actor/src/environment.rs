@@ -198,6 +198,10 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// As [`load`](Self::load).
     fn describe(&self, task: &str) -> Result<String, String>;
+
+    /// Does `work`, which loads or steps environments on this thread again and again, with all that would
+    /// else be made for each of its calls into the other world.
+    fn on_thread(&self, work: &mut (dyn FnMut() + Send));
 }
 
 static SOURCE: OnceLock<Box<dyn Source>> = OnceLock::new();
@@ -247,6 +251,16 @@ pub fn load_any(request: &Request<'_>) -> Result<Loaded, EnvironmentError> {
         return Ok(Loaded::One(environment.into()));
     }
     external(task, |source| source.load(request))
+}
+
+/// Does work that steps environments on this thread.
+pub fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let Some(source) = SOURCE.get() else {
+        return work();
+    };
+    let (mut work, mut answer) = (Some(work), None);
+    source.on_thread(&mut || answer = work.take().map(|work| work()));
+    answer.expect("a source does the work it is given")
 }
 
 /// Whether environments of another world can be loaded in this process.

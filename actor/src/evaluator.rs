@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::canonical::ActionScale;
-use crate::environment::{Environment, Loaded};
+use crate::environment::{self, Environment, Loaded};
 use crate::lane::valid;
 use crate::membership::Joined;
 use crate::reports::report_evaluations;
@@ -208,10 +208,11 @@ fn evaluate_in_parallel(
                     steps: config.episode_steps(environment.spec()),
                 };
                 let mut policy = policy.clone();
-                scope.spawn(move || match environment {
+                let play = move || match environment {
                     Loaded::One(one) => returns(&mut policy, one.as_mut(), part, stop),
                     Loaded::Vector(all) => vector_returns(&mut policy, all.as_mut(), part, stop),
-                })
+                };
+                scope.spawn(move || environment::on_thread(play))
             })
             .collect();
         let panicked = |_| Err(ActorError::Panicked("an evaluation's thread".to_owned()));

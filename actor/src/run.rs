@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::collector::Collector;
 use crate::description;
-use crate::environment::Loaded;
+use crate::environment::{self, Loaded};
 use crate::environment_loop::EnvironmentLoop;
 use crate::membership::Joined;
 use crate::noise::Noise;
@@ -146,7 +146,9 @@ async fn act(
             shutdown: shutdown.clone(),
             grace: config.shutdown_grace(),
         };
-        crew.thread(format!("environment-{number}"), move || work.run());
+        crew.thread(format!("environment-{number}"), move || {
+            environment::on_thread(|| work.run())
+        });
     }
     drop(episodes);
     crew.join().await

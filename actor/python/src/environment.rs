@@ -33,6 +33,12 @@ impl Source for Interpreter {
         let loaded = Python::attach(|py| Methods::load(py, task, false));
         loaded.map(|(_, description, _)| description)
     }
+
+    /// The interpreter makes a state for a thread that comes to it, with a stack mapped into memory, and throws
+    /// it away when the thread goes: a fifth of a step of HalfCheetah. A thread that has come stays.
+    fn on_thread(&self, work: &mut (dyn FnMut() + Send)) {
+        Python::attach(|py| py.detach(work));
+    }
 }
 
 /// The Python object's methods.
