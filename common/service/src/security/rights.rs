@@ -151,7 +151,8 @@ mod tests {
         };
         assert_eq!(
             may(Role::Actor),
-            "Insert ListTables Subscribe GetModel SubscribeWeights Join GetRun GetStatus ReportEpisode"
+            "Insert ListTables Subscribe GetModel SubscribeWeights Wanted Describe Join GetRun GetStatus \
+             ReportEpisode"
         );
         assert_eq!(may(Role::Writer), "Insert ListTables GetStatus");
         assert_eq!(
@@ -167,7 +168,7 @@ mod tests {
             "Sample UpdatePriorities ListTables CreateTable GetStatus"
         );
         assert_eq!(may(Role::Replay), "GetStatus");
-        assert_eq!(may(Role::Admin).split(' ').count(), 18);
+        assert_eq!(may(Role::Admin).split(' ').count(), 20);
         assert!(method("/pmpo.v1.Weights/Publish").is_none());
     }
 }
